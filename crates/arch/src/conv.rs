@@ -1,0 +1,49 @@
+use crate::error::Result;
+use crate::spec::{Activation, ConvSpec};
+use tch::Tensor;
+use torch_ext::{BatchNorm, Init, Path};
+
+/// A convolution, its batch norm and its activation.
+#[derive(Debug)]
+pub(crate) struct Conv {
+    weight: Tensor,
+    norm: BatchNorm,
+    stride: i64,
+    padding: i64,
+    groups: i64,
+    activation: Activation,
+}
+
+impl Conv {
+    /// Makes the tensors of `spec` under `path`, drawn as torchvision draws them: He normal, fan out.
+    pub fn build(path: &mut Path, spec: &ConvSpec) -> Result<Self> {
+        let [outputs, inputs, kernel] = [spec.outputs, spec.inputs / spec.groups, spec.kernel].map(|size| size as i64);
+        let fan_out = (spec.outputs * spec.kernel * spec.kernel) as f64;
+        let init = Init::Normal { std: (2.0 / fan_out).sqrt() };
+        Ok(Self {
+            weight: path.sub(&spec.name).parameter("weight", &[outputs, inputs, kernel, kernel], init)?,
+            norm: BatchNorm::build(&mut path.sub(&spec.norm), outputs)?,
+            stride: spec.stride as i64,
+            padding: spec.padding as i64,
+            groups: spec.groups as i64,
+            activation: spec.activation,
+        })
+    }
+
+    /// [N, C, H, W] to [N, filters, H', W'].
+    pub fn forward(&self, input: &Tensor, training: bool) -> Result<Tensor> {
+        let output =
+            input.f_conv2d(&self.weight, None::<&Tensor>, [self.stride; 2], [self.padding; 2], [1, 1], self.groups)?;
+        self.activation.apply(self.norm.forward(&output, training)?)
+    }
+}
+
+impl Activation {
+    /// Applies it, in place where it can: the batch norm's or the sum's backward pass does not need its output.
+    pub(crate) fn apply(self, mut input: Tensor) -> Result<Tensor> {
+        match self {
+            Self::Identity => Ok(input),
+            Self::Relu => Ok(input.f_relu_()?),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+use std::path::PathBuf;
+
+/// What can go wrong in this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// libtorch refused an operation.
+    #[error(transparent)]
+    Torch(#[from] tch::TchError),
+    /// A tensor could not be made or a layer could not run.
+    #[error(transparent)]
+    Tensors(#[from] torch_ext::Error),
+    /// A gate refused an operation.
+    #[error(transparent)]
+    Gates(#[from] gumbel_gates::Error),
+    /// No preset has this name.
+    #[error("unknown architecture '{name}'; known are {}", crate::PRESETS.map(|p| p.name).join(", "))]
+    UnknownPreset {
+        /// The name asked for.
+        name: String,
+    },
+    /// A spec contradicts itself.
+    #[error("the network description is not consistent: {}", faults.join("; "))]
+    Spec {
+        /// Every contradiction found.
+        faults: Vec<String>,
+    },
+    /// The images are too small for the network's strides.
+    #[error("images of {height}×{width} are too small for {name}: '{layer}' would have no output")]
+    ImageTooSmall {
+        /// The network.
+        name: String,
+        /// The convolution or pooling without output.
+        layer: String,
+        /// Image height in pixels.
+        height: usize,
+        /// Image width in pixels.
+        width: usize,
+    },
+    /// A file could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file is not the weights file it should be.
+    #[error("{} is not a readable weights file: {reason}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A weights file belongs to another network.
+    #[error("{} does not fit {network}:{}", origin.display(), faults.iter().map(|f| format!("\n  {f}")).collect::<String>())]
+    Mismatch {
+        /// The file.
+        origin: PathBuf,
+        /// The network's name.
+        network: String,
+        /// Missing, unknown and wrongly shaped tensors.
+        faults: Vec<String>,
+    },
+}
+
+/// The result of this crate's functions.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,272 @@
+//! What a network is: plain data.
+
+use crate::error::{Error, Result};
+use gumbel_gates::GateKind;
+use serde::{Deserialize, Serialize};
+
+/// A network: stem, residual blocks, head. Only data; see [`crate::Network`] for its tensors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetSpec {
+    /// The preset it came from, such as `resnet50`.
+    pub name: String,
+    /// What comes before the blocks.
+    pub stem: StemSpec,
+    /// The blocks, in the order they run.
+    pub blocks: Vec<BlockSpec>,
+    /// Global average pooling and the classifier.
+    pub head: HeadSpec,
+}
+
+/// The stem: a convolution and, for ImageNet networks, a max pooling.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StemSpec {
+    /// The first convolution; reads the image.
+    pub conv: ConvSpec,
+    /// Max pooling behind it.
+    pub pool: Option<PoolSpec>,
+}
+
+/// Max pooling with a square window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolSpec {
+    /// Window size in pixels.
+    pub kernel: usize,
+    /// Step in pixels.
+    pub stride: usize,
+    /// Zero padding on each side in pixels.
+    pub padding: usize,
+}
+
+/// A square convolution without bias, the batch norm behind it, and an activation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConvSpec {
+    /// State dict name of the convolution, below its block's.
+    pub name: String,
+    /// State dict name of the batch norm, below its block's.
+    pub norm: String,
+    /// Channels in.
+    pub inputs: usize,
+    /// Filters.
+    pub outputs: usize,
+    /// Kernel size in pixels.
+    pub kernel: usize,
+    /// Step in pixels.
+    pub stride: usize,
+    /// Zero padding on each side in pixels.
+    pub padding: usize,
+    /// Groups of channels that are convolved apart from each other.
+    pub groups: usize,
+    /// What follows the batch norm.
+    pub activation: Activation,
+}
+
+/// A pointwise non-linearity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// None.
+    Identity,
+    /// max(x, 0)
+    Relu,
+}
+
+/// A residual block: activation(shortcut(x) + branch(x)).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlockSpec {
+    /// State dict prefix, such as `layer1.0`.
+    pub name: String,
+    /// The convolutions of the residual branch, in order.
+    pub branch: Vec<ConvSpec>,
+    /// The path around the branch.
+    pub shortcut: Shortcut,
+    /// What follows the sum.
+    pub activation: Activation,
+    /// Where gates sit.
+    pub gates: Vec<GateSite>,
+}
+
+/// The path around a branch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shortcut {
+    /// There is none: the block is a plain stack.
+    None,
+    /// The input itself.
+    Identity,
+    /// A convolution of the input, where the shape changes.
+    Projection(ConvSpec),
+}
+
+/// The gates at one place of a block.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GateSite {
+    /// The place.
+    pub site: Site,
+    /// Whether the gates look at the input.
+    pub kind: GateKind,
+    /// Logits (closed, open) a new gate starts at.
+    pub initial: (f64, f64),
+}
+
+/// A place in a block that gates can sit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Site {
+    /// One gate over the whole residual branch (ConvNet-AIG); state dict name `gate`.
+    Layer,
+}
+
+/// Global average pooling and a fully connected classifier.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadSpec {
+    /// State dict name of the classifier.
+    pub name: String,
+    /// Channels in.
+    pub inputs: usize,
+    /// Classes out.
+    pub classes: usize,
+}
+
+impl Site {
+    /// State dict name of the gates, below their block's.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Layer => "gate",
+        }
+    }
+
+    /// How many gates sit there.
+    pub fn count(self) -> usize {
+        match self {
+            Self::Layer => 1,
+        }
+    }
+}
+
+impl ConvSpec {
+    /// Output extent for an input extent, in pixels; `None` if the kernel does not fit.
+    pub fn output_extent(&self, extent: usize) -> Option<usize> {
+        output_extent(extent, self.kernel, self.stride, self.padding)
+    }
+}
+
+impl PoolSpec {
+    /// Output extent for an input extent, in pixels; `None` if the window does not fit.
+    pub fn output_extent(&self, extent: usize) -> Option<usize> {
+        output_extent(extent, self.kernel, self.stride, self.padding)
+    }
+}
+
+fn output_extent(extent: usize, kernel: usize, stride: usize, padding: usize) -> Option<usize> {
+    Some((extent + 2 * padding).checked_sub(kernel)? / stride + 1)
+}
+
+impl BlockSpec {
+    /// Channels the block reads.
+    pub fn inputs(&self) -> usize {
+        self.branch.first().map_or(0, |conv| conv.inputs)
+    }
+
+    /// Channels the block writes.
+    pub fn outputs(&self) -> usize {
+        self.branch.last().map_or(0, |conv| conv.outputs)
+    }
+}
+
+impl NetSpec {
+    /// The same network with a layer gate on every block that `gated` accepts (by position) and that has a path around its
+    /// branch. Gates already there are replaced.
+    pub fn with_layer_gates(mut self, kind: GateKind, gated: impl Fn(usize) -> bool) -> Self {
+        // Dependent: about 87 % open at the start; independent: 98 % (both papers).
+        let initial = match kind {
+            GateKind::Dependent => (0.1, 2.0),
+            GateKind::Independent => (0.1, 4.0),
+        };
+        for (position, block) in self.blocks.iter_mut().enumerate() {
+            let wanted = gated(position) && block.shortcut != Shortcut::None;
+            block.gates = if wanted { vec![GateSite { site: Site::Layer, kind, initial }] } else { Vec::new() };
+        }
+        self
+    }
+
+    /// All gate sites with the block they sit in, in the order of [`gumbel_gates::Openings::sites`].
+    pub fn gate_sites(&self) -> impl Iterator<Item = (&BlockSpec, &GateSite)> {
+        self.blocks.iter().flat_map(|block| block.gates.iter().map(move |site| (block, site)))
+    }
+
+    /// Number of gates at all sites.
+    pub fn gate_count(&self) -> usize {
+        self.gate_sites().map(|(_, gate)| gate.site.count()).sum()
+    }
+
+    /// Checks that the pieces fit together. Specs come from files too, so sizes are bounded.
+    ///
+    /// # Errors
+    /// All contradictions at once.
+    pub fn validate(&self) -> Result<()> {
+        let mut faults = Vec::new();
+        let mut conv = |block: &str, conv: &ConvSpec, inputs: usize| {
+            let name = if block.is_empty() { conv.name.clone() } else { format!("{block}.{}", conv.name) };
+            if conv.inputs != inputs {
+                faults.push(format!("'{name}' reads {} channels where {inputs} arrive", conv.inputs));
+            }
+            let sizes = [conv.inputs, conv.outputs, conv.kernel, conv.stride, conv.groups];
+            if sizes.iter().any(|&size| size == 0 || size > MAX_SIZE) || conv.padding > MAX_SIZE {
+                faults.push(format!("'{name}' has a size outside 1 to {MAX_SIZE}"));
+            } else if conv.inputs % conv.groups != 0 || conv.outputs % conv.groups != 0 {
+                faults.push(format!("'{name}' has channels that {} groups do not divide", conv.groups));
+            }
+        };
+        conv("", &self.stem.conv, 3);
+        let mut channels = self.stem.conv.outputs;
+        let mut block_faults = Vec::new();
+        if let Some(pool) = &self.stem.pool
+            && (pool.kernel == 0 || pool.stride == 0 || pool.padding > pool.kernel / 2 || pool.kernel > MAX_SIZE)
+        {
+            block_faults.push("the stem's pooling has a window, stride or padding that cannot be".to_owned());
+        }
+        for block in &self.blocks {
+            let inputs = channels;
+            for layer in &block.branch {
+                conv(&block.name, layer, channels);
+                channels = layer.outputs;
+            }
+            match &block.shortcut {
+                Shortcut::None | Shortcut::Identity => {}
+                Shortcut::Projection(layer) => conv(&block.name, layer, inputs),
+            }
+            let around = match &block.shortcut {
+                Shortcut::None => None,
+                Shortcut::Identity => Some(inputs),
+                Shortcut::Projection(layer) => Some(layer.outputs),
+            };
+            if block.branch.is_empty() {
+                block_faults.push(format!("block '{}' has no convolution", block.name));
+            }
+            if around.is_some_and(|around| around != channels) {
+                block_faults.push(format!("block '{}' adds {around:?} channels to {channels}", block.name));
+            }
+            if around.is_none() && block.gates.iter().any(|gate| gate.site == Site::Layer) {
+                block_faults.push(format!("block '{}' has a layer gate but no path around its branch", block.name));
+            }
+        }
+        if self.head.inputs != channels || self.head.classes == 0 || self.head.classes > 1 << 20 {
+            block_faults.push(format!(
+                "the head reads {} channels where {channels} arrive, for {} classes",
+                self.head.inputs, self.head.classes
+            ));
+        }
+        faults.extend(block_faults);
+        if faults.is_empty() { Ok(()) } else { Err(Error::Spec { faults }) }
+    }
+}
+
+/// No width, kernel or stride of a network is larger.
+const MAX_SIZE: usize = 1 << 16;

@@ -1,0 +1,343 @@
+//! The part of Python's pickle format that `torch.save` writes for a state dict, read as data.
+//!
+//! The opcodes are those of Lib/pickletools.py (protocol 2 to 5). Calls are never made: the only callables that are understood
+//! are the few that rebuild tensors and ordered dictionaries, and they become [`Value`]s. Anything else is refused by name.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// An object of the pickle. Containers are positions in arenas and the rest is shared, so copies cost nothing: memory stays in
+/// proportion to the file however often a pickle repeats, nests or cycles.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Value {
+    None,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Str(Rc<str>),
+    Tuple(usize),
+    List(usize),
+    Dict(usize),
+    /// A name that was imported, such as `torch FloatStorage`.
+    Global(Rc<[String; 2]>),
+    Storage(Rc<StorageRef>),
+    Tensor(Rc<TensorRef>),
+    /// Something that carries no tensor, such as a byte string.
+    Opaque,
+}
+
+/// A storage of the file.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct StorageRef {
+    /// PyTorch's class, such as `FloatStorage`.
+    pub class: String,
+    /// Name of its record in the archive.
+    pub key: String,
+    /// Number of elements.
+    pub elements: i64,
+}
+
+/// A strided view into a storage.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct TensorRef {
+    pub storage: Rc<StorageRef>,
+    pub offset: i64,
+    pub size: Vec<i64>,
+    pub stride: Vec<i64>,
+}
+
+/// A pickle that was read to its end.
+#[derive(Debug)]
+pub(crate) struct Pickle {
+    pub root: Value,
+    /// The items of each dictionary, keys repeated where the pickle repeats them.
+    pub dicts: Vec<Vec<(Value, Value)>>,
+}
+
+type Outcome<T> = Result<T, String>;
+
+/// Reads a pickle.
+pub(crate) fn parse(bytes: &[u8]) -> Outcome<Pickle> {
+    Machine { input: bytes, ..Machine::default() }.run()
+}
+
+/// Tensors of networks have at most four dimensions; libtorch allows 64.
+const MOST_DIMENSIONS: usize = 64;
+
+#[derive(Default)]
+struct Machine<'a> {
+    input: &'a [u8],
+    stack: Vec<Value>,
+    marks: Vec<usize>,
+    memo: HashMap<usize, Value>,
+    tuples: Vec<Vec<Value>>,
+    lists: Vec<Vec<Value>>,
+    dicts: Vec<Vec<(Value, Value)>>,
+}
+
+impl Machine<'_> {
+    fn run(mut self) -> Outcome<Pickle> {
+        loop {
+            let opcode = self.take(1)?[0];
+            match opcode {
+                b'.' => return Ok(Pickle { root: self.pop()?, dicts: self.dicts }),
+                0x80 => drop(self.take(1)?), // PROTO
+                0x95 => drop(self.take(8)?), // FRAME
+                b'(' => self.marks.push(self.stack.len()),
+                b'0' => drop(self.pop()?),
+                b'1' => drop(self.pop_mark()?),
+                b'N' => self.stack.push(Value::None),
+                0x88 => self.stack.push(Value::Bool(true)),
+                0x89 => self.stack.push(Value::Bool(false)),
+                b'J' => {
+                    let value = self.number(4)? as u32 as i32;
+                    self.stack.push(Value::Int(value.into()));
+                }
+                b'K' => self.push_int(1)?,
+                b'M' => self.push_int(2)?,
+                0x8a => self.long1()?,
+                b'G' => {
+                    let bytes: [u8; 8] = self.take(8)?.try_into().map_err(|_| "a float is cut short")?;
+                    self.stack.push(Value::Float(f64::from_be_bytes(bytes)));
+                }
+                b'X' => self.text(4)?,
+                0x8c => self.text(1)?,
+                0x8d => self.text(8)?,
+                b'U' | b'C' => self.opaque(1)?,
+                b'T' | b'B' => self.opaque(4)?,
+                0x8e => self.opaque(8)?,
+                b'}' => {
+                    let dict = self.new_dict();
+                    self.stack.push(dict);
+                }
+                b']' => {
+                    self.stack.push(Value::List(self.lists.len()));
+                    self.lists.push(Vec::new());
+                }
+                b'a' => {
+                    let item = self.pop()?;
+                    self.extend_list(vec![item])?;
+                }
+                b'e' => {
+                    let items = self.pop_mark()?;
+                    self.extend_list(items)?;
+                }
+                b's' => {
+                    let value = self.pop()?;
+                    let key = self.pop()?;
+                    self.extend_dict(vec![key, value])?;
+                }
+                b'u' => {
+                    let items = self.pop_mark()?;
+                    self.extend_dict(items)?;
+                }
+                b')' => self.push_tuple(Vec::new()),
+                0x85..=0x87 => {
+                    let start = self.stack.len().checked_sub(usize::from(opcode - 0x84)).ok_or("the stack is empty")?;
+                    let items = self.stack.split_off(start);
+                    self.push_tuple(items);
+                }
+                b't' => {
+                    let items = self.pop_mark()?;
+                    self.push_tuple(items);
+                }
+                b'q' => self.put(1)?,
+                b'r' => self.put(4)?,
+                0x94 => self.memoize(self.memo.len())?,
+                b'h' => self.get(1)?,
+                b'j' => self.get(4)?,
+                b'c' => {
+                    let module = self.line()?;
+                    let name = self.line()?;
+                    self.stack.push(Value::Global(Rc::new([module, name])));
+                }
+                0x93 => {
+                    let (name, module) = (self.pop()?, self.pop()?);
+                    let (Value::Str(module), Value::Str(name)) = (module, name) else {
+                        return Err("an import has no name".into());
+                    };
+                    self.stack.push(Value::Global(Rc::new([module.to_string(), name.to_string()])));
+                }
+                b'Q' => {
+                    let id = self.pop()?;
+                    let storage = self.storage(&id)?;
+                    self.stack.push(storage);
+                }
+                b'R' => {
+                    let (arguments, callable) = (self.pop()?, self.pop()?);
+                    let value = self.rebuild(callable, arguments)?;
+                    self.stack.push(value);
+                }
+                b'b' => drop(self.pop()?), // BUILD: attributes such as _metadata, no tensors
+                other => return Err(format!("pickle opcode 0x{other:02x} has no place in a state dict")),
+            }
+        }
+    }
+
+    /// What a call of `callable` stands for.
+    fn rebuild(&mut self, callable: Value, arguments: Value) -> Outcome<Value> {
+        let (Value::Global(callable), Value::Tuple(arguments)) = (callable, arguments) else {
+            return Err("it calls something that is not a name".into());
+        };
+        let [module, name] = &*callable;
+        match (module.as_str(), name.as_str()) {
+            ("collections", "OrderedDict") => Ok(self.new_dict()),
+            ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor") => self.tensor(arguments),
+            // A parameter is its tensor: (data, requires_grad, hooks).
+            ("torch._utils", "_rebuild_parameter") => {
+                self.tuples[arguments].first().cloned().ok_or_else(|| "a parameter without a tensor".into())
+            }
+            _ => Err(format!("it asks to call {module}.{name}, which loading weights never needs; refused")),
+        }
+    }
+
+    /// A persistent id of `torch.save`: ("storage", class, key, location, number of elements).
+    fn storage(&self, id: &Value) -> Outcome<Value> {
+        if let Value::Tuple(parts) = id
+            && let [Value::Str(tag), Value::Global(class), Value::Str(key), _, Value::Int(elements)] =
+                &self.tuples[*parts][..]
+            && &**tag == "storage"
+        {
+            let storage = StorageRef { class: class[1].clone(), key: key.to_string(), elements: *elements };
+            return Ok(Value::Storage(Rc::new(storage)));
+        }
+        Err("a storage is described in an unknown way".into())
+    }
+
+    /// The arguments of `torch._utils._rebuild_tensor_v2`: storage, offset, size, stride, and more that does not matter here.
+    fn tensor(&self, arguments: usize) -> Outcome<Value> {
+        match &self.tuples[arguments][..] {
+            [Value::Storage(storage), Value::Int(offset), size, stride, ..] => Ok(Value::Tensor(Rc::new(TensorRef {
+                storage: storage.clone(),
+                offset: *offset,
+                size: self.integers(size)?,
+                stride: self.integers(stride)?,
+            }))),
+            _ => Err("a tensor is described in an unknown way".into()),
+        }
+    }
+
+    fn integers(&self, value: &Value) -> Outcome<Vec<i64>> {
+        let Value::Tuple(items) = value else { return Err("a size is not a tuple".into()) };
+        let items = &self.tuples[*items];
+        if items.len() > MOST_DIMENSIONS {
+            return Err(format!("a tensor has {} dimensions", items.len()));
+        }
+        items
+            .iter()
+            .map(
+                |item| if let Value::Int(value) = item { Ok(*value) } else { Err("a size is not a number".to_owned()) },
+            )
+            .collect()
+    }
+
+    fn new_dict(&mut self) -> Value {
+        self.dicts.push(Vec::new());
+        Value::Dict(self.dicts.len() - 1)
+    }
+
+    fn push_tuple(&mut self, items: Vec<Value>) {
+        self.stack.push(Value::Tuple(self.tuples.len()));
+        self.tuples.push(items);
+    }
+
+    fn take(&mut self, count: usize) -> Outcome<&[u8]> {
+        let (taken, rest) = self.input.split_at_checked(count).ok_or("the pickle ends too early")?;
+        self.input = rest;
+        Ok(taken)
+    }
+
+    fn number(&mut self, bytes: usize) -> Outcome<u64> {
+        Ok(self.take(bytes)?.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+    }
+
+    fn length(&mut self, bytes: usize) -> Outcome<usize> {
+        usize::try_from(self.number(bytes)?).map_err(|_| "a length is impossible".into())
+    }
+
+    fn push_int(&mut self, bytes: usize) -> Outcome<()> {
+        let value = self.number(bytes)? as i64;
+        self.stack.push(Value::Int(value));
+        Ok(())
+    }
+
+    /// LONG1: a little-endian two's complement number.
+    fn long1(&mut self) -> Outcome<()> {
+        let length = self.length(1)?;
+        if length > 8 {
+            return Err("a number does not fit 64 bits".into());
+        }
+        let value = self.number(length)?;
+        let unused = 64 - 8 * length as u32;
+        let value = if length == 0 { 0 } else { (value << unused) as i64 >> unused };
+        self.stack.push(Value::Int(value));
+        Ok(())
+    }
+
+    fn text(&mut self, length_bytes: usize) -> Outcome<()> {
+        let length = self.length(length_bytes)?;
+        let text = String::from_utf8(self.take(length)?.to_vec()).map_err(|_| "a name is not UTF-8")?;
+        self.stack.push(Value::Str(text.into()));
+        Ok(())
+    }
+
+    fn opaque(&mut self, length_bytes: usize) -> Outcome<()> {
+        let length = self.length(length_bytes)?;
+        self.take(length)?;
+        self.stack.push(Value::Opaque);
+        Ok(())
+    }
+
+    fn line(&mut self) -> Outcome<String> {
+        let end = self.input.iter().position(|&byte| byte == b'\n').ok_or("the pickle ends too early")?;
+        let line = String::from_utf8(self.take(end)?.to_vec()).map_err(|_| "a name is not UTF-8")?;
+        self.take(1)?;
+        Ok(line)
+    }
+
+    fn pop(&mut self) -> Outcome<Value> {
+        if self.marks.last().is_some_and(|&mark| mark == self.stack.len()) {
+            return Err("the stack is empty".into());
+        }
+        self.stack.pop().ok_or_else(|| "the stack is empty".into())
+    }
+
+    fn pop_mark(&mut self) -> Outcome<Vec<Value>> {
+        let mark = self.marks.pop().ok_or("a mark is missing")?;
+        Ok(self.stack.split_off(mark))
+    }
+
+    fn extend_list(&mut self, items: Vec<Value>) -> Outcome<()> {
+        let Some(Value::List(list)) = self.stack.last() else { return Err("items without a list".into()) };
+        self.lists[*list].extend(items);
+        Ok(())
+    }
+
+    fn extend_dict(&mut self, items: Vec<Value>) -> Outcome<()> {
+        let Some(Value::Dict(dict)) = self.stack.last() else { return Err("items without a dictionary".into()) };
+        let mut items = items.into_iter();
+        while let Some(key) = items.next() {
+            let value = items.next().ok_or("a key without a value")?;
+            self.dicts[*dict].push((key, value));
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, bytes: usize) -> Outcome<()> {
+        let position = self.length(bytes)?;
+        self.memoize(position)
+    }
+
+    fn memoize(&mut self, position: usize) -> Outcome<()> {
+        let value = self.stack.last().ok_or("the stack is empty")?.clone();
+        self.memo.insert(position, value);
+        Ok(())
+    }
+
+    fn get(&mut self, bytes: usize) -> Outcome<()> {
+        let position = self.length(bytes)?;
+        let value = self.memo.get(&position).ok_or("a reference points nowhere")?.clone();
+        self.stack.push(value);
+        Ok(())
+    }
+}

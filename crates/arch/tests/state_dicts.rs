@@ -1,0 +1,158 @@
+//! Weights files: what fits is loaded, everything else is named, and nothing in a file is executed.
+
+use arch::state_dict::{StateDict, safetensors};
+use arch::{Classifier, NetSpec, Network};
+use gumbel_gates::GateKind;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use tch::{Device, Kind, Tensor};
+
+fn network(seed: u64) -> Network {
+    let spec = NetSpec::preset("resnet18", 5).unwrap().with_layer_gates(GateKind::Dependent, |_| true);
+    Network::build(&spec, Device::Cpu, seed).unwrap()
+}
+
+fn contents(network: &Network) -> Vec<(String, Tensor)> {
+    network.tensors().iter().map(|entry| (entry.name.clone(), entry.tensor.detach().copy())).collect()
+}
+
+fn write(path: &Path, tensors: &[(String, Tensor)]) -> PathBuf {
+    let tensors = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    fs::write(path, safetensors::to_bytes(tensors, ("about", "a test".into())).unwrap()).unwrap();
+    path.to_owned()
+}
+
+#[test]
+fn a_state_dict_survives_the_round_trip_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (network(1), network(2));
+    let path = write(&folder.path().join("w.safetensors"), &contents(&first));
+    let loaded = second.load(&StateDict::read(&path).unwrap(), Classifier::Required).unwrap();
+    assert!(!loaded.fresh_gates && loaded.other_classes.is_none());
+    for (a, b) in contents(&first).into_iter().zip(contents(&second)) {
+        assert_eq!(a, b);
+    }
+    assert_eq!(safetensors::read(&path).unwrap().metadata["about"], "a test");
+    assert_eq!(fs::read(&path).unwrap(), fs::read(write(&folder.path().join("x"), &contents(&second))).unwrap());
+}
+
+#[test]
+fn half_precision_weights_are_converted() {
+    let folder = tempfile::tempdir().unwrap();
+    let tensors: Vec<_> = contents(&network(1)).into_iter().map(|(n, t)| (n, t.to_kind(Kind::BFloat16))).collect();
+    let path = write(&folder.path().join("w.safetensors"), &tensors);
+    let second = network(2);
+    second.load(&StateDict::read(&path).unwrap(), Classifier::Required).unwrap();
+    let weight = &second.tensors().get("conv1.weight").unwrap().tensor;
+    assert_eq!(weight.kind(), Kind::Float);
+    assert_eq!(*weight, tensors[0].1.to_kind(Kind::Float));
+}
+
+#[test]
+fn gates_and_the_classifier_may_be_fresh_and_it_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let dense = Network::build(&NetSpec::preset("resnet18", 1000).unwrap(), Device::Cpu, 1).unwrap();
+    let weights = StateDict::read(&write(&folder.path().join("w"), &contents(&dense))).unwrap();
+    let own = network(2);
+    let error = own.load(&weights, Classifier::Required).unwrap_err().to_string();
+    assert!(error.contains("fc.weight (expected [5, 512], found [1000, 512])"), "{error}");
+    let loaded = own.load(&weights, Classifier::MayBeFresh).unwrap();
+    assert!(loaded.fresh_gates && loaded.other_classes == Some(1000));
+}
+
+#[test]
+fn every_tensor_that_does_not_fit_is_named_and_nothing_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut tensors = contents(&network(1));
+    tensors.retain(|(name, _)| name != "layer1.0.bn1.bias" && name != "layer4.1.gate.fc2.bias");
+    tensors.push(("layer9.weight".into(), Tensor::zeros([1], (Kind::Float, Device::Cpu))));
+    tensors[0].1 = Tensor::zeros([64, 3, 3, 3], (Kind::Float, Device::Cpu));
+    let path = write(&folder.path().join("w.safetensors"), &tensors);
+    let own = network(2);
+    let before = contents(&own);
+    let error = own.load(&StateDict::read(&path).unwrap(), Classifier::Required).unwrap_err().to_string();
+    for part in [
+        "w.safetensors does not fit resnet18",
+        "2 tensors missing: layer1.0.bn1.bias, layer4.1.gate.fc2.bias",
+        "1 tensor of another shape: conv1.weight (expected [64, 3, 7, 7], found [64, 3, 3, 3])",
+        "1 tensor unknown: layer9.weight",
+    ] {
+        assert!(error.contains(part), "{part} is not in: {error}");
+    }
+    assert_eq!(before, contents(&own));
+}
+
+#[test]
+fn a_file_cut_at_any_length_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = [("a".to_owned(), Tensor::randn([3, 5], (Kind::Float, Device::Cpu)))];
+    let safe = fs::read(write(&folder.path().join("w.safetensors"), &small)).unwrap();
+    for bytes in [safe, torch_file(&pickle_of_one_tensor(0, 4, &[2, 2]), &[0; 16])] {
+        let path = folder.path().join("cut");
+        fs::write(&path, &bytes).unwrap();
+        assert_eq!(StateDict::read(&path).unwrap().tensors.len(), 1);
+        for length in 0..bytes.len() {
+            fs::write(&path, &bytes[..length]).unwrap();
+            let error = StateDict::read(&path).unwrap_err().to_string();
+            assert!(error.contains("cut is not a readable weights file"), "{error}");
+        }
+    }
+    assert!(StateDict::read(&folder.path().join("absent")).unwrap_err().to_string().contains("cannot read"));
+}
+
+/// A file as torch.save writes it: one storage named "0".
+fn torch_file(pickle: &[u8], storage: &[u8]) -> Vec<u8> {
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    for (name, bytes) in [("archive/data.pkl", pickle), ("archive/data/0", storage)] {
+        zip.start_file(name, stored).unwrap();
+        zip.write_all(bytes).unwrap();
+    }
+    zip.finish().unwrap().into_inner()
+}
+
+/// {"w": tensor of `size`, row major, over a float storage of `elements`}.
+fn pickle_of_one_tensor(offset: u8, elements: u8, size: &[u8]) -> Vec<u8> {
+    let mut pickle =
+        b"\x80\x02}X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storage".to_vec();
+    pickle.extend(b"ctorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK");
+    pickle.extend([elements, b't', b'Q', b'K', offset, b'(']);
+    pickle.extend(size.iter().flat_map(|&size| [b'K', size]));
+    pickle.extend(b"t(");
+    pickle.extend((0..size.len()).flat_map(|i| [b'K', size[i + 1..].iter().product::<u8>()]));
+    pickle.extend(b"t\x89}tRs.");
+    pickle
+}
+
+fn refusal(bytes: &[u8]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w.pth");
+    fs::write(&path, bytes).unwrap();
+    StateDict::read(&path).unwrap_err().to_string()
+}
+
+#[test]
+fn a_pickle_that_asks_for_a_call_is_refused_by_name() {
+    let pickle = b"\x80\x02cos\nsystem\nX\x08\x00\x00\x00touch /x\x85R.";
+    assert!(refusal(&torch_file(pickle, &[])).contains("it asks to call os.system"));
+}
+
+#[test]
+fn tensors_that_reach_outside_their_storage_are_refused() {
+    assert!(refusal(&torch_file(&pickle_of_one_tensor(0, 4, &[5]), &[0; 16])).contains("do not fit its storage"));
+    assert!(refusal(&torch_file(&pickle_of_one_tensor(1, 4, &[4]), &[0; 16])).contains("do not fit its storage"));
+    assert!(refusal(&torch_file(&pickle_of_one_tensor(0, 4, &[4]), &[0; 12])).contains("4 elements were promised"));
+}
+
+#[test]
+fn other_files_are_told_apart() {
+    assert!(refusal(b"").contains("the file is empty"));
+    assert!(refusal(b"\x80\x02}.").contains("older pickle format"));
+    assert!(refusal(b"hello, this is text").contains("not an intact safetensors file"));
+    assert!(refusal(&torch_file(b"\x80\x02]q\x00.", &[])).contains("no dictionary of tensors"));
+    assert!(refusal(&torch_file(b"\x80\x02}X\x05\x00\x00\x00epochK\x03s.", &[])).contains("'epoch' is not a tensor"));
+    // Nesting a million deep must not exhaust the stack.
+    let deep = [b"\x80\x02)".to_vec(), vec![0x85; 1_000_000], b".".to_vec()].concat();
+    assert!(refusal(&torch_file(&deep, &[])).contains("no dictionary of tensors"));
+}

@@ -1,0 +1,102 @@
+//! Parity with torchvision; scripts/torchvision_reference.py makes the numbers. Skips where that Python is not set up.
+
+use arch::state_dict::StateDict;
+use arch::{Classifier, NetSpec, Network, Pass};
+use gumbel_gates::{GateKind, Policy};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tch::{Device, Kind, Tensor};
+
+struct Reference {
+    folder: tempfile::TempDir,
+    values: StateDict,
+}
+
+impl Reference {
+    /// What torchvision computes for `name`; `None` without a Python that has torchvision.
+    fn of(name: &str) -> Option<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let python = root.join(".venv/bin/python");
+        if !python.exists() {
+            println!("skipped: no torchvision at {} (make setup brings it)", python.display());
+            return None;
+        }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let status = Command::new(python)
+            .arg(root.join("scripts/torchvision_reference.py"))
+            .args([name.as_ref(), folder.path().as_os_str()])
+            .status()
+            .expect("Python starts");
+        assert!(status.success(), "torchvision_reference.py failed");
+        let values = StateDict::read(&folder.path().join("reference.pth")).expect("the reference is readable");
+        Some(Self { folder, values })
+    }
+
+    fn weights(&self) -> PathBuf {
+        self.folder.path().join("weights.pth")
+    }
+
+    fn get(&self, name: &str) -> &Tensor {
+        &self.values.tensors.iter().find(|(found, _)| found == name).expect("the reference holds it").1
+    }
+}
+
+fn distance(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.size(), b.size());
+    (a - b).abs().max().double_value(&[])
+}
+
+/// Evaluation logits, and loss, gradient and statistics of a training pass.
+fn network_equals_torchvision(name: &str) {
+    let Some(reference) = Reference::of(name) else { return };
+    let spec = NetSpec::preset(name, 1000).unwrap();
+    let weights = StateDict::read(&reference.weights()).unwrap();
+    let images = reference.get("images");
+
+    // With gates, all open, the network is the ungated one.
+    for spec in [spec.clone(), spec.with_layer_gates(GateKind::Dependent, |_| true)] {
+        let gated = spec.gate_count() > 0;
+        let network = Network::build(&spec, Device::Cpu, 1).unwrap();
+        let loaded = network.load(&weights, Classifier::Required).unwrap();
+        assert_eq!(loaded.fresh_gates, gated);
+        let output = tch::no_grad(|| network.forward(images, Pass::inference(Policy::AlwaysOpen))).unwrap();
+        assert!(distance(&output.logits, reference.get("logits")) < 1e-4);
+        if !gated {
+            let output = network.forward(images, Pass { training: true, policy: Policy::AlwaysOpen }).unwrap();
+            let loss = output.logits.cross_entropy_for_logits(&Tensor::from_slice(&[3i64, 7]));
+            loss.backward();
+            assert!(distance(&loss, reference.get("loss")) < 1e-4);
+            let tensor = |name| &network.tensors().get(name).unwrap().tensor;
+            let gradient = reference.get("gradient");
+            let scale = gradient.abs().max().double_value(&[]);
+            assert!(distance(&tensor("conv1.weight").grad(), gradient) < 1e-3 * scale);
+            assert!(distance(tensor("bn1.running_mean"), reference.get("running_mean")) < 1e-5);
+        }
+    }
+}
+
+#[test]
+fn resnet18_equals_torchvision() {
+    network_equals_torchvision("resnet18");
+}
+
+#[test]
+fn resnet50_equals_torchvision() {
+    network_equals_torchvision("resnet50");
+}
+
+#[test]
+fn resnet101_equals_torchvision() {
+    network_equals_torchvision("resnet101");
+}
+
+#[test]
+fn fresh_networks_are_drawn_as_torchvision_draws_them() {
+    // He normal, fan out; torch.nn.Linear's uniform: compare the deviations over many values.
+    let network = Network::build(&NetSpec::preset("resnet18", 1000).unwrap(), Device::Cpu, 4).unwrap();
+    let deviation = |name| network.tensors().get(name).unwrap().tensor.std(false).double_value(&[]);
+    let close = |found: f64, expected: f64| assert!((found / expected - 1.0).abs() < 0.02, "{found} and {expected}");
+    close(deviation("layer4.0.conv2.weight"), (2.0 / (512.0 * 9.0f64)).sqrt());
+    close(deviation("fc.weight"), 1.0 / (3.0 * 512.0f64).sqrt());
+    assert_eq!(network.tensors().get("bn1.weight").unwrap().tensor, Tensor::ones([64], (Kind::Float, Device::Cpu)));
+}

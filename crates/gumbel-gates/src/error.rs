@@ -1,0 +1,37 @@
+/// What can go wrong in this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// libtorch refused an operation.
+    #[error(transparent)]
+    Torch(#[from] tch::TchError),
+    /// A tensor could not be made.
+    #[error(transparent)]
+    Tensors(#[from] torch_ext::Error),
+    /// A tensor has another shape than the operation needs.
+    #[error("{what}: expected shape {expected}, found {found:?}")]
+    Shape {
+        /// Which tensor.
+        what: &'static str,
+        /// The shape in words, such as `[N, n, 2]`.
+        expected: &'static str,
+        /// Its shape.
+        found: Vec<i64>,
+    },
+    /// The number of targets is not the number of gates.
+    #[error("{targets} activation targets for {gates} gates; give one target per gate")]
+    TargetCount {
+        /// Number of targets.
+        targets: usize,
+        /// Number of gates.
+        gates: usize,
+    },
+    /// There is no gate to compute an activation of.
+    #[error("the network has no gates, so there is no activation to pull towards a target")]
+    NoGates,
+    /// A policy's name was not understood.
+    #[error("unknown policy '{0}'; expected argmax, always-open or sample")]
+    UnknownPolicy(String),
+}
+
+/// The result of this crate's functions.
+pub type Result<T> = std::result::Result<T, Error>;

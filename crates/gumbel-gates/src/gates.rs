@@ -1,0 +1,108 @@
+use crate::error::Result;
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+use torch_ext::{BatchNorm, Init, Linear, Path};
+
+/// The group that all tensors of gates are labelled with (see [`torch_ext::Path::group`]).
+pub const GATE_GROUP: &str = "gate";
+
+/// Width of the hidden layer of a dependent gate.
+const HIDDEN: i64 = 16;
+
+/// Where the logits of a gate come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GateKind {
+    /// Parameters of their own: the same for every input, so a decided gate can be pruned.
+    Independent,
+    /// Computed from the block's input: conditional execution.
+    Dependent,
+}
+
+/// The gates of one site.
+#[derive(Debug)]
+pub struct Gates {
+    count: i64,
+    logits: Logits,
+}
+
+#[derive(Debug)]
+enum Logits {
+    /// [n, 2]
+    Independent(Tensor),
+    Dependent {
+        squeeze: Linear,
+        norm: BatchNorm,
+        expand: Linear,
+    },
+}
+
+impl Gates {
+    /// Makes `count` gates under `path` for an input of `channels` channels, biased towards open: the logits start at
+    /// `initial` (closed, open), for dependent gates up to weights drawn from N(0, 0.001²).
+    ///
+    /// # Errors
+    /// If a tensor cannot be made.
+    pub fn build(path: &mut Path, kind: GateKind, count: usize, channels: usize, initial: (f64, f64)) -> Result<Self> {
+        let mut path = path.group(GATE_GROUP);
+        let (count, channels) = (count as i64, channels as i64);
+        let initial = [initial.0, initial.1];
+        let logits = match kind {
+            GateKind::Independent => {
+                Logits::Independent(path.parameter("logits", &[count, 2], Init::Repeat(&initial))?)
+            }
+            GateKind::Dependent => Logits::Dependent {
+                squeeze: Linear::build(
+                    &mut path.sub("fc1"),
+                    channels,
+                    HIDDEN,
+                    // He et al. 2015 for a layer that a rectifier follows.
+                    Init::Normal { std: (2.0 / channels as f64).sqrt() },
+                    None, // the batch norm that follows would take a bias away again
+                )?,
+                norm: BatchNorm::build(&mut path.sub("bn"), HIDDEN)?,
+                expand: Linear::build(
+                    &mut path.sub("fc2"),
+                    HIDDEN,
+                    2 * count,
+                    Init::Normal { std: 0.001 },
+                    Some(Init::Repeat(&initial)),
+                )?,
+            },
+        };
+        Ok(Self { count, logits })
+    }
+
+    /// The logits (closed, open) for `input` [N, C, H, W]: [N, n, 2] in float32.
+    ///
+    /// # Errors
+    /// If the input has another shape.
+    pub fn logits(&self, input: &Tensor, training: bool) -> Result<Tensor> {
+        let batch = input.size4()?.0;
+        match &self.logits {
+            Logits::Independent(logits) => Ok(logits.f_unsqueeze(0)?.f_expand([batch, self.count, 2], false)?),
+            Logits::Dependent { squeeze, norm, expand } => {
+                let pooled = input.f_mean_dim([2i64, 3].as_slice(), false, Kind::Float)?;
+                let hidden = norm.forward(&squeeze.forward(&pooled)?, training)?.f_relu()?;
+                Ok(expand.forward(&hidden)?.f_view([batch, self.count, 2])?)
+            }
+        }
+    }
+
+    /// Multiply-accumulates the gates themselves cost per image.
+    pub fn macs(kind: GateKind, count: usize, channels: usize) -> u64 {
+        match kind {
+            GateKind::Independent => 0,
+            GateKind::Dependent => HIDDEN as u64 * (channels as u64 + 2 * count as u64),
+        }
+    }
+
+    /// Learned numbers the gates themselves hold.
+    pub fn parameters(kind: GateKind, count: usize, channels: usize) -> u64 {
+        let (n, hidden) = (2 * count as u64, HIDDEN as u64);
+        match kind {
+            GateKind::Independent => n,
+            GateKind::Dependent => hidden * channels as u64 + 2 * hidden + hidden * n + n,
+        }
+    }
+}

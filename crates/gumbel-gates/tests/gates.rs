@@ -1,0 +1,162 @@
+//! Gates as a network uses them: exact openings, gradients against the closed form, frequencies against probabilities.
+
+use gumbel_gates::{GateKind, Gates, Openings, Policy, loss, sampling};
+use tch::{Device, Kind, Tensor};
+use torch_ext::{Tensors, normal, uniform};
+
+fn values(tensor: &Tensor) -> Vec<f64> {
+    Vec::try_from(tensor.to_kind(Kind::Double).flatten(0, -1)).expect("a flat tensor of doubles")
+}
+
+fn logits(closed: f64, open: f64, samples: i64) -> Tensor {
+    Tensor::from_slice(&[closed as f32, open as f32]).view([1, 1, 2]).repeat([samples, 1, 1])
+}
+
+#[test]
+fn noise_is_finite_for_every_uniform_value() {
+    let extremes = [0.0, f32::from_bits(1), f32::MIN_POSITIVE, 1e-30, 0.5, 1.0 - f32::EPSILON / 2.0, 1.0];
+    for noise in values(&sampling::gumbel(&Tensor::from_slice(&extremes)).unwrap()) {
+        assert!(noise.is_finite() && (-4.5..16.7).contains(&noise), "{noise}");
+    }
+}
+
+#[test]
+fn noise_equals_the_formula() {
+    let noise = values(&sampling::gumbel(&Tensor::from_slice(&[0.1f32, 0.5, 0.9])).unwrap());
+    for (found, u) in noise.iter().zip([0.1f64, 0.5, 0.9]) {
+        assert!((found + (-u.ln()).ln()).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn the_straight_through_gradient_equals_the_closed_form() {
+    for temperature in [0.5, 1.0, 2.0] {
+        let logits = (normal(&[40, 3, 2], 1).unwrap() * 2.0).set_requires_grad(true);
+        let uniform = uniform(&[40, 3, 2], 2).unwrap();
+        let weight = normal(&[40, 3], 3).unwrap();
+        let openings = sampling::sample_with(&logits, &uniform, temperature).unwrap();
+        (&openings * &weight).sum(Kind::Float).backward();
+
+        let (l, u, w, g) = (values(&logits.detach()), values(&uniform), values(&weight), values(&logits.grad()));
+        for (i, opening) in values(&openings.detach()).into_iter().enumerate() {
+            let noisy = |j: usize| l[2 * i + j] - (-u[2 * i + j].ln()).ln();
+            let margin = noisy(1) - noisy(0);
+            assert_eq!(opening, f64::from(margin > 0.0));
+            let p = 1.0 / (1.0 + (-margin / temperature).exp());
+            let expected = w[i] * p * (1.0 - p) / temperature;
+            assert!((g[2 * i + 1] - expected).abs() < 1e-5, "open: {} and {expected}", g[2 * i + 1]);
+            assert!((g[2 * i] + expected).abs() < 1e-5, "closed: {} and {}", g[2 * i], -expected);
+        }
+    }
+}
+
+#[test]
+fn gradients_are_finite_at_extreme_logits_and_noise() {
+    let logits = Tensor::from_slice(&[-1e4f32, 1e4, 1e4, -1e4]).view([1, 2, 2]).set_requires_grad(true);
+    let openings =
+        sampling::sample_with(&logits, &Tensor::from_slice(&[0.0f32, 1.0, 1.0, 0.0]).view([1, 2, 2]), 1.0).unwrap();
+    openings.sum(Kind::Float).backward();
+    assert_eq!(values(&openings.detach()), [1.0, 0.0]);
+    assert!(values(&logits.grad()).iter().all(|g| g.is_finite()));
+}
+
+#[test]
+fn gates_open_as_often_as_their_probability_says() {
+    let samples = 40_000;
+    for (closed, open) in [(0.1, 2.0), (0.0, 0.0), (1.5, -0.5), (0.1, 4.0)] {
+        let logits = logits(closed, open, samples);
+        let p = 1.0 / (1.0 + f64::exp(closed - open));
+        assert!((sampling::probability(&logits).unwrap().double_value(&[0, 0]) - p).abs() < 1e-6);
+        let frequency = sampling::sample(&logits, 1.0, 11).unwrap().mean(Kind::Double).double_value(&[]);
+        let deviation = (p * (1.0 - p) / samples as f64).sqrt();
+        assert!((frequency - p).abs() < 4.0 * deviation, "{frequency} instead of {p}");
+    }
+}
+
+#[test]
+fn policies_decide_as_they_say() {
+    let logits = Tensor::from_slice(&[0.0f32, 1.0, 1.0, 0.0, 0.5, 0.5]).view([1, 3, 2]);
+    assert_eq!(
+        values(&Policy::Argmax.decide(&logits, 0).unwrap()),
+        [1.0, 0.0, 0.0],
+        "a tie is closed: not above one half"
+    );
+    assert_eq!(values(&Policy::AlwaysOpen.decide(&logits, 0).unwrap()), [1.0; 3]);
+    let logits = Tensor::zeros([1, 64, 2], (Kind::Float, Device::Cpu));
+    let sample = |seed, site| Policy::Sample { temperature: 1.0, seed }.decide(&logits, site).unwrap();
+    assert_eq!(sample(5, 0), sample(5, 0), "the seed fixes the sample");
+    assert_ne!(sample(5, 0), sample(6, 0));
+    assert_ne!(sample(5, 0), sample(5, 1), "sites draw noise of their own");
+    for name in ["sample", "argmax", "always-open"] {
+        assert_eq!(name.parse::<Policy>().unwrap().to_string(), name);
+    }
+    assert!("arg-max".parse::<Policy>().unwrap_err().to_string().contains("expected argmax"));
+}
+
+#[test]
+fn new_gates_are_mostly_open_and_hold_the_parameters_they_say() {
+    for (kind, initial, rate) in [(GateKind::Dependent, (0.1, 2.0), 0.87), (GateKind::Independent, (0.1, 4.0), 0.98)] {
+        let mut tensors = Tensors::new(Device::Cpu, 1);
+        let gates = Gates::build(&mut tensors.root().sub("gate"), kind, 3, 8, initial).unwrap();
+        let input = normal(&[32, 8, 5, 5], 4).unwrap();
+        let logits = gates.logits(&input, true).unwrap();
+        assert_eq!(logits.size(), [32, 3, 2]);
+        let probability = sampling::probability(&logits).unwrap();
+        assert!(values(&probability).iter().all(|p| (p - rate).abs() < 0.01));
+        let held: usize = tensors.parameters().map(|entry| entry.tensor.numel()).sum();
+        assert_eq!(held as u64, Gates::parameters(kind, 3, 8));
+        assert!(tensors.iter().all(|entry| entry.group == gumbel_gates::GATE_GROUP));
+    }
+}
+
+#[test]
+fn independent_gates_ignore_the_input_and_dependent_ones_look_at_it() {
+    for (kind, same) in [(GateKind::Independent, true), (GateKind::Dependent, false)] {
+        let mut tensors = Tensors::new(Device::Cpu, 1);
+        let gates = Gates::build(&mut tensors.root(), kind, 1, 4, (0.1, 2.0)).unwrap();
+        let input = normal(&[2, 4, 3, 3], 5).unwrap();
+        let logits = gates.logits(&input, false).unwrap();
+        assert_eq!(logits.get(0) == logits.get(1), same, "{kind:?}");
+    }
+}
+
+#[test]
+fn the_per_gate_loss_and_its_gradient_equal_values_derived_by_hand() {
+    // Rates 0.75 and 0.25; targets 0.5 and 0.7: ((0.25)² + (−0.45)²) / 2 = 0.1325.
+    let first = Tensor::from_slice(&[1.0f32, 1.0, 1.0, 0.0]).view([4, 1]).set_requires_grad(true);
+    let second = Tensor::from_slice(&[0.0f32, 0.0, 1.0, 0.0]).view([4, 1]).set_requires_grad(true);
+    let openings = Openings::new(vec![first.shallow_clone(), second.shallow_clone()]).unwrap();
+    let loss = loss::per_gate(&openings, &[0.5, 0.7]).unwrap();
+    assert!((loss.double_value(&[]) - 0.1325).abs() < 1e-6);
+    loss.backward();
+    // ∂/∂opening = 2 (rate − target) / (gates · batch).
+    assert!(values(&first.grad()).iter().all(|g| (g - 2.0 * 0.25 / 8.0).abs() < 1e-6));
+    assert!(values(&second.grad()).iter().all(|g| (g + 2.0 * 0.45 / 8.0).abs() < 1e-6));
+}
+
+#[test]
+fn the_batch_loss_and_its_gradient_equal_values_derived_by_hand() {
+    // Two sites of 1 and 2 gates, batch 2; 4 of 6 open: a = 2/3, target 0.5: (1/6)² = 1/36.
+    let first = Tensor::from_slice(&[1.0f32, 1.0]).view([2, 1]).set_requires_grad(true);
+    let second = Tensor::from_slice(&[1.0f32, 0.0, 0.0, 1.0]).view([2, 2]).set_requires_grad(true);
+    let openings = Openings::new(vec![first.shallow_clone(), second.shallow_clone()]).unwrap();
+    let loss = loss::batch(&openings.mean().unwrap(), 0.5).unwrap();
+    assert!((loss.double_value(&[]) - 1.0 / 36.0).abs() < 1e-6);
+    loss.backward();
+    for gradient in values(&first.grad()).into_iter().chain(values(&second.grad())) {
+        assert!((gradient - 2.0 * (1.0 / 6.0) / 6.0).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn faults_are_told() {
+    assert!(Openings::default().mean().is_err());
+    let openings = Openings::new(vec![Tensor::ones([4, 2], (Kind::Float, Device::Cpu))]).unwrap();
+    assert_eq!(
+        loss::per_gate(&openings, &[0.5]).unwrap_err().to_string(),
+        "1 activation targets for 2 gates; give one target per gate"
+    );
+    let uneven = [3, 4].map(|n| Tensor::ones([n, 1], (Kind::Float, Device::Cpu)));
+    assert!(Openings::new(uneven.into()).is_err());
+    assert!(sampling::probability(&Tensor::ones([4, 3], (Kind::Float, Device::Cpu))).is_err());
+}

@@ -1,0 +1,110 @@
+use crate::error::Result;
+use crate::tensors::{Init, Path};
+use tch::Tensor;
+
+/// Batch normalisation over the channels of [N, C, …], with PyTorch's defaults: weight 1, bias 0, momentum 0.1, ε 1e-5.
+/// (`tch::nn::batch_norm` starts its weights uniform in (0, 1).)
+#[derive(Debug)]
+pub struct BatchNorm {
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+}
+
+impl BatchNorm {
+    const MOMENTUM: f64 = 0.1;
+    const EPSILON: f64 = 1e-5;
+
+    /// Makes `weight`, `bias`, `running_mean` and `running_var` for `channels` channels under `path`.
+    ///
+    /// # Errors
+    /// If a tensor cannot be made.
+    pub fn build(path: &mut Path, channels: i64) -> Result<Self> {
+        Ok(Self {
+            weight: path.parameter("weight", &[channels], Init::Constant(1.0))?,
+            bias: path.parameter("bias", &[channels], Init::Constant(0.0))?,
+            running_mean: path.buffer("running_mean", &[channels], Init::Constant(0.0))?,
+            running_var: path.buffer("running_var", &[channels], Init::Constant(1.0))?,
+        })
+    }
+
+    /// Normalises with the batch's statistics and updates the running ones (`training`), or with the running statistics.
+    ///
+    /// While training a channel needs more than one value: a batch of one image without spatial extent would turn the running
+    /// variance into NaN, so it is an error.
+    ///
+    /// # Errors
+    /// If the shape is another, or a training batch has one value per channel.
+    pub fn forward(&self, input: &Tensor, training: bool) -> Result<Tensor> {
+        if training && input.numel() as i64 <= self.weight.size()[0] {
+            return Err(crate::Error::OneValuePerChannel(input.size()));
+        }
+        Ok(input.f_batch_norm(
+            Some(&self.weight),
+            Some(&self.bias),
+            Some(&self.running_mean),
+            Some(&self.running_var),
+            training,
+            Self::MOMENTUM,
+            Self::EPSILON,
+            true,
+        )?)
+    }
+}
+
+/// A fully connected layer: [N, in] to [N, out].
+#[derive(Debug)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// Makes `weight` [out, in] and, if asked for, `bias` [out] under `path`.
+    ///
+    /// # Errors
+    /// If a tensor cannot be made.
+    pub fn build(path: &mut Path, inputs: i64, outputs: i64, weight: Init, bias: Option<Init>) -> Result<Self> {
+        Ok(Self {
+            weight: path.parameter("weight", &[outputs, inputs], weight)?,
+            bias: bias.map(|init| path.parameter("bias", &[outputs], init)).transpose()?,
+        })
+    }
+
+    /// input · weightᵀ + bias.
+    ///
+    /// # Errors
+    /// If the shape is another.
+    pub fn forward(&self, input: &Tensor) -> Result<Tensor> {
+        Ok(input.f_linear(&self.weight, self.bias.as_ref())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Tensors;
+    use tch::{Device, Kind};
+
+    #[test]
+    fn a_training_batch_of_one_value_per_channel_is_refused_and_changes_nothing() {
+        let mut tensors = Tensors::new(Device::Cpu, 0);
+        let norm = BatchNorm::build(&mut tensors.root(), 4).unwrap();
+        let one = Tensor::ones([1, 4], (Kind::Float, Device::Cpu));
+        assert!(norm.forward(&one, true).unwrap_err().to_string().contains("more than one value per channel"));
+        assert!(norm.forward(&one, false).is_ok());
+        assert_eq!(tensors.get("running_var").unwrap().tensor, Tensor::ones([4], (Kind::Float, Device::Cpu)));
+    }
+
+    #[test]
+    fn training_normalises_with_the_batch_and_follows_it_with_the_running_statistics() {
+        let mut tensors = Tensors::new(Device::Cpu, 0);
+        let norm = BatchNorm::build(&mut tensors.root(), 1).unwrap();
+        let output = norm.forward(&Tensor::from_slice(&[1.0f32, 3.0]).view([2, 1]), true).unwrap();
+        assert!((output.double_value(&[1, 0]) - 1.0).abs() < 1e-4);
+        // Mean 2; unbiased variance 2: 0.9 · old + 0.1 · new.
+        assert!((tensors.get("running_mean").unwrap().tensor.double_value(&[0]) - 0.2).abs() < 1e-6);
+        assert!((tensors.get("running_var").unwrap().tensor.double_value(&[0]) - 1.1).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,21 @@
+//! Thin, safe wrappers over what libtorch has and tch does not. No policy and no words of the project above it.
+//!
+//! - [`Tensors`]: named parameters and buffers in a fixed order, as `torch.nn.Module.state_dict()` keeps them.
+//! - [`BatchNorm`], [`Linear`]: layers with PyTorch's names and initial values.
+//! - [`fused_sgd`]: one call that updates all parameters.
+//! - [`uniform`], [`normal`]: random values that are a function of an explicit seed.
+//! - [`cuda_is_available`]: loads libtorch's CUDA libraries only when somebody asks for a GPU.
+
+mod cuda;
+mod error;
+mod layers;
+mod optimizer;
+mod random;
+mod tensors;
+
+pub use cuda::cuda_is_available;
+pub use error::{Error, Result};
+pub use layers::{BatchNorm, Linear};
+pub use optimizer::{SgdStep, fused_sgd};
+pub use random::{derive_seed, normal, uniform};
+pub use tensors::{Entry, Init, Path, Role, Tensors};

@@ -1,0 +1,107 @@
+use crate::error::{Error, Result, check};
+use std::ffi::c_char;
+use tch::Tensor;
+
+/// The numbers of one step of stochastic gradient descent, as in `torch.optim.SGD` with dampening 0.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SgdStep {
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// Momentum; buffers start at zero.
+    pub momentum: f64,
+    /// Weight decay added to the gradient.
+    pub weight_decay: f64,
+    /// Nesterov momentum.
+    pub nesterov: bool,
+}
+
+unsafe extern "C" {
+    fn torch_ext_fused_sgd(
+        parameters: *const *const torch_sys::C_tensor,
+        gradients: *const *const torch_sys::C_tensor,
+        momenta: *const *const torch_sys::C_tensor,
+        count: usize,
+        learning_rate: f64,
+        momentum: f64,
+        weight_decay: f64,
+        nesterov: bool,
+    ) -> *mut c_char;
+}
+
+/// Updates `parameters` and `momenta` in place: `torch._fused_sgd_`, one kernel per device for all of them.
+///
+/// Element i of each list belongs together: same shape, device and kind. Call it under [`tch::no_grad`].
+///
+/// # Errors
+/// If the lists differ in length, or libtorch refuses the tensors.
+pub fn fused_sgd(parameters: &[Tensor], gradients: &[Tensor], momenta: &[Tensor], step: &SgdStep) -> Result<()> {
+    let expected = parameters.len();
+    for (what, found) in [("gradients", gradients.len()), ("momenta", momenta.len())] {
+        if found != expected {
+            return Err(Error::Count { what, expected, found });
+        }
+    }
+    if expected == 0 {
+        return Ok(());
+    }
+    let pointers = |tensors: &[Tensor]| tensors.iter().map(Tensor::as_ptr).collect::<Vec<_>>();
+    let (parameters, gradients, momenta) = (pointers(parameters), pointers(gradients), pointers(momenta));
+    // SAFETY: three arrays of `expected` valid tensor pointers that outlive the call; the shim keeps none of them.
+    check(unsafe {
+        torch_ext_fused_sgd(
+            parameters.as_ptr(),
+            gradients.as_ptr(),
+            momenta.as_ptr(),
+            expected,
+            step.learning_rate,
+            step.momentum,
+            step.weight_decay,
+            step.nesterov,
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two steps by hand: v1 = g, v2 = m·v1 + g; p -= lr·v, with g = gradient + decay·p.
+    #[test]
+    fn two_steps_equal_the_formula() {
+        let parameter = Tensor::from_slice(&[1.0f32, -2.0]);
+        let momentum_buffer = Tensor::zeros_like(&parameter);
+        let gradient = Tensor::from_slice(&[0.5f32, 0.25]);
+        let step = SgdStep { learning_rate: 0.1, momentum: 0.9, weight_decay: 0.01, nesterov: false };
+        let one = |step: &SgdStep| {
+            fused_sgd(
+                &[parameter.shallow_clone()],
+                &[gradient.shallow_clone()],
+                &[momentum_buffer.shallow_clone()],
+                step,
+            )
+            .unwrap();
+        };
+        one(&step);
+        one(&step);
+
+        let (mut p, mut v) = ([1.0f64, -2.0], [0.0f64; 2]);
+        for _ in 0..2 {
+            for i in 0..2 {
+                v[i] = 0.9 * v[i] + [0.5, 0.25][i] + 0.01 * p[i];
+                p[i] -= 0.1 * v[i];
+            }
+        }
+        for i in 0..2 {
+            assert!((parameter.double_value(&[i as i64]) - p[i]).abs() < 1e-6);
+            assert!((momentum_buffer.double_value(&[i as i64]) - v[i]).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn lists_of_different_length_are_refused() {
+        let tensor = Tensor::zeros([1], (tch::Kind::Float, tch::Device::Cpu));
+        let step = SgdStep { learning_rate: 0.1, momentum: 0.9, weight_decay: 0.0, nesterov: false };
+        let error = fused_sgd(&[tensor.shallow_clone()], &[], &[tensor], &step).unwrap_err();
+        assert_eq!(error.to_string(), "gradients: expected 1 tensors, found 0");
+    }
+}

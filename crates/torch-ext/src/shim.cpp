@@ -1,0 +1,63 @@
+// C entry points over libtorch for what tch does not wrap. Every function returns null, or an error text the caller frees
+// with torch_ext_free_error. Tensors are passed as tch passes them: pointers to at::Tensor that stay the caller's.
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/_fused_sgd.h>
+#include <ATen/ops/rand.h>
+#include <ATen/ops/randn.h>
+
+#include <cstring>
+#include <dlfcn.h>
+#include <vector>
+
+namespace {
+
+char *error_text(const char *text) { return strdup(text); }
+
+template <typename Body> char *guarded(Body body) {
+    try {
+        body();
+        return nullptr;
+    } catch (const c10::Error &error) {
+        return error_text(error.what_without_backtrace());
+    } catch (const std::exception &error) {
+        return error_text(error.what());
+    } catch (...) {
+        return error_text("unknown C++ exception");
+    }
+}
+
+std::vector<at::Tensor> list(at::Tensor *const *tensors, size_t count) {
+    std::vector<at::Tensor> result;
+    result.reserve(count);
+    for (size_t i = 0; i < count; i++) result.push_back(*tensors[i]);
+    return result;
+}
+
+} // namespace
+
+extern "C" {
+
+void torch_ext_free_error(char *error) { free(error); }
+
+// Loads libtorch's CUDA half into the process; libtorch registers its CUDA back end while loading.
+bool torch_ext_load_cuda() { return dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) != nullptr; }
+
+// A float32 CPU tensor of uniform [0, 1) or standard normal values from a generator of its own. *result is the caller's.
+char *torch_ext_random(const int64_t *size, size_t dimensions, uint64_t seed, bool normal, at::Tensor **result) {
+    return guarded([&] {
+        at::Generator generator = at::detail::createCPUGenerator(seed);
+        at::IntArrayRef shape(size, dimensions);
+        *result = new at::Tensor(normal ? at::randn(shape, generator, at::kFloat) : at::rand(shape, generator, at::kFloat));
+    });
+}
+
+// torch._fused_sgd_ with dampening 0, where momentum buffers of zero already make the first step right.
+char *torch_ext_fused_sgd(at::Tensor *const *parameters, at::Tensor *const *gradients, at::Tensor *const *momenta,
+                          size_t count, double learning_rate, double momentum, double weight_decay, bool nesterov) {
+    return guarded([&] {
+        at::_fused_sgd_(list(parameters, count), list(gradients, count), list(momenta, count), weight_decay, momentum,
+                        learning_rate, /*dampening=*/0.0, nesterov, /*maximize=*/false, /*is_first_step=*/false);
+    });
+}
+}
