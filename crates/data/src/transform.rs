@@ -1,0 +1,212 @@
+//! Crops, resizing and normalisation, with torchvision's arithmetic.
+
+use fast_image_resize::images::{CroppedImage, Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::RgbImage;
+use rand::{Rng, RngExt};
+
+/// How an image becomes a square of `size` pixels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Transform {
+    /// For training: torchvision's `RandomResizedCrop` and `RandomHorizontalFlip`.
+    RandomResizedCrop {
+        /// Side of the result in pixels.
+        size: u32,
+        /// Smallest and largest share of the image's area that is cropped.
+        scale: (f64, f64),
+        /// Smallest and largest width over height of the crop.
+        ratio: (f64, f64),
+        /// Probability of mirroring left and right.
+        flip: f64,
+    },
+    /// For evaluation: torchvision's `Resize` and `CenterCrop`.
+    ResizeCenterCrop {
+        /// Shorter side after resizing, in pixels; at least `size`.
+        resize: u32,
+        /// Side of the result in pixels.
+        size: u32,
+    },
+}
+
+/// (value / 255 − mean) / std per channel, red, green, blue.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Normalise {
+    /// Mean of values in [0, 1].
+    pub mean: [f32; 3],
+    /// Standard deviation of values in [0, 1].
+    pub std: [f32; 3],
+}
+
+/// A rectangle in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Area {
+    left: u32,
+    top: u32,
+    width: u32,
+    height: u32,
+}
+
+impl Transform {
+    /// Side of the result in pixels.
+    pub fn size(&self) -> u32 {
+        match *self {
+            Self::RandomResizedCrop { size, .. } | Self::ResizeCenterCrop { size, .. } => size,
+        }
+    }
+
+    /// Writes the transformed, normalised `image` to `output` [size, size, 3].
+    pub(crate) fn apply(
+        &self,
+        image: &RgbImage,
+        normalise: &Normalise,
+        rng: &mut impl Rng,
+        resizer: &mut Resizer,
+        output: &mut [f32],
+    ) -> Result<(), String> {
+        let (width, height) = image.dimensions();
+        let text = |error: &dyn std::error::Error| error.to_string();
+        let source = ImageRef::new(width, height, image.as_raw(), PixelType::U8x3).map_err(|e| text(&e))?;
+        let mut resized = Image::new(self.size(), self.size(), PixelType::U8x3);
+        // Bilinear with antialiasing: Pillow's BILINEAR, to the rounding.
+        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false);
+        let mirrored = match *self {
+            Self::RandomResizedCrop { scale, ratio, flip, .. } => {
+                let area = random_area(width, height, scale, ratio, rng);
+                let cropped = CroppedImage::new(&source, area.left, area.top, area.width, area.height);
+                resizer.resize(&cropped.map_err(|e| text(&e))?, &mut resized, &options).map_err(|e| text(&e))?;
+                rng.random_bool(flip)
+            }
+            Self::ResizeCenterCrop { resize, size } => {
+                // Only what the window shows is computed; the filter still reads the pixels around it.
+                let (left, shown_width) = central_window(width, shorter_side(width, height, resize).0, size);
+                let (top, shown_height) = central_window(height, shorter_side(width, height, resize).1, size);
+                let options = options.crop(left, top, shown_width, shown_height);
+                resizer.resize(&source, &mut resized, &options).map_err(|e| text(&e))?;
+                false
+            }
+        };
+        normalise.write(resized.buffer(), self.size(), mirrored, output);
+        Ok(())
+    }
+}
+
+impl Normalise {
+    /// Copies rows of `row` RGB pixels to `output`.
+    fn write(&self, pixels: &[u8], row: u32, mirrored: bool, output: &mut [f32]) {
+        let tables: [[f32; 256]; 3] = std::array::from_fn(|channel| {
+            std::array::from_fn(|value| (value as f32 / 255.0 - self.mean[channel]) / self.std[channel])
+        });
+        let row = 3 * row as usize;
+        for (line, out) in pixels.chunks_exact(row).zip(output.chunks_exact_mut(row)) {
+            let write = |(out, pixel): (&mut [f32], &[u8])| {
+                for channel in 0..3 {
+                    out[channel] = tables[channel][usize::from(pixel[channel])];
+                }
+            };
+            let (line, out) = (line.chunks_exact(3), out.chunks_exact_mut(3));
+            if mirrored { out.zip(line.rev()).for_each(write) } else { out.zip(line).for_each(write) }
+        }
+    }
+}
+
+/// torchvision's `RandomResizedCrop.get_params`: ten tries, then the largest central crop within the ratio.
+fn random_area(width: u32, height: u32, scale: (f64, f64), ratio: (f64, f64), rng: &mut impl Rng) -> Area {
+    let (w, h) = (f64::from(width), f64::from(height));
+    let uniform = |rng: &mut _, low: f64, high: f64| low + (high - low) * RngExt::random::<f64>(rng);
+    for _ in 0..10 {
+        let target = w * h * uniform(rng, scale.0, scale.1);
+        let aspect = uniform(rng, ratio.0.ln(), ratio.1.ln()).exp();
+        let crop_width = (target * aspect).sqrt().round_ties_even();
+        let crop_height = (target / aspect).sqrt().round_ties_even();
+        if (1.0..=w).contains(&crop_width) && (1.0..=h).contains(&crop_height) {
+            let (crop_width, crop_height) = (crop_width as u32, crop_height as u32);
+            let top = rng.random_range(0..=height - crop_height);
+            let left = rng.random_range(0..=width - crop_width);
+            return Area { left, top, width: crop_width, height: crop_height };
+        }
+    }
+    let (crop_width, crop_height) = if w / h < ratio.0 {
+        (width, ((w / ratio.0).round_ties_even() as u32).clamp(1, height))
+    } else if w / h > ratio.1 {
+        (((h * ratio.1).round_ties_even() as u32).clamp(1, width), height)
+    } else {
+        (width, height)
+    };
+    Area { left: (width - crop_width) / 2, top: (height - crop_height) / 2, width: crop_width, height: crop_height }
+}
+
+/// torchvision's `Resize(shorter)`: the longer side is cut off to whole pixels.
+fn shorter_side(width: u32, height: u32, shorter: u32) -> (u32, u32) {
+    let longer = |long: u32, short: u32| (u64::from(shorter) * u64::from(long) / u64::from(short)) as u32;
+    if width <= height { (shorter, longer(height, width)) } else { (longer(width, height), shorter) }
+}
+
+/// Where the central `size` pixels of an extent that was resized to `resized` lie in the source: start and length.
+fn central_window(extent: u32, resized: u32, size: u32) -> (f64, f64) {
+    let step = f64::from(extent) / f64::from(resized);
+    // torchvision's CenterCrop; Python rounds halves to even.
+    let margin = (f64::from(resized - size) / 2.0).round_ties_even();
+    (margin * step, f64::from(size) * step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampler::generator;
+
+    #[test]
+    fn the_shorter_side_is_resized_as_torchvision_does() {
+        // torchvision.transforms.functional._compute_resized_output_size
+        assert_eq!(shorter_side(500, 375, 256), (341, 256));
+        assert_eq!(shorter_side(375, 500, 256), (256, 341));
+        assert_eq!(shorter_side(64, 64, 64), (64, 64));
+        assert_eq!(shorter_side(1, 30_000, 256), (256, 7_680_000));
+    }
+
+    #[test]
+    fn crops_stay_inside_and_have_the_area_and_ratio_asked_for() {
+        let mut rng = generator(1, 0, 0);
+        for _ in 0..2000 {
+            let area = random_area(500, 375, (0.25, 0.5), (0.75, 4.0 / 3.0), &mut rng);
+            assert!(area.left + area.width <= 500 && area.top + area.height <= 375);
+            let share = f64::from(area.width * area.height) / (500.0 * 375.0);
+            let ratio = f64::from(area.width) / f64::from(area.height);
+            assert!((0.245..0.505).contains(&share) && (0.74..1.35).contains(&ratio), "{area:?}");
+        }
+    }
+
+    #[test]
+    fn an_extreme_image_gets_the_central_crop() {
+        let mut rng = generator(1, 0, 0);
+        let area = random_area(1000, 10, (0.9, 1.0), (0.75, 4.0 / 3.0), &mut rng);
+        assert_eq!(area, Area { left: 493, top: 0, width: 13, height: 10 });
+        assert_eq!(random_area(1, 1, (0.08, 1.0), (0.75, 4.0 / 3.0), &mut rng).width, 1);
+    }
+
+    #[test]
+    fn the_centre_is_cut_out_and_normalised() {
+        // Red grows to the right, green downwards; no resizing takes place.
+        let image = RgbImage::from_fn(6, 4, |x, y| image::Rgb([10 * x as u8, 10 * y as u8, 255]));
+        let normalise = Normalise { mean: [0.0, 0.0, 0.5], std: [1.0 / 255.0, 1.0 / 255.0, 0.25] };
+        let mut output = vec![0.0; 2 * 2 * 3];
+        let transform = Transform::ResizeCenterCrop { resize: 4, size: 2 };
+        let mut rng = generator(0, 0, 0);
+        transform.apply(&image, &normalise, &mut rng, &mut Resizer::new(), &mut output).unwrap();
+        let expected = [20.0, 10.0, 2.0, 30.0, 10.0, 2.0, 20.0, 20.0, 2.0, 30.0, 20.0, 2.0];
+        assert!(output.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-4), "{output:?}");
+    }
+
+    #[test]
+    fn a_flip_mirrors_left_and_right() {
+        let image = RgbImage::from_fn(2, 2, |x, _| image::Rgb([255 * x as u8, 0, 0]));
+        let normalise = Normalise { mean: [0.0; 3], std: [1.0; 3] };
+        let red = |flip| {
+            let transform = Transform::RandomResizedCrop { size: 2, scale: (1.0, 1.0), ratio: (1.0, 1.0), flip };
+            let mut output = vec![0.0; 12];
+            transform.apply(&image, &normalise, &mut generator(0, 0, 0), &mut Resizer::new(), &mut output).unwrap();
+            [output[0], output[3]]
+        };
+        assert_eq!(red(0.0), [0.0, 1.0]);
+        assert_eq!(red(1.0), [1.0, 0.0]);
+    }
+}
