@@ -4,6 +4,7 @@
 //! torchvision does, and [`Loader`] decodes whole batches ahead on its own threads. What batch i of epoch e holds is a function
 //! of the seed alone, whatever the number of threads. [`synth`] draws a sample set.
 
+mod check;
 mod decode;
 mod error;
 mod index;
@@ -12,6 +13,7 @@ mod sampler;
 pub mod synth;
 mod transform;
 
+pub use check::{Check, check};
 pub use decode::{BadImage, decode};
 pub use error::{Error, Result};
 pub use index::{Dataset, IMAGE_ENDINGS, Item, Split};

@@ -1,0 +1,182 @@
+//! `train fit`
+
+use super::Usage;
+use crate::Done;
+use crate::device::DeviceChoice;
+use crate::table::{macs, percent, table};
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use trainer::{Config, Fit, Listener, MetricsFile, Outcome, Progress, RunDir, TensorBoard, Verdict};
+
+/// Train a network
+///
+/// Everything about the run comes from the configuration; --data, --weights and --set change single keys of it. The run's
+/// folder holds the resolved configuration, checkpoints, metrics.jsonl and TensorBoard events. An interrupt (Ctrl-C) finishes
+/// the step, saves, and exits with 130; --resume continues.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example:\n  train fit --config configs/resnet50-aig.toml --data /data/imagenet --weights weights/resnet50.pth --set train.epochs=30"
+)]
+pub(crate) struct Args {
+    /// Configuration file; with --resume by default the run's own
+    #[arg(long, value_name = "FILE", required_unless_present = "resume")]
+    config: Option<PathBuf>,
+    /// Change one key of the configuration, such as train.epochs=30 (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Folder in ImageNet layout: train/CLASS/IMAGE.jpg and val/CLASS/IMAGE.jpg [data.path]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Weights to start from: a checkpoint, or a .pth or .safetensors state dict [network.weights]
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+    /// Folder of the run [default: runs/NAME, numbered if it exists]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Continue the run in --out (default runs/NAME) where it stopped
+    #[arg(long)]
+    resume: bool,
+    /// cpu, cuda, cuda:N or auto
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: Args) -> Result<Done> {
+    let config = config(&args)?;
+    let device = args.device.resolve()?;
+    let interrupt = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // The order matters: a second signal finds the flag set and ends the program at once.
+        flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupt)).context("cannot watch for signals")?;
+        flag::register(signal, Arc::clone(&interrupt)).context("cannot watch for signals")?;
+    }
+    let fit = Fit::prepare(config, args.out, args.resume, device)?;
+    let dense = fit.cost().dense;
+    let run = fit.run_dir();
+    let mut listeners: Vec<Box<dyn Listener>> = vec![
+        Box::new(Progress::new(dense)),
+        Box::new(MetricsFile::open(&run.metrics(), fit.resumed_after())?),
+        Box::new(TensorBoard::create(&run.tensorboard(), fit.gate_names(), dense)?),
+    ];
+    match fit.run(&mut listeners, &interrupt)? {
+        Outcome::Finished(verdict) => Ok(Done::ok(if args.json { json(&verdict) } else { text(&verdict) })),
+        Outcome::Interrupted(path) => Ok(Done::with_code(
+            format!("interrupted; the state is in {}; continue with --resume\n", path.display()),
+            130,
+        )),
+    }
+}
+
+fn config(args: &Args) -> Result<Config> {
+    let mut overrides = Vec::new();
+    for set in &args.set {
+        match set.split_once('=') {
+            Some((key, value)) if !key.is_empty() => overrides.push((key.trim().to_owned(), value.trim().to_owned())),
+            _ => bail!(Usage(format!("--set {set}: expected KEY=VALUE, such as train.epochs=30"))),
+        }
+    }
+    let path = match (&args.config, &args.out) {
+        (Some(path), _) => path.clone(),
+        (None, Some(out)) => RunDir::existing(out).config(),
+        (None, None) => bail!(Usage("--resume needs the run: give --out DIR, or --config FILE for runs/NAME".into())),
+    };
+    let mut config = Config::read(&path, &overrides)?;
+    if let Some(data) = &args.data {
+        config.data.path = Some(data.clone());
+    }
+    if let Some(weights) = &args.weights {
+        config.network.weights = Some(weights.clone());
+    }
+    if config.data.path.is_none() {
+        bail!(Usage("which images? Give --data DIR, or set data.path in the configuration".into()));
+    }
+    Ok(config)
+}
+
+fn text(verdict: &Verdict) -> String {
+    let (summary, cost) = (&verdict.evaluation.summary, &verdict.cost);
+    let mut rows = vec![["block", "output", "target", "open", "MACs dense", "MACs used"].map(str::to_owned).to_vec()];
+    for (block, gate) in cost.blocks.iter().zip(&verdict.blocks) {
+        let rate = gate.map_or(1.0, |gate| gate.rate);
+        let target = gate.map_or("no gate".to_owned(), |gate| percent(gate.target));
+        rows.push(vec![
+            block.name.clone(),
+            format!("{}×{}", block.extent.0, block.extent.1),
+            target,
+            percent(rate),
+            macs((block.branch + block.shortcut) as f64),
+            macs(block.branch as f64 * rate + block.shortcut as f64),
+        ]);
+    }
+    let targets: Vec<f64> = verdict.blocks.iter().flatten().map(|gate| gate.target).collect();
+    let mut text = format!("\n{}\n", table(&rows));
+    let mut fact = |name: &str, value: String| text += &format!("{name:<12}{value}\n");
+    fact("top-1", format!("{}  (best {} in epoch {})", percent(summary.top1), percent(verdict.best.1), verdict.best.0));
+    fact("top-5", percent(summary.top5));
+    fact("policy", format!("{}, {} validation images", verdict.evaluation.policy, summary.images));
+    if !targets.is_empty() {
+        let target = targets.iter().sum::<f64>() / targets.len() as f64;
+        fact("opening", format!("{} of the gated blocks, target {}", percent(summary.opening()), percent(target)));
+    }
+    fact(
+        "MACs",
+        format!(
+            "{} per image, {} of the dense {} (gates included: {})",
+            macs(summary.macs),
+            percent(summary.macs / cost.dense as f64),
+            macs(cost.dense as f64),
+            macs(cost.gates as f64)
+        ),
+    );
+    let minutes = verdict.seconds / 60.0;
+    fact("time", format!("{minutes:.1} min for {} epochs", verdict.config.train.epochs));
+    let run = &verdict.run;
+    for (name, path) in [
+        ("best", run.best()),
+        ("last", run.last()),
+        ("config", run.config()),
+        ("metrics", run.metrics()),
+        ("tensorboard", run.tensorboard()),
+    ] {
+        fact(name, path.display().to_string());
+    }
+    text
+}
+
+fn json(verdict: &Verdict) -> String {
+    let (summary, cost, run) = (&verdict.evaluation.summary, &verdict.cost, &verdict.run);
+    let blocks: Vec<_> = cost
+        .blocks
+        .iter()
+        .zip(&verdict.blocks)
+        .map(|(block, gate)| {
+            json!({
+                "name": block.name,
+                "target": gate.map(|gate| gate.target),
+                "opening": gate.map_or(1.0, |gate| gate.rate),
+                "macs_dense": block.branch + block.shortcut,
+            })
+        })
+        .collect();
+    let value = json!({
+        "top1": summary.top1,
+        "top5": summary.top5,
+        "best": { "epoch": verdict.best.0, "top1": verdict.best.1 },
+        "policy": verdict.evaluation.policy.to_string(),
+        "opening": summary.opening(),
+        "macs": summary.macs,
+        "macs_dense": cost.dense,
+        "blocks": blocks,
+        "seconds": verdict.seconds,
+        "run": run.path(),
+    });
+    format!("{value:#}\n")
+}

@@ -1,0 +1,154 @@
+//! `train inspect`
+
+use super::Usage;
+use crate::Done;
+use crate::table::{grouped, macs, percent, table};
+use anyhow::{Result, bail};
+use arch::{Cost, NetSpec};
+use gumbel_gates::GateKind;
+use serde_json::json;
+use std::path::PathBuf;
+use trainer::{Checkpoint, Training};
+
+/// Show what a network is and costs
+///
+/// Blocks, gates, parameters and multiply-accumulates; for a checkpoint also where its training stands.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  train inspect --arch resnet50\n  train inspect runs/resnet50-aig/checkpoints/last.safetensors"
+)]
+pub(crate) struct Args {
+    /// A checkpoint
+    #[arg(value_name = "FILE", conflicts_with_all = ["arch", "checkpoint"])]
+    file: Option<PathBuf>,
+    /// A checkpoint, as the other commands take it
+    #[arg(long, value_name = "FILE", conflicts_with = "arch")]
+    checkpoint: Option<PathBuf>,
+    /// A preset, such as resnet50
+    #[arg(long, value_name = "NAME")]
+    arch: Option<String>,
+    /// Classes of the preset
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    num_classes: u32,
+    /// Side of the images the cost is for, in pixels [default: the checkpoint's, or 224]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    image_size: Option<u32>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: Args) -> Result<Done> {
+    let (spec, size, training) = match (args.checkpoint.or(args.file), args.arch) {
+        (Some(path), _) => {
+            let checkpoint = Checkpoint::read(&path)?;
+            (checkpoint.spec, checkpoint.input.image_size, checkpoint.training)
+        }
+        (None, Some(name)) => (NetSpec::preset(&name, args.num_classes as usize)?, 224, None),
+        (None, None) => bail!(Usage("which network? Give a checkpoint FILE, or --arch NAME".into())),
+    };
+    let size = args.image_size.unwrap_or(size);
+    let cost = Cost::of(&spec, size as usize, size as usize)?;
+    Ok(Done::ok(if args.json { json(&spec, size, &cost, training)? } else { text(&spec, size, &cost, training) }))
+}
+
+fn gate(kind: GateKind) -> &'static str {
+    match kind {
+        GateKind::Independent => "layer, independent",
+        GateKind::Dependent => "layer, dependent",
+    }
+}
+
+fn text(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> String {
+    let mut rows = vec![["block", "channels", "output", "parameters", "MACs", "gate"].map(str::to_owned).to_vec()];
+    for (block, cost) in spec.blocks.iter().zip(&cost.blocks) {
+        rows.push(vec![
+            block.name.clone(),
+            format!("{} → {}", block.inputs(), block.outputs()),
+            format!("{}×{}", cost.extent.0, cost.extent.1),
+            grouped(cost.parameters),
+            macs((cost.branch + cost.shortcut) as f64),
+            block.gates.iter().map(|site| gate(site.kind)).collect::<Vec<_>>().join(", "),
+        ]);
+    }
+    let mut text =
+        format!("{}, {} classes, images of {size}×{size} pixels\n\n{}\n", spec.name, spec.head.classes, table(&rows));
+    let mut fact = |name: &str, value: String| text += &format!("{name:<12}{value}\n");
+    fact("parameters", grouped(cost.parameters));
+    fact("MACs", format!("{} ({})", macs(cost.dense as f64), grouped(cost.dense)));
+    if spec.gate_count() > 0 {
+        fact(
+            "gates",
+            format!(
+                "{} with {} parameters and {}; they decide about {} of the MACs",
+                spec.gate_count(),
+                grouped(cost.gate_parameters),
+                macs(cost.gates as f64),
+                percent(cost.gated() as f64 / cost.dense as f64)
+            ),
+        );
+    }
+    if let Some(training) = training {
+        let of = training.config.train.epochs;
+        let inside = if training.batch > 0 { format!(" and {} steps", training.batch) } else { String::new() };
+        fact("training", format!("{} of {of} epochs{inside}, {} steps in all", training.epoch, training.step));
+        if let Some(evaluation) = training.evaluation {
+            fact(
+                "evaluation",
+                format!(
+                    "top-1 {}, top-5 {}, opening {}, MACs {} of dense ({})",
+                    percent(evaluation.top1),
+                    percent(evaluation.top5),
+                    percent(evaluation.opening()),
+                    percent(evaluation.macs / cost.dense as f64),
+                    gumbel_gates::Policy::from(training.config.train.policy),
+                ),
+            );
+        }
+        if let Some((epoch, top1)) = training.best {
+            fact("best", format!("top-1 {} in epoch {epoch}", percent(top1)));
+        }
+    }
+    text
+}
+
+fn json(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> Result<String> {
+    let blocks: Vec<_> = spec
+        .blocks
+        .iter()
+        .zip(&cost.blocks)
+        .map(|(block, cost)| {
+            json!({
+                "name": block.name,
+                "inputs": block.inputs(),
+                "outputs": block.outputs(),
+                "height": cost.extent.0,
+                "width": cost.extent.1,
+                "parameters": cost.parameters,
+                "macs": cost.branch + cost.shortcut,
+                "macs_branch": cost.branch,
+                "gates": block.gates.iter().map(|site| json!({ "site": site.site, "kind": site.kind })).collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    let value = json!({
+        "name": spec.name,
+        "classes": spec.head.classes,
+        "image_size": size,
+        "parameters": cost.parameters,
+        "macs": cost.dense,
+        "gate_count": spec.gate_count(),
+        "gate_parameters": cost.gate_parameters,
+        "gate_macs": cost.gates,
+        "gated_macs": cost.gated(),
+        "blocks": blocks,
+        "training": training.map(|training| json!({
+            "epochs_done": training.epoch,
+            "epochs": training.config.train.epochs,
+            "steps": training.step,
+            "best": training.best.map(|(epoch, top1)| json!({ "epoch": epoch, "top1": top1 })),
+            "evaluation": training.evaluation,
+        })),
+    });
+    Ok(format!("{value:#}\n"))
+}

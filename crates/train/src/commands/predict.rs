@@ -1,0 +1,131 @@
+//! `train predict`
+
+use crate::Done;
+use crate::device::DeviceChoice;
+use crate::source::Source;
+use crate::table::{macs, percent};
+use anyhow::Result;
+use arch::{Cost, Pass};
+use data::{Item, Loader, Order, Split};
+use gumbel_gates::Policy;
+use serde_json::json;
+use std::path::PathBuf;
+use tch::Kind;
+use trainer::to_tensors;
+
+/// Classify images
+///
+/// Prints the most probable classes of each image and what the network spent on it.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example:\n  train predict --checkpoint runs/resnet50-aig/checkpoints/best.safetensors photo.jpg"
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    source: Source,
+    /// Image files
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<PathBuf>,
+    /// How many classes to show
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    top: u16,
+    /// How gates decide: argmax, always-open or sample
+    #[arg(long, value_name = "POLICY", default_value = "argmax")]
+    policy: Policy,
+    /// cpu, cuda, cuda:N or auto
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+struct Prediction {
+    path: PathBuf,
+    /// Class and probability, the most probable first.
+    classes: Vec<(String, f64)>,
+    macs: f64,
+    open: usize,
+}
+
+pub(crate) fn run(args: Args) -> Result<Done> {
+    let device = args.device.resolve()?;
+    let loaded = args.source.load(device)?;
+    let (network, input) = (&loaded.network, loaded.input);
+    let cost = Cost::of(network.spec(), input.image_size as usize, input.image_size as usize)?;
+    let items: Vec<Item> = args.images.into_iter().map(|path| Item { path, class: 0 }).collect();
+    let paths: Vec<PathBuf> = items.iter().map(|item| item.path.clone()).collect();
+    let split = Split { root: PathBuf::new(), classes: Vec::new(), items, ignored: 0 };
+    let loader = Loader::new(split, input.transform(), input.normalise(), Order::InOrder, 32, 0, 2)?;
+    let shown = i64::from(args.top).min(loaded.classes.len() as i64);
+
+    let (mut predictions, mut bad) = (Vec::new(), Vec::new());
+    for batch in loader.epoch(0, 0)? {
+        bad.extend(batch.bad.iter().map(ToString::to_string));
+        if batch.items.is_empty() {
+            continue;
+        }
+        let (images, _) = to_tensors(&batch, input.image_size, device)?;
+        let output = tch::no_grad(|| network.forward(&images, Pass::inference(args.policy)))?;
+        let (probabilities, best) = output.logits.f_softmax(1, Kind::Double)?.f_topk(shown, 1, true, true)?;
+        let used: Vec<f64> = match output.openings.is_empty() {
+            true => vec![cost.dense as f64; batch.items.len()],
+            false => Vec::try_from(cost.used(&output.openings)?)?,
+        };
+        for (row, &item) in batch.items.iter().enumerate() {
+            let row = row as i64;
+            let classes: Vec<i64> = Vec::try_from(best.f_get(row)?)?;
+            let probabilities: Vec<f64> = Vec::try_from(probabilities.f_get(row)?)?;
+            let mut open = 0;
+            for site in output.openings.sites() {
+                open += site.f_get(row)?.f_sum(Kind::Double)?.f_double_value(&[])? as usize;
+            }
+            predictions.push(Prediction {
+                path: paths[item].clone(),
+                classes: classes
+                    .iter()
+                    .map(|&class| loaded.classes[class as usize].clone())
+                    .zip(probabilities)
+                    .collect(),
+                macs: used[row as usize],
+                open,
+            });
+        }
+    }
+    let gates = network.spec().gate_count();
+    let text = if args.json {
+        let images: Vec<_> = predictions
+            .iter()
+            .map(|prediction| {
+                let classes: Vec<_> =
+                    prediction.classes.iter().map(|(class, p)| json!({ "class": class, "probability": p })).collect();
+                json!({
+                    "image": prediction.path,
+                    "classes": classes,
+                    "macs": prediction.macs,
+                    "macs_dense": cost.dense,
+                    "open_gates": prediction.open,
+                    "gates": gates,
+                })
+            })
+            .collect();
+        format!("{:#}\n", json!({ "images": images, "unusable": bad }))
+    } else {
+        predictions.iter().map(|prediction| text(prediction, gates, &cost)).collect()
+    };
+    if bad.is_empty() {
+        return Ok(Done::ok(text));
+    }
+    let bad: String = bad.iter().map(|bad| format!("cannot use {bad}\n")).collect();
+    Ok(Done::with_code(if args.json { text } else { text + &bad }, 1))
+}
+
+fn text(prediction: &Prediction, gates: usize, cost: &Cost) -> String {
+    let mut text = format!("{}\n", prediction.path.display());
+    for (class, probability) in &prediction.classes {
+        text += &format!("  {:>6}  {class}\n", percent(*probability));
+    }
+    let share = percent(prediction.macs / cost.dense as f64);
+    let gates = if gates > 0 { format!(", {} of {gates} gates open", prediction.open) } else { String::new() };
+    text + &format!("  {}, {share} of dense{gates}\n", macs(prediction.macs))
+}

@@ -1,0 +1,69 @@
+//! The `train` program: command line, wiring, exit codes.
+
+mod commands;
+mod device;
+mod source;
+mod table;
+
+use clap::{Parser, Subcommand};
+use commands::{data, eval, fit, inspect, predict};
+use std::io::Write;
+use std::process::ExitCode;
+use trainer::config::Faults;
+
+/// Learns which layers of a network are worth their compute, with Gumbel gates.
+#[derive(Parser)]
+#[command(name = "train", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted (state saved).")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Fit(fit::Args),
+    Eval(eval::Args),
+    Inspect(inspect::Args),
+    Predict(predict::Args),
+    Data(data::Args),
+}
+
+/// What a command that did not fail comes to: text for stdout and an exit code.
+pub(crate) struct Done {
+    text: String,
+    code: u8,
+}
+
+impl Done {
+    pub(crate) fn ok(text: String) -> Self {
+        Self { text, code: 0 }
+    }
+
+    /// The command did its work, and the answer is bad news.
+    pub(crate) fn with_code(text: String, code: u8) -> Self {
+        Self { text, code }
+    }
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Fit(args) => fit::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Predict(args) => predict::run(args),
+        Command::Data(args) => data::run(args),
+    };
+    match outcome {
+        Ok(Done { text, code }) => {
+            // A reader that went away, such as head, has what it wanted.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::from(code)
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            let wrong_usage = error.chain().any(|cause| cause.is::<Faults>() || cause.is::<commands::Usage>());
+            ExitCode::from(if wrong_usage { 2 } else { 1 })
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Where a network comes from: `--checkpoint FILE`, or `--arch NAME [--weights FILE]`.
+
+use crate::commands::Usage;
+use anyhow::{Context, Result, bail};
+use arch::{Classifier, NetSpec, Network};
+use clap::Args;
+use std::path::PathBuf;
+use tch::Device;
+use trainer::{Checkpoint, Config, Input};
+
+#[derive(Args, Debug)]
+#[group(id = "network")]
+pub(crate) struct Source {
+    /// A checkpoint written by `train fit`
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["arch", "weights"])]
+    pub checkpoint: Option<PathBuf>,
+    /// A preset, such as resnet50
+    #[arg(long, value_name = "NAME")]
+    pub arch: Option<String>,
+    /// Weights for --arch: a .pth or .safetensors state dict with torchvision's names
+    #[arg(long, value_name = "FILE", requires = "arch")]
+    pub weights: Option<PathBuf>,
+}
+
+/// A network and what is needed to use it.
+pub(crate) struct Loaded {
+    pub network: Network,
+    /// Class names; numbers where the file does not know them.
+    pub classes: Vec<String>,
+    /// Whether the names are real.
+    pub named: bool,
+    pub input: Input,
+    /// What to call it.
+    pub name: String,
+}
+
+impl Source {
+    /// Loads the network with its weights.
+    pub(crate) fn load(&self, device: Device) -> Result<Loaded> {
+        match (&self.checkpoint, &self.arch, &self.weights) {
+            (Some(path), ..) => {
+                let checkpoint = Checkpoint::read(path)?;
+                let network = checkpoint.network(device).with_context(|| format!("loading {}", path.display()))?;
+                let name = path.display().to_string();
+                Ok(Loaded { network, classes: checkpoint.classes, named: true, input: checkpoint.input, name })
+            }
+            (None, Some(arch), Some(path)) => {
+                let weights = Checkpoint::read_weights(path)?;
+                // The file says how many classes it has.
+                let head = NetSpec::preset(arch, 1)?.head.name;
+                let bias = format!("{head}.bias");
+                let classes = weights.tensors.iter().find(|(name, _)| *name == bias);
+                let classes =
+                    classes.and_then(|(_, bias)| bias.size1().ok()).unwrap_or(1000).clamp(1, 1 << 20) as usize;
+                let network = Network::build(&NetSpec::preset(arch, classes)?, device, 0)?;
+                network.load(&weights, Classifier::Required)?;
+                let names = (0..classes).map(|class| class.to_string()).collect();
+                let input = Input::of(&Config::default());
+                Ok(Loaded {
+                    network,
+                    classes: names,
+                    named: false,
+                    input,
+                    name: format!("{arch} with {}", path.display()),
+                })
+            }
+            (None, Some(arch), None) => {
+                bail!(Usage(format!("--arch {arch} alone is an untrained network; give --weights FILE too")))
+            }
+            (None, None, _) => {
+                bail!(Usage("which network? Give --checkpoint FILE, or --arch NAME --weights FILE".into()))
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! A network in a file: its tensors, and beside them the spec, the classes, how images are prepared, and where training stood.
+//!
+//! The format is safetensors. The tensors have the state dict's own names, momentum buffers `optimizer.momentum.NAME`; the
+//! rest is one JSON text in the metadata.
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::file::write_atomically;
+use crate::optimizer::Sgd;
+use crate::totals::{Summary, Sums};
+use arch::state_dict::{StateDict, safetensors};
+use arch::{Classifier, NetSpec, Network};
+use data::{Normalise, Transform};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use tch::{Device, Tensor};
+
+/// Metadata key of the description.
+const KEY: &str = "gumbel-gates";
+/// Version of the description; a reader refuses a newer one.
+const FORMAT: u32 = 1;
+const MOMENTUM: &str = "optimizer.momentum.";
+
+/// A network with everything needed to use it or to train it on.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// What the network is.
+    pub spec: NetSpec,
+    /// Class names, by label.
+    pub classes: Vec<String>,
+    /// How images are prepared.
+    pub input: Input,
+    /// Where training stood; absent in a network that was only converted.
+    pub training: Option<Training>,
+    weights: StateDict,
+    momentum: HashMap<String, Tensor>,
+}
+
+/// How an image is prepared for evaluation.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    /// Side of the square the network sees, in pixels.
+    pub image_size: u32,
+    /// The shorter side is resized to this many pixels before the centre is cut out.
+    pub resize: u32,
+    /// Mean of red, green and blue.
+    pub mean: [f32; 3],
+    /// Standard deviation of red, green and blue.
+    pub std: [f32; 3],
+}
+
+/// Where training stood.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Training {
+    /// The resolved configuration.
+    pub config: Config,
+    /// Epochs completed.
+    pub epoch: u64,
+    /// Steps completed in the epoch after those.
+    pub batch: usize,
+    /// Steps completed in all.
+    pub step: u64,
+    /// The evaluation after the last completed epoch.
+    pub evaluation: Option<Summary>,
+    /// Epoch (from 1) and top-1 of the best evaluation so far.
+    pub best: Option<(u64, f64)>,
+    /// Sums over the steps of the unfinished epoch.
+    pub(crate) partial: Sums,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Description {
+    format: u32,
+    spec: NetSpec,
+    classes: Vec<String>,
+    input: Input,
+    training: Option<Training>,
+}
+
+impl Input {
+    /// What a configuration says about it.
+    pub fn of(config: &Config) -> Self {
+        let data = &config.data;
+        Self { image_size: data.image_size, resize: data.resize, mean: data.mean, std: data.std }
+    }
+
+    /// The transform of an evaluation.
+    pub fn transform(&self) -> Transform {
+        Transform::ResizeCenterCrop { resize: self.resize, size: self.image_size }
+    }
+
+    /// The normalisation.
+    pub fn normalise(&self) -> Normalise {
+        Normalise { mean: self.mean, std: self.std }
+    }
+
+    fn is_sane(&self) -> bool {
+        (1..=4096).contains(&self.image_size)
+            && (self.image_size..=8192).contains(&self.resize)
+            && self.std.iter().all(|std| *std > 0.0)
+    }
+}
+
+impl Checkpoint {
+    /// Writes a checkpoint of `network`, whole or not at all.
+    ///
+    /// # Errors
+    /// If it cannot be written; then what was at `path` is still there.
+    pub fn write(
+        path: &Path,
+        network: &Network,
+        classes: &[String],
+        input: Input,
+        training: Option<(&Training, &Sgd)>,
+    ) -> Result<()> {
+        let description = Description {
+            format: FORMAT,
+            spec: network.spec().clone(),
+            classes: classes.to_vec(),
+            input,
+            training: training.map(|(training, _)| training.clone()),
+        };
+        let invalid =
+            |error: serde_json::Error| Error::NotACheckpoint { path: path.to_owned(), reason: error.to_string() };
+        let description = serde_json::to_string(&description).map_err(invalid)?;
+        let momentum: Vec<(String, &Tensor)> = training
+            .iter()
+            .flat_map(|(_, optimizer)| optimizer.state())
+            .map(|(name, buffer)| (format!("{MOMENTUM}{name}"), buffer))
+            .collect();
+        let tensors = network.tensors().iter().map(|entry| (entry.name.as_str(), &entry.tensor));
+        let buffers = momentum.iter().map(|(name, buffer)| (name.as_str(), *buffer));
+        write_atomically(path, &safetensors::to_bytes(tensors.chain(buffers), (KEY, description))?)
+    }
+
+    /// Reads a checkpoint.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is damaged, or is no checkpoint.
+    pub fn read(path: &Path) -> Result<Self> {
+        let refuse = |reason: String| Error::NotACheckpoint { path: path.to_owned(), reason };
+        let weights_only = "it holds weights alone; name the architecture instead: --arch NAME --weights FILE";
+        if !is_safetensors(path)? {
+            // Reading it tells a damaged weights file from an intact one.
+            StateDict::read(path)?;
+            return Err(refuse(weights_only.into()));
+        }
+        let file = safetensors::read(path)?;
+        let description = file.metadata.get(KEY).ok_or_else(|| refuse(weights_only.into()))?;
+        let Description { format, spec, classes, input, training } = serde_json::from_str(description)
+            .map_err(|error| refuse(format!("its description is damaged ({error})")))?;
+        if format > FORMAT {
+            return Err(refuse(format!(
+                "it has format {format}; this program reads up to {FORMAT}, a newer one is needed"
+            )));
+        }
+        if classes.len() != spec.head.classes || !input.is_sane() {
+            return Err(refuse("its description contradicts itself".into()));
+        }
+        let (mut weights, mut momentum) = (Vec::new(), HashMap::new());
+        for (name, tensor) in file.tensors {
+            match name.strip_prefix(MOMENTUM) {
+                Some(parameter) => drop(momentum.insert(parameter.to_owned(), tensor)),
+                None => weights.push((name, tensor)),
+            }
+        }
+        let weights = StateDict { origin: path.to_owned(), tensors: weights };
+        Ok(Self { spec, classes, input, training, weights, momentum })
+    }
+
+    /// The weights in a file, be it a checkpoint or a state dict.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is damaged.
+    pub fn read_weights(path: &Path) -> Result<StateDict> {
+        if is_safetensors(path)? && safetensors::read(path)?.metadata.contains_key(KEY) {
+            return Ok(Self::read(path)?.weights);
+        }
+        Ok(StateDict::read(path)?)
+    }
+
+    /// The network, on `device`.
+    ///
+    /// # Errors
+    /// If the tensors do not fit the spec.
+    pub fn network(&self, device: Device) -> Result<Network> {
+        // Every value comes from the file, so the seed does not matter.
+        let network = Network::build(&self.spec, device, 0)?;
+        self.load_into(&network)?;
+        Ok(network)
+    }
+
+    /// Copies the tensors into a network of the same spec.
+    ///
+    /// # Errors
+    /// If they do not fit.
+    pub fn load_into(&self, network: &Network) -> Result<()> {
+        let loaded = network.load(&self.weights, Classifier::Required)?;
+        if loaded.fresh_gates {
+            let reason = "its gates are missing".to_owned();
+            return Err(Error::NotACheckpoint { path: self.weights.origin.clone(), reason });
+        }
+        Ok(())
+    }
+
+    /// The optimiser's momentum buffers, by parameter.
+    pub fn momentum(&self) -> &HashMap<String, Tensor> {
+        &self.momentum
+    }
+
+    /// The file it was read from.
+    pub fn path(&self) -> &PathBuf {
+        &self.weights.origin
+    }
+}
+
+/// Whether the file is neither a zip nor a pickle; the reader will tell whether it is intact.
+fn is_safetensors(path: &Path) -> Result<bool> {
+    use std::io::Read;
+    let read = |source| Error::Read { path: path.to_owned(), source };
+    let mut first = Vec::new();
+    std::fs::File::open(path).map_err(read)?.take(2).read_to_end(&mut first).map_err(read)?;
+    Ok(!first.starts_with(b"PK") && !first.starts_with(&[0x80, 2]))
+}

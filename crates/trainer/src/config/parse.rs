@@ -1,0 +1,192 @@
+//! TOML text and `--set` overrides to a [`Config`], with every fault found at once.
+
+use super::{Config, Fault, Faults};
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use toml::de::{DeTable, DeValue};
+use toml::{Table, Value};
+
+/// Reads a configuration from TOML `text`, then `overrides` (`key`, `value`; a value that is no TOML is taken as a string).
+/// `origin` is the name of the file for messages.
+///
+/// # Errors
+/// Unknown keys, wrong types and values out of range: all of them, with key and line.
+pub fn parse(origin: &str, text: &str, overrides: &[(String, String)]) -> Result<Config, Faults> {
+    let faults = |faults| Faults { origin: origin.to_owned(), faults };
+    let lines = Lines::of(text);
+    let mut table: Table = text.parse().map_err(|error: toml::de::Error| {
+        let line = error.span().map(|span| lines.at(span.start));
+        faults(vec![Fault { key: String::new(), line, message: error.message().to_owned() }])
+    })?;
+    let mut positions = HashMap::new();
+    if let Ok(document) = DeTable::parse(text) {
+        lines.keys(document.get_ref(), "", &mut positions);
+    }
+    let mut found = Vec::new();
+    for (key, value) in overrides {
+        positions.remove(key);
+        if let Err(message) = set(&mut table, key, value) {
+            found.push(Fault { key: key.clone(), line: None, message });
+        }
+    }
+    let mut fault = |key: String, message: String| {
+        // A fault inside a list is told at the key that holds it.
+        let line = positions.get(&key).copied();
+        found.push(Fault { key, line, message });
+    };
+
+    // serde stops at the first fault; take the key that has it out and go on.
+    let config = loop {
+        let mut unknown = Vec::new();
+        let mut track = serde_path_to_error::Track::new();
+        let tracked = serde_path_to_error::Deserializer::new(Value::Table(table.clone()), &mut track);
+        let outcome: Result<Config, toml::de::Error> =
+            serde_ignored::deserialize(tracked, |path| unknown.push(path.to_string()));
+        match outcome {
+            Ok(config) => {
+                for key in unknown {
+                    fault(key.clone(), unknown_key(&key));
+                }
+                break config;
+            }
+            Err(error) => {
+                let key = key_in(&table, &track.path().to_string());
+                fault(key.clone(), error.message().to_owned());
+                if !remove(&mut table, &key) {
+                    break Config::default();
+                }
+            }
+        }
+    };
+    config.validate(&mut fault);
+    if found.is_empty() {
+        return Ok(config);
+    }
+    found.sort_by_key(|fault| fault.line.unwrap_or(usize::MAX));
+    Err(faults(found))
+}
+
+impl Config {
+    /// Reads and checks the configuration in a file.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or as [`parse`].
+    pub fn read(path: &std::path::Path, overrides: &[(String, String)]) -> crate::Result<Self> {
+        let read = |source| crate::Error::Read { path: PathBuf::from(path), source };
+        let text = std::fs::read_to_string(path).map_err(read)?;
+        Ok(parse(&path.display().to_string(), &text, overrides)?)
+    }
+
+    /// The configuration as TOML.
+    pub fn to_toml(&self) -> String {
+        // Plain data with string keys always has a TOML form.
+        toml::to_string(self).unwrap_or_default()
+    }
+
+    /// Every key with its value, flattened to dotted keys.
+    pub fn flatten(&self) -> Vec<(String, Value)> {
+        let mut flat = Vec::new();
+        if let Ok(table) = Table::try_from(self) {
+            flatten(&table, "", &mut flat);
+        }
+        flat
+    }
+}
+
+fn flatten(table: &Table, prefix: &str, flat: &mut Vec<(String, Value)>) {
+    for (key, value) in table {
+        let key = join(prefix, key);
+        match value {
+            Value::Table(table) => flatten(table, &key, flat),
+            value => flat.push((key, value.clone())),
+        }
+    }
+}
+
+fn join(prefix: &str, key: &str) -> String {
+    if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") }
+}
+
+/// The longest beginning of a dotted path that names a key of the table: what serde blames may lie inside a list.
+fn key_in(table: &Table, path: &str) -> String {
+    let (mut key, mut inside) = (String::new(), Some(table));
+    for part in path.split('.') {
+        let name = part.split('[').next().unwrap_or_default();
+        let Some(value) = inside.and_then(|table| table.get(name)) else { break };
+        key = join(&key, name);
+        inside = value.as_table();
+    }
+    key
+}
+
+fn remove(table: &mut Table, key: &str) -> bool {
+    match key.split_once('.') {
+        None => table.remove(key).is_some(),
+        Some((first, rest)) => match table.get_mut(first) {
+            Some(Value::Table(table)) => remove(table, rest),
+            _ => false,
+        },
+    }
+}
+
+fn set(table: &mut Table, key: &str, value: &str) -> Result<(), String> {
+    #[derive(Deserialize)]
+    struct Wrapped {
+        value: Value,
+    }
+    if let Some((first, rest)) = key.split_once('.') {
+        let inner = table.entry(first).or_insert_with(|| Value::Table(Table::new()));
+        return match inner {
+            Value::Table(table) => set(table, rest, value),
+            _ => Err(format!("'{first}' holds a value, not keys")),
+        };
+    }
+    let parsed = toml::from_str::<Wrapped>(&format!("value = {value}"));
+    table.insert(key.to_owned(), parsed.map_or_else(|_| Value::String(value.to_owned()), |wrapped| wrapped.value));
+    Ok(())
+}
+
+fn unknown_key(key: &str) -> String {
+    // Absent paths are keys too.
+    let mut complete = Config::default();
+    complete.network.weights = Some(PathBuf::new());
+    complete.data.path = Some(PathBuf::new());
+    let known: Vec<String> = complete.flatten().into_iter().map(|(key, _)| key).collect();
+    let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
+    let likeness = |candidate: &String| {
+        // The right key in the wrong section is as good a guess as a slip of the pen.
+        strsim::jaro_winkler(key, candidate).max(strsim::jaro_winkler(&last(key), &last(candidate)))
+    };
+    let best = known.iter().map(|candidate| (likeness(candidate), candidate)).max_by(|a, b| a.0.total_cmp(&b.0));
+    match best {
+        Some((likeness, candidate)) if likeness > 0.85 => format!("there is no such key; did you mean {candidate}?"),
+        _ => "there is no such key; the README explains them all".to_owned(),
+    }
+}
+
+/// Byte positions to line numbers.
+struct Lines {
+    starts: Vec<usize>,
+}
+
+impl Lines {
+    fn of(text: &str) -> Self {
+        Self { starts: std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect() }
+    }
+
+    fn at(&self, position: usize) -> usize {
+        self.starts.partition_point(|&start| start <= position)
+    }
+
+    /// The line of every key.
+    fn keys(&self, table: &DeTable, prefix: &str, positions: &mut HashMap<String, usize>) {
+        for (key, value) in table.iter() {
+            let name = join(prefix, key.get_ref());
+            positions.insert(name.clone(), self.at(key.span().start));
+            if let DeValue::Table(table) = value.get_ref() {
+                self.keys(table, &name, positions);
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Values that have the right type and make no sense.
+
+use super::{Config, Granularity};
+use crate::schedule::{ActivationTarget, LearningRate};
+use arch::Cost;
+
+impl Config {
+    /// Reports every value out of range as (key, message).
+    pub(super) fn validate(&self, fault: &mut impl FnMut(String, String)) {
+        let mut check = |key: &str, holds: bool, message: &str| {
+            if !holds {
+                fault(key.to_owned(), message.to_owned());
+            }
+        };
+        let share = |value: f64| (0.0..=1.0).contains(&value);
+        let positive = |value: f64| value > 0.0 && value.is_finite();
+        let not_negative = |value: f64| value >= 0.0 && value.is_finite();
+
+        let gates = &self.gates;
+        check("gates.loss_factor", not_negative(gates.loss_factor), "expected a number of at least 0");
+        check("gates.temperature", positive(gates.temperature), "expected a number above 0");
+        check(
+            "gates.learning_rate_factor",
+            not_negative(gates.learning_rate_factor),
+            "expected a number of at least 0",
+        );
+        check("gates.weight_decay", not_negative(gates.weight_decay), "expected a number of at least 0");
+
+        let data = &self.data;
+        check("data.image_size", (1..=4096).contains(&data.image_size), "expected 1 to 4096 pixels");
+        check(
+            "data.resize",
+            (data.image_size..=8192).contains(&data.resize),
+            &format!("expected data.image_size ({}) to 8192 pixels", data.image_size),
+        );
+        let (low, high) = data.crop_scale;
+        check(
+            "data.crop_scale",
+            0.0 < low && low <= high && high <= 1.0,
+            "expected [low, high] with 0 < low <= high <= 1",
+        );
+        let (low, high) = data.crop_ratio;
+        check(
+            "data.crop_ratio",
+            0.0 < low && low <= high && high.is_finite(),
+            "expected [low, high] with 0 < low <= high",
+        );
+        check("data.flip", share(data.flip), "expected a probability from 0 to 1");
+        check(
+            "data.mean",
+            data.mean.iter().all(|mean| (0.0..=1.0).contains(mean)),
+            "expected three numbers from 0 to 1",
+        );
+        check(
+            "data.std",
+            data.std.iter().all(|std| *std > 0.0 && *std <= 1.0),
+            "expected three numbers above 0, up to 1",
+        );
+        check("data.threads", data.threads <= 1024, "expected at most 1024 threads");
+        check("data.batches_ahead", (1..=1024).contains(&data.batches_ahead), "expected 1 to 1024 batches");
+        check("data.max_bad_share", share(data.max_bad_share), "expected a share from 0 to 1");
+
+        let optimizer = &self.optimizer;
+        check("optimizer.learning_rate", positive(optimizer.learning_rate), "expected a number above 0");
+        check("optimizer.momentum", (0.0..1.0).contains(&optimizer.momentum), "expected a number from 0 to below 1");
+        check("optimizer.weight_decay", not_negative(optimizer.weight_decay), "expected a number of at least 0");
+        check(
+            "optimizer.nesterov",
+            !optimizer.nesterov || optimizer.momentum > 0.0,
+            "Nesterov momentum needs optimizer.momentum above 0",
+        );
+
+        let LearningRate { warmup_epochs, step_epochs, step_factor, .. } = self.schedule;
+        check("schedule.warmup_epochs", not_negative(warmup_epochs), "expected a number of at least 0");
+        check(
+            "schedule.warmup_epochs",
+            !(warmup_epochs > self.train.epochs as f64),
+            "expected no more than train.epochs",
+        );
+        check("schedule.step_epochs", positive(step_epochs), "expected a number above 0");
+        check("schedule.step_factor", step_factor > 0.0 && step_factor <= 1.0, "expected a number above 0, up to 1");
+
+        let train = &self.train;
+        let plain = !train.name.is_empty() && !train.name.starts_with('.') && !train.name.contains(['/', '\\']);
+        check("train.name", plain, "expected a folder name without separators");
+        check("train.epochs", train.epochs >= 1, "expected at least 1 epoch");
+        check(
+            "train.batch_size",
+            (2..=1 << 20).contains(&train.batch_size),
+            "expected at least 2 images: batch norm needs them",
+        );
+        check("train.eval_batch_size", (1..=1 << 20).contains(&train.eval_batch_size), "expected at least 1 image");
+        check(
+            "train.label_smoothing",
+            (0.0..1.0).contains(&train.label_smoothing),
+            "expected a number from 0 to below 1",
+        );
+        check("train.log_every", train.log_every >= 1, "expected at least 1 step");
+        check("train.seed", i64::try_from(train.seed).is_ok(), "expected a number below 2^63");
+
+        match self.spec(1000) {
+            Err(error) => check("network.arch", false, &error.to_string()),
+            Ok(spec) => {
+                let size = data.image_size as usize;
+                let fits = Cost::of(&spec, size, size);
+                check("data.image_size", fits.is_ok(), &fits.err().map(|error| error.to_string()).unwrap_or_default());
+                if gates.granularity != Granularity::None {
+                    let message = gates.target.fault(spec.blocks.len());
+                    check("gates.target", message.is_none(), &message.unwrap_or_default());
+                    let gated = spec.gate_count() > 0 || !matches!(gates.target, ActivationTarget::PerBlock(_));
+                    check(
+                        "gates.target",
+                        gated,
+                        "every target is 1, so no gate is left; use gates.granularity = \"none\"",
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+use crate::config::Faults;
+use std::path::PathBuf;
+
+/// What can go wrong in a run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// libtorch refused an operation.
+    #[error(transparent)]
+    Torch(#[from] tch::TchError),
+    /// A tensor could not be made or updated.
+    #[error(transparent)]
+    Tensors(#[from] torch_ext::Error),
+    /// A gate or loss refused an operation.
+    #[error(transparent)]
+    Gates(#[from] gumbel_gates::Error),
+    /// The network could not be made, loaded or run.
+    #[error(transparent)]
+    Network(#[from] arch::Error),
+    /// The data set is unusable.
+    #[error(transparent)]
+    Data(#[from] data::Error),
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] Faults),
+    /// A file could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file could not be written; what was there before is still there.
+    #[error("cannot write {} ({bytes} bytes): {source}; free some space or choose another --out", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// How many bytes it needed.
+        bytes: usize,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The output folder is there already.
+    #[error("{} exists; choose another --out, or continue that run with --resume", path.display())]
+    OutputExists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// There is no run to resume.
+    #[error("nothing to resume: {} does not exist", path.display())]
+    NothingToResume {
+        /// The checkpoint that is missing.
+        path: PathBuf,
+    },
+    /// A resumed run was given another configuration.
+    #[error("the configuration differs from the run's own: {}; start a new run with another --out", changes.join(", "))]
+    ConfigChanged {
+        /// The keys that differ, with both values.
+        changes: Vec<String>,
+    },
+    /// A file is not a checkpoint.
+    #[error("{} is not a checkpoint of this program: {reason}", path.display())]
+    NotACheckpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A checkpoint's classes are not the data's.
+    #[error("the network knows the classes {network} and {} holds {data}; evaluate on the classes it was trained on", path.display())]
+    OtherClasses {
+        /// The data folder.
+        path: PathBuf,
+        /// The network's classes, shortened.
+        network: String,
+        /// The data's classes, shortened.
+        data: String,
+    },
+    /// Too many images of a split are bad.
+    #[error("{bad} of the {images} images in {} cannot be used, more than data.max_bad_share = {share} allows; the last one was {last}; `train data check` lists them all", path.display())]
+    TooManyBadImages {
+        /// The split's folder.
+        path: PathBuf,
+        /// Bad images so far.
+        bad: usize,
+        /// Images in the split.
+        images: usize,
+        /// The configured share.
+        share: f64,
+        /// The last bad image.
+        last: String,
+    },
+    /// The loss left the finite numbers.
+    #[error(
+        "the loss is {loss} at step {step}: training has diverged; lower optimizer.learning_rate or lengthen schedule.warmup_epochs. The checkpoints hold the state before this epoch"
+    )]
+    NotFinite {
+        /// Global step.
+        step: u64,
+        /// The value.
+        loss: f64,
+    },
+    /// The training split cannot fill a batch that batch norm can learn from.
+    #[error("{} has {images} usable images, too few for training; at least 2 are needed", path.display())]
+    TooFewImages {
+        /// The split's folder.
+        path: PathBuf,
+        /// How many there are.
+        images: usize,
+    },
+}
+
+/// The result of this crate's functions.
+pub type Result<T> = std::result::Result<T, Error>;

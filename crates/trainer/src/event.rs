@@ -1,0 +1,96 @@
+//! What happens in a run, told to whoever listens.
+
+use crate::config::Config;
+use crate::engine::Verdict;
+use crate::error::Result;
+use crate::evaluate::Evaluation;
+use crate::totals::Summary;
+use data::BadImage;
+use std::path::Path;
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Something worth a line.
+    Note(&'a str),
+    /// An epoch begins, `first` steps into it if the run was resumed there.
+    EpochStarted {
+        /// From 1.
+        epoch: u64,
+        /// Steps already done.
+        first: usize,
+        /// Steps in the epoch.
+        batches: usize,
+        /// The run's configuration.
+        config: &'a Config,
+    },
+    /// A step is done.
+    Step {
+        /// Steps done in all.
+        step: u64,
+        /// Steps done in this epoch.
+        batch: usize,
+    },
+    /// A step after which the log is due.
+    Logged {
+        /// Steps done in all.
+        step: u64,
+        /// From 1.
+        epoch: u64,
+        /// Means since the last log entry.
+        recent: &'a Summary,
+        /// Learning rate of the last step.
+        learning_rate: f64,
+        /// Mean target of the gates.
+        target: Option<f64>,
+        /// Training throughput since the last log entry.
+        images_per_second: f64,
+    },
+    /// An evaluation begins.
+    EvaluationStarted {
+        /// How many batches it has.
+        batches: usize,
+    },
+    /// A batch of an evaluation is done.
+    EvaluationStep {
+        /// Batches done.
+        batch: usize,
+    },
+    /// An epoch and its evaluation are done.
+    EpochEnded {
+        /// Steps done in all.
+        step: u64,
+        /// From 1.
+        epoch: u64,
+        /// Means over the epoch's training steps.
+        train: &'a Summary,
+        /// The evaluation.
+        evaluation: &'a Evaluation,
+        /// Learning rate of the last step.
+        learning_rate: f64,
+        /// Mean target of the gates.
+        target: Option<f64>,
+        /// Whether this is the best top-1 so far.
+        is_best: bool,
+    },
+    /// An image was left out.
+    BadImage(&'a BadImage),
+    /// A checkpoint was written.
+    Saved(&'a Path),
+    /// The run is over.
+    Finished(&'a Verdict),
+}
+
+/// Somebody who is told what happens.
+pub trait Listener {
+    /// Is told.
+    ///
+    /// # Errors
+    /// If what it keeps cannot be written; the run then stops.
+    fn on(&mut self, event: &Event) -> Result<()>;
+}
+
+/// All listeners in turn.
+pub(crate) fn tell(listeners: &mut [Box<dyn Listener>], event: &Event) -> Result<()> {
+    listeners.iter_mut().try_for_each(|listener| listener.on(event))
+}

@@ -1,0 +1,97 @@
+use crate::error::{Error, Result};
+use crate::event::{Event, Listener};
+use crate::file::write_atomically;
+use crate::totals::Summary;
+use serde_json::{Value, json};
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+/// `metrics.jsonl`: one JSON object per log step (`"event": "step"`) and per epoch (`"event": "epoch"`).
+#[derive(Debug)]
+pub struct MetricsFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl MetricsFile {
+    /// Opens the file for appending. A run that resumes after step `resumed_after` first drops what was logged later: it
+    /// will happen again.
+    ///
+    /// # Errors
+    /// If the file cannot be read or written.
+    pub fn open(path: &Path, resumed_after: Option<u64>) -> Result<Self> {
+        if let Some(step) = resumed_after {
+            drop_later(path, step)?;
+        }
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        let file = file.map_err(|source| Error::Write { path: path.to_owned(), bytes: 0, source })?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    fn write(&mut self, line: &Value) -> Result<()> {
+        // One write per line, so that a crash leaves whole lines.
+        let line = format!("{line}\n");
+        let failed = |source| Error::Write { path: self.path.clone(), bytes: line.len(), source };
+        self.file.write_all(line.as_bytes()).map_err(failed)
+    }
+}
+
+fn drop_later(path: &Path, step: u64) -> Result<()> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(Error::Read { path: path.to_owned(), source }),
+    };
+    let earlier = |line: &&str| {
+        serde_json::from_str::<Value>(line).is_ok_and(|entry| entry["step"].as_u64().is_some_and(|at| at <= step))
+    };
+    let kept: String = text.lines().filter(earlier).flat_map(|line| [line, "\n"]).collect();
+    if kept == text { Ok(()) } else { write_atomically(path, kept.as_bytes()) }
+}
+
+fn means(summary: &Summary) -> Value {
+    json!({
+        "images": summary.images,
+        "loss": summary.loss,
+        "cross_entropy": summary.cross_entropy,
+        "activation_loss": summary.activation_loss,
+        "top1": summary.top1,
+        "top5": summary.top5,
+        "opening": summary.opening(),
+        "macs": summary.macs,
+    })
+}
+
+impl Listener for MetricsFile {
+    fn on(&mut self, event: &Event) -> Result<()> {
+        match event {
+            Event::Logged { step, epoch, recent, learning_rate, target, images_per_second } => self.write(&json!({
+                "event": "step",
+                "step": step,
+                "epoch": epoch,
+                "learning_rate": learning_rate,
+                "target": target,
+                "train": means(recent),
+                "images_per_second": images_per_second,
+            })),
+            Event::EpochEnded { step, epoch, train, evaluation, learning_rate, target, is_best } => {
+                self.write(&json!({
+                    "event": "epoch",
+                    "step": step,
+                    "epoch": epoch,
+                    "learning_rate": learning_rate,
+                    "target": target,
+                    "train": means(train),
+                    "policy": evaluation.policy.to_string(),
+                    "val": means(&evaluation.summary),
+                    "rates": evaluation.summary.rates,
+                    "bad_images": evaluation.bad,
+                    "is_best": is_best,
+                    "evaluation_seconds": evaluation.seconds,
+                }))
+            }
+            _ => Ok(()),
+        }
+    }
+}

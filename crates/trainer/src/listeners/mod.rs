@@ -1,0 +1,9 @@
+//! Those who are told what happens in a run.
+
+mod metrics_file;
+mod progress;
+mod tensorboard;
+
+pub use metrics_file::MetricsFile;
+pub use progress::Progress;
+pub use tensorboard::TensorBoard;

@@ -1,0 +1,184 @@
+use crate::error::Result;
+use crate::event::{Event, Listener};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+/// Progress for people, on stderr: bars on a terminal, plain lines elsewhere.
+#[derive(Debug)]
+pub struct Progress {
+    bar: ProgressBar,
+    terminal: bool,
+    dense_macs: f64,
+    epochs: u64,
+    /// Steps per epoch.
+    batches: usize,
+    /// Steps of this epoch that were done before it was resumed.
+    first: usize,
+    /// Steps done in this epoch.
+    batch: usize,
+    epoch: u64,
+    epoch_start: Instant,
+    bad: usize,
+}
+
+const TEMPLATE: &str = "{prefix} {wide_bar} {pos}/{len}  {msg}";
+
+/// Bad images that get a line of their own.
+const BAD_SHOWN: usize = 10;
+
+impl Progress {
+    /// `dense_macs` is what the network without gates costs per image.
+    pub fn new(dense_macs: u64) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(5));
+        if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+            bar.set_style(style.progress_chars("━╸ "));
+        }
+        Self {
+            bar,
+            terminal: std::io::stderr().is_terminal(),
+            dense_macs: dense_macs as f64,
+            epochs: 0,
+            batches: 0,
+            first: 0,
+            batch: 0,
+            epoch: 0,
+            epoch_start: Instant::now(),
+            bad: 0,
+        }
+    }
+
+    fn line(&self, text: &str) {
+        if self.terminal {
+            self.bar.suspend(|| write_line(text));
+        } else {
+            write_line(text);
+        }
+    }
+
+    fn restart(&self, prefix: String, done: usize, length: usize) {
+        self.bar.reset();
+        self.bar.set_length(length as u64);
+        self.bar.set_position(done as u64);
+        self.bar.reset_eta();
+        self.bar.set_prefix(prefix);
+        self.bar.set_message("");
+    }
+
+    /// Time to the end of the run at the pace of this epoch so far, evaluations left out.
+    fn time_left(&self) -> String {
+        let done = self.batch.saturating_sub(self.first).max(1) as f64;
+        let left = (self.batches.saturating_sub(self.batch)) as f64
+            + (self.epochs.saturating_sub(self.epoch) * self.batches as u64) as f64;
+        duration(self.epoch_start.elapsed().mul_f64(left / done))
+    }
+}
+
+/// A closed stderr is no reason to stop training.
+fn write_line(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, seconds) => format!("{seconds} s"),
+        (0, 0, minutes, seconds) => format!("{minutes} min {seconds:02} s"),
+        (0, hours, minutes, _) => format!("{hours} h {minutes:02} min"),
+        (days, hours, ..) => format!("{days} d {hours:02} h"),
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1}%", 100.0 * share)
+}
+
+fn opening(rate: f64, target: Option<f64>) -> String {
+    match target {
+        Some(target) => format!("  open {} (target {})", percent(rate), percent(target)),
+        None => String::new(),
+    }
+}
+
+impl Listener for Progress {
+    fn on(&mut self, event: &Event) -> Result<()> {
+        match event {
+            Event::Note(text) => self.line(text),
+            Event::EpochStarted { epoch, first, batches, config } => {
+                (self.epoch, self.epochs, self.batches) = (*epoch, config.train.epochs, *batches);
+                (self.first, self.batch) = (*first, *first);
+                self.epoch_start = Instant::now();
+                self.restart(format!("epoch {epoch}/{}", self.epochs), *first, *batches);
+            }
+            Event::Step { batch, .. } => {
+                self.batch = *batch;
+                self.bar.set_position(*batch as u64);
+            }
+            Event::Logged { recent, target, images_per_second, .. } => {
+                let text = format!(
+                    "{images_per_second:.1} img/s  loss {:.3}  top-1 {}{}",
+                    recent.loss,
+                    percent(recent.top1),
+                    opening(recent.opening(), *target),
+                );
+                if self.terminal {
+                    self.bar.set_message(format!("{text}  {} left", self.time_left()));
+                } else {
+                    write_line(&format!(
+                        "epoch {}/{}  step {}/{}  {text}  about {} left",
+                        self.epoch,
+                        self.epochs,
+                        self.batch,
+                        self.batches,
+                        self.time_left()
+                    ));
+                }
+            }
+            Event::EvaluationStarted { batches } => self.restart("evaluation".into(), 0, *batches),
+            Event::EvaluationStep { batch } => self.bar.set_position(*batch as u64),
+            Event::EpochEnded { epoch, train, evaluation, target, is_best, .. } => {
+                let val = &evaluation.summary;
+                self.line(&format!(
+                    "epoch {epoch}/{}  train loss {:.3} top-1 {}  val top-1 {} top-5 {}{}  MACs {} of dense  {}{}",
+                    self.epochs,
+                    train.loss,
+                    percent(train.top1),
+                    percent(val.top1),
+                    percent(val.top5),
+                    opening(val.opening(), *target),
+                    percent(val.macs / self.dense_macs),
+                    duration(self.epoch_start.elapsed()),
+                    if *is_best { "  best so far" } else { "" },
+                ));
+            }
+            Event::BadImage(image) => {
+                self.bad += 1;
+                match self.bad {
+                    n if n <= BAD_SHOWN => self.line(&format!("left out: {image}")),
+                    n if n == BAD_SHOWN + 1 => self.line("more images are left out; `train data check` lists them all"),
+                    _ => {}
+                }
+            }
+            Event::Saved(_) => {}
+            Event::Finished(_) => self.bar.finish_and_clear(),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bars_template_is_valid() {
+        assert!(ProgressStyle::with_template(TEMPLATE).is_ok());
+    }
+
+    #[test]
+    fn times_read_well() {
+        for (seconds, text) in [(7, "7 s"), (187, "3 min 07 s"), (7500, "2 h 05 min"), (1_000_000, "11 d 13 h")] {
+            assert_eq!(duration(Duration::from_secs(seconds)), text);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+use crate::error::{Error, Result};
+use crate::event::{Event, Listener};
+use crate::totals::Summary;
+use protobuf::Message;
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tensorboard_proto::event::Event as Record;
+use tensorboard_rs::record_writer::RecordWriter;
+use tensorboard_rs::summary::scalar;
+
+/// TensorBoard event files: losses, accuracy, openings and MACs under `train/` and `val/`, each gate under `gates/`.
+///
+/// The writer of tensorboard-rs itself panics when a disk is full, so only its record format is used.
+pub struct TensorBoard {
+    path: PathBuf,
+    writer: RecordWriter<BufWriter<File>>,
+    gates: Vec<String>,
+    dense_macs: f64,
+}
+
+impl TensorBoard {
+    /// Starts a new event file in `folder`. `gates` names the gates in the order of [`Summary::rates`]; MACs are shown as a
+    /// share of `dense_macs`.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn create(folder: &Path, gates: Vec<String>, dense_macs: u64) -> Result<Self> {
+        let failed = |source| Error::Write { path: folder.to_owned(), bytes: 0, source };
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        let now = seconds_since_1970();
+        let path = folder.join(format!("events.out.tfevents.{:010}.{}", now as u64, std::process::id()));
+        let file = File::create(&path).map_err(failed)?;
+        let mut board =
+            Self { path, writer: RecordWriter::new(BufWriter::new(file)), gates, dense_macs: dense_macs as f64 };
+        let mut version = Record::new();
+        version.set_file_version("brain.Event:2".to_owned());
+        board.write(version, 0)?;
+        Ok(board)
+    }
+
+    fn scalar(&mut self, tag: &str, value: f64, step: u64) -> Result<()> {
+        let mut record = Record::new();
+        record.set_summary(scalar(tag, value as f32));
+        self.write(record, step)
+    }
+
+    fn write(&mut self, mut record: Record, step: u64) -> Result<()> {
+        record.set_wall_time(seconds_since_1970());
+        record.set_step(i64::try_from(step).unwrap_or(i64::MAX));
+        let failed = |source| Error::Write { path: self.path.clone(), bytes: 0, source };
+        let bytes = record.write_to_bytes().map_err(|error| failed(std::io::Error::other(error)))?;
+        self.writer.write(&bytes).map_err(failed)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let failed = |source| Error::Write { path: self.path.clone(), bytes: 0, source };
+        self.writer.flush().map_err(failed)
+    }
+
+    fn summary(&mut self, prefix: &str, summary: &Summary, step: u64) -> Result<()> {
+        let values = [
+            ("loss", summary.loss),
+            ("cross_entropy", summary.cross_entropy),
+            ("top1", summary.top1),
+            ("top5", summary.top5),
+            ("opening", summary.opening()),
+            ("macs_share", summary.macs / self.dense_macs),
+        ];
+        values.iter().try_for_each(|(name, value)| self.scalar(&format!("{prefix}/{name}"), *value, step))
+    }
+}
+
+fn seconds_since_1970() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
+}
+
+impl Listener for TensorBoard {
+    fn on(&mut self, event: &Event) -> Result<()> {
+        match event {
+            Event::Logged { step, recent, learning_rate, target, images_per_second, .. } => {
+                self.summary("train", recent, *step)?;
+                self.scalar("train/activation_loss", recent.activation_loss, *step)?;
+                self.scalar("train/learning_rate", *learning_rate, *step)?;
+                self.scalar("train/images_per_second", *images_per_second, *step)?;
+                if let Some(target) = target {
+                    self.scalar("train/target", *target, *step)?;
+                }
+                self.flush()
+            }
+            Event::EpochEnded { step, evaluation, .. } => {
+                self.summary("val", &evaluation.summary, *step)?;
+                for (gate, rate) in self.gates.clone().iter().zip(&evaluation.summary.rates) {
+                    self.scalar(&format!("gates/{gate}"), *rate, *step)?;
+                }
+                self.flush()
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Debug for TensorBoard {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_struct("TensorBoard").field("path", &self.path).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,169 @@
+//! What changes over time, as pure functions of the step: nothing about a schedule needs saving.
+
+use serde::{Deserialize, Serialize};
+use std::f64::consts::PI;
+
+/// The learning rate over time, relative to `optimizer.learning_rate`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LearningRate {
+    /// Its shape.
+    pub shape: Shape,
+    /// Linear rise from nearly 0 over this many epochs at the start.
+    pub warmup_epochs: f64,
+    /// `step`: epochs between two drops.
+    pub step_epochs: f64,
+    /// `step`: what a drop multiplies by.
+    pub step_factor: f64,
+}
+
+/// The shape of a learning rate schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shape {
+    /// Drops by `step_factor` every `step_epochs`.
+    Step,
+    /// Half a cosine from 1 at the end of the warm-up to 0 at the end of the run.
+    Cosine,
+}
+
+impl Default for LearningRate {
+    fn default() -> Self {
+        Self { shape: Shape::Step, warmup_epochs: 0.0, step_epochs: 30.0, step_factor: 0.1 }
+    }
+}
+
+impl LearningRate {
+    /// The factor at step `step` (from 0) of a run of `epochs` epochs with `steps_per_epoch` steps each.
+    pub fn factor(&self, step: u64, steps_per_epoch: u64, epochs: u64) -> f64 {
+        let epoch = step as f64 / steps_per_epoch as f64;
+        let warmup_steps = self.warmup_epochs * steps_per_epoch as f64;
+        if (step as f64) < warmup_steps {
+            // The first step already learns.
+            return ((step + 1) as f64 / warmup_steps).min(1.0);
+        }
+        match self.shape {
+            Shape::Step => self.step_factor.powf((epoch / self.step_epochs).floor()),
+            Shape::Cosine => {
+                let length = epochs as f64 - self.warmup_epochs;
+                let progress = if length > 0.0 { (epoch - self.warmup_epochs) / length } else { 1.0 };
+                0.5 * (1.0 + (PI * progress.clamp(0.0, 1.0)).cos())
+            }
+        }
+    }
+}
+
+/// The share of images for which gates should be open.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a number such as 0.6, one number per block, or { from = 1.0, to = 0.6, epochs = 10 }"
+)]
+pub enum ActivationTarget {
+    /// The same for every gate, always.
+    Constant(f64),
+    /// One per block, 1 for blocks that stay open without a gate.
+    PerBlock(Vec<f64>),
+    /// The same for every gate, moving linearly over the first epochs.
+    Ramp(Ramp),
+}
+
+/// A linear change over the first epochs.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ramp {
+    /// Value at the first step.
+    pub from: f64,
+    /// Value from `epochs` on.
+    pub to: f64,
+    /// How long the change takes, in epochs.
+    pub epochs: f64,
+}
+
+impl ActivationTarget {
+    /// Whether block number `block` stays open for good and therefore needs no gate.
+    pub fn is_always_open(&self, block: usize) -> bool {
+        matches!(self, Self::PerBlock(targets) if targets.get(block) == Some(&1.0))
+    }
+
+    /// The target of each gate after `epoch` epochs (with its fraction), given the block each gate sits in.
+    pub fn per_gate(&self, blocks_of_gates: &[usize], epoch: f64) -> Vec<f64> {
+        let everywhere = |target: f64| vec![target; blocks_of_gates.len()];
+        match self {
+            Self::Constant(target) => everywhere(*target),
+            Self::PerBlock(targets) => {
+                // Validated: one per block.
+                blocks_of_gates.iter().map(|&block| targets.get(block).copied().unwrap_or(1.0)).collect()
+            }
+            Self::Ramp(Ramp { from, to, epochs }) => {
+                let progress = if *epochs > 0.0 { (epoch / epochs).clamp(0.0, 1.0) } else { 1.0 };
+                everywhere(from + (to - from) * progress)
+            }
+        }
+    }
+
+    /// What is wrong with it for a network of `blocks` blocks.
+    pub(crate) fn fault(&self, blocks: usize) -> Option<String> {
+        let out_of_range = |target: &f64| !(0.0..=1.0).contains(target);
+        match self {
+            Self::PerBlock(targets) if targets.len() != blocks => {
+                Some(format!("expected one target for each of the {blocks} blocks, found {}", targets.len()))
+            }
+            Self::Ramp(ramp) if !(ramp.epochs >= 0.0 && ramp.epochs.is_finite()) => {
+                Some("expected epochs of at least 0".into())
+            }
+            Self::Constant(target) if out_of_range(target) => Some("expected a target from 0 to 1".into()),
+            Self::PerBlock(targets) if targets.iter().any(out_of_range) => Some("expected targets from 0 to 1".into()),
+            Self::Ramp(ramp) if [ramp.from, ramp.to].iter().any(out_of_range) => {
+                Some("expected from and to between 0 and 1".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(found: f64, expected: f64) {
+        assert!((found - expected).abs() < 1e-12, "{found} and {expected}");
+    }
+
+    #[test]
+    fn steps_divide_every_thirty_epochs() {
+        let schedule = LearningRate::default();
+        let at = |epoch: u64| schedule.factor(epoch * 10, 10, 100);
+        close(at(0), 1.0);
+        close(schedule.factor(299, 10, 100), 1.0);
+        close(at(30), 0.1);
+        close(at(60), 0.01);
+        close(at(99), 0.001);
+    }
+
+    #[test]
+    fn the_cosine_falls_from_one_to_zero_after_the_warm_up() {
+        let schedule = LearningRate { shape: Shape::Cosine, warmup_epochs: 2.0, ..Default::default() };
+        let at = |step| schedule.factor(step, 10, 12);
+        close(at(0), 1.0 / 20.0);
+        close(at(9), 0.5);
+        close(at(19), 1.0);
+        close(at(20), 1.0);
+        close(at(70), 0.5);
+        close(at(45), 0.5 * (1.0 + (PI / 4.0).cos()));
+        close(at(120), 0.0);
+    }
+
+    #[test]
+    fn targets_are_constant_per_block_or_ramped() {
+        let blocks = [0, 2, 3];
+        assert_eq!(ActivationTarget::Constant(0.6).per_gate(&blocks, 3.0), [0.6; 3]);
+        let list = ActivationTarget::PerBlock(vec![0.8, 1.0, 0.5, 0.7]);
+        assert_eq!(list.per_gate(&blocks, 3.0), [0.8, 0.5, 0.7]);
+        assert!(list.is_always_open(1) && !list.is_always_open(0));
+        let ramp = ActivationTarget::Ramp(Ramp { from: 1.0, to: 0.5, epochs: 10.0 });
+        for (epoch, expected) in [(0.0, 1.0), (5.0, 0.75), (10.0, 0.5), (20.0, 0.5)] {
+            close(ramp.per_gate(&blocks, epoch)[1], expected);
+        }
+    }
+}
