@@ -73,6 +73,21 @@ impl Network {
         Ok(Self { spec: spec.clone(), tensors, stem, blocks, classifier })
     }
 
+    /// Sets the scale of the last batch norm of every residual branch to zero, so that each block starts as its shortcut:
+    /// torchvision's `zero_init_residual` (Goyal et al. 2017, section 5.1). Deep networks then train from scratch more easily.
+    ///
+    /// # Errors
+    /// If libtorch refuses to write the tensors.
+    pub fn zero_init_residual(&self) -> Result<()> {
+        for block in &self.spec.blocks {
+            let scale = block.branch.last().map(|conv| format!("{}.{}.weight", block.name, conv.norm));
+            if let Some(entry) = scale.and_then(|name| self.tensors.get(&name)) {
+                let _ = tch::no_grad(|| entry.tensor.shallow_clone().f_zero_())?;
+            }
+        }
+        Ok(())
+    }
+
     /// What the network is.
     pub fn spec(&self) -> &NetSpec {
         &self.spec

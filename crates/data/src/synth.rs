@@ -1,8 +1,9 @@
 //! A sample set drawn by the program itself, so that the whole pipeline can be tried without downloading anything.
 //!
 //! Ten classes of shapes as JPEG files in ImageNet layout. Every image has a difficulty in [0, 1] that is part of its file
-//! name: an easy one is a large upright shape on a plain ground; a hard one is small, turned, pale, and half hidden in texture
-//! and clutter. A network with gates that look at the input can spend less on the easy ones.
+//! name. An easy one shows a large upright shape in its class's own colour on a plain grey ground: the colour alone gives it
+//! away. A hard one is small, turned and pale, its colour wanders towards the neighbouring classes', and texture and clutter
+//! half hide it: only the shape tells. A network with gates that look at the input can spend less on the easy ones.
 
 use crate::error::{Error, Result};
 use crate::sampler::generator;
@@ -132,7 +133,7 @@ pub fn draw(root: &Path, set: &SampleSet) -> Result<()> {
     jobs.par_iter().try_for_each(|(folder, split, class, number)| {
         let mut rng = generator(set.seed, u64::from(*split == "val") << 32 | *class as u64, *number as u64);
         let difficulty: f32 = rng.random();
-        let image = picture(&SHAPES[*class].outline, difficulty, &mut rng);
+        let image = picture(*class, difficulty, &mut rng);
         let quality = rng.random_range(70..=95);
         let path = folder.join(format!("{number:04}-difficulty-{difficulty:.2}.jpg"));
         let mut bytes = Vec::new();
@@ -163,14 +164,20 @@ fn open_to_others(_: &Path) -> std::io::Result<()> {
 }
 
 /// One image: ground, clutter, shape, noise.
-fn picture(outline: &Outline, difficulty: f32, rng: &mut impl Rng) -> RgbImage {
+fn picture(class: usize, difficulty: f32, rng: &mut impl Rng) -> RgbImage {
+    let outline = &SHAPES[class].outline;
     let between = |rng: &mut _, low: f32, high: f32| low + (high - low) * RngExt::random::<f32>(rng);
     let (width, height) = (rng.random_range(72..=144), rng.random_range(72..=144));
     let short = width.min(height) as f32;
 
-    let mut colour = || [0; 3].map(|_: i32| between(rng, 0.1, 0.9));
-    let (ground, accent) = (colour(), colour());
-    let ink = distinct_from(ground, 0.75 - 0.5 * difficulty, &mut colour);
+    let grey = between(rng, 0.2, 0.8);
+    let ground = [0; 3].map(|_: i32| grey + between(rng, -0.15, 0.15) * difficulty);
+    let accent = colour(between(rng, 0.0, 1.0), 0.6, between(rng, 0.3, 0.9));
+    let wandering = between(rng, -1.0, 1.0) * (0.02 + 0.1 * difficulty);
+    let hue = class as f32 / SHAPES.len() as f32 + wandering;
+    // Dark on light or light on dark, so that the shape stands out.
+    let value = if grey > 0.5 { between(rng, 0.3, 0.5) } else { between(rng, 0.8, 1.0) };
+    let ink = colour(hue, 0.9 - 0.4 * difficulty, value);
     let texture =
         Texture { strength: 0.25 * difficulty, frequency: between(rng, 0.15, 0.5), direction: between(rng, 0.0, TAU) };
     let radius = short * (0.42 - 0.2 * difficulty) * between(rng, 0.9, 1.1);
@@ -209,20 +216,12 @@ fn picture(outline: &Outline, difficulty: f32, rng: &mut impl Rng) -> RgbImage {
     })
 }
 
-/// A colour whose mean distance from `other` is at least `contrast`, or the best of many.
-fn distinct_from(other: [f32; 3], contrast: f32, colour: &mut impl FnMut() -> [f32; 3]) -> [f32; 3] {
-    let distance = |a: &[f32; 3]| a.iter().zip(other).map(|(a, b)| (a - b).abs()).sum::<f32>() / 3.0;
-    let mut best = colour();
-    for _ in 0..100 {
-        if distance(&best) >= 0.6 * contrast {
-            break;
-        }
-        let next = colour();
-        if distance(&next) > distance(&best) {
-            best = next;
-        }
-    }
-    best
+/// A colour from hue (1 is once around), saturation and value.
+fn colour(hue: f32, saturation: f32, value: f32) -> [f32; 3] {
+    [0.0, 2.0 / 3.0, 1.0 / 3.0].map(|offset| {
+        let distance = ((hue + offset).rem_euclid(1.0) * 6.0 - 3.0).abs() - 1.0;
+        value * (1.0 - saturation + saturation * distance.clamp(0.0, 1.0))
+    })
 }
 
 /// A wave over the ground.

@@ -100,6 +100,9 @@ impl Fit {
         let size = config.data.image_size as usize;
         let cost = Cost::of(&spec, size, size)?;
         let network = Network::build(&spec, device, config.train.seed)?;
+        if config.network.zero_init_residual {
+            network.zero_init_residual()?;
+        }
         let mut optimizer = Sgd::new(network.tensors(), &config.optimizer, &config.gates)?;
 
         let folder = out.unwrap_or_else(|| match resume {

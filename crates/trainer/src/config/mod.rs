@@ -37,6 +37,8 @@ pub struct Config {
 pub struct NetworkConfig {
     /// Preset name, such as `resnet50`.
     pub arch: String,
+    /// Fresh networks: start every residual branch at zero, which helps training from scratch.
+    pub zero_init_residual: bool,
     /// Weights to start from; a fresh network if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
@@ -163,7 +165,7 @@ pub enum PolicyName {
 
 impl Default for NetworkConfig {
     fn default() -> Self {
-        Self { arch: "resnet50".into(), weights: None }
+        Self { arch: "resnet50".into(), zero_init_residual: false, weights: None }
     }
 }
 
