@@ -52,7 +52,7 @@ pub fn parse(origin: &str, text: &str, overrides: &[(String, String)]) -> Result
             }
             Err(error) => {
                 let key = key_in(&table, &track.path().to_string());
-                fault(key.clone(), error.message().to_owned());
+                fault(key.clone(), in_words(error.message()));
                 if !remove(&mut table, &key) {
                     break Config::default();
                 }
@@ -145,6 +145,15 @@ fn set(table: &mut Table, key: &str, value: &str) -> Result<(), String> {
     let parsed = toml::from_str::<Wrapped>(&format!("value = {value}"));
     table.insert(key.to_owned(), parsed.map_or_else(|_| Value::String(value.to_owned()), |wrapped| wrapped.value));
     Ok(())
+}
+
+/// serde names Rust's types; a user thinks of numbers.
+fn in_words(message: &str) -> String {
+    match message.rsplit_once("expected ") {
+        Some((before, "usize" | "u64" | "u32")) => format!("{before}expected a whole number of at least 0"),
+        Some((before, "f64" | "f32")) => format!("{before}expected a number"),
+        _ => message.to_owned(),
+    }
 }
 
 fn unknown_key(key: &str) -> String {

@@ -1,0 +1,302 @@
+//! Whole runs on a small drawn set.
+
+use data::synth::{SampleSet, draw};
+use std::cell::RefCell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tch::Device;
+use trainer::config::{Granularity, parse};
+use trainer::{Checkpoint, Config, Error, Event, Fit, Listener, MetricsFile, Outcome, RunDir, Verdict};
+
+/// One drawn set for all tests.
+fn sample_set() -> &'static Path {
+    static SET: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = SET.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("set");
+        draw(&path, &SampleSet { train_per_class: 4, val_per_class: 2, seed: 3 }).expect("the set is drawn");
+        (folder, path)
+    });
+    path
+}
+
+fn config(extra: &str) -> Config {
+    let text = format!(
+        "[network]\narch = \"resnet18\"\n[data]\nimage_size = 32\nresize = 36\nthreads = 2\n\
+         [optimizer]\nlearning_rate = 0.02\n[train]\nepochs = 2\nbatch_size = 8\nlog_every = 2\nseed = 5\n{extra}"
+    );
+    let mut config = parse("test", &text, &[]).expect("a valid configuration");
+    config.data.path = Some(sample_set().to_owned());
+    config
+}
+
+/// Sets a flag after some step.
+struct InterruptAfter<'a>(u64, &'a AtomicBool);
+
+impl Listener for InterruptAfter<'static> {
+    fn on(&mut self, event: &Event) -> trainer::Result<()> {
+        if let Event::Step { step, .. } = event
+            && *step == self.0
+        {
+            self.1.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// Keeps notes and bad images.
+#[derive(Clone, Default)]
+struct Notes(Rc<RefCell<Vec<String>>>);
+
+impl Listener for Notes {
+    fn on(&mut self, event: &Event) -> trainer::Result<()> {
+        match event {
+            Event::Note(text) => self.0.borrow_mut().push((*text).to_owned()),
+            Event::BadImage(image) => self.0.borrow_mut().push(image.to_string()),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn run(config: Config, out: &Path, resume: bool, interrupt_after: Option<u64>) -> trainer::Result<Option<Verdict>> {
+    let interrupt: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
+    let fit = Fit::prepare(config, Some(out.to_owned()), resume, Device::Cpu)?;
+    let metrics = MetricsFile::open(&fit.run_dir().metrics(), fit.resumed_after())?;
+    let mut listeners: Vec<Box<dyn Listener>> = vec![Box::new(metrics)];
+    if let Some(step) = interrupt_after {
+        listeners.push(Box::new(InterruptAfter(step, interrupt)));
+    }
+    match fit.run(&mut listeners, interrupt)? {
+        Outcome::Finished(verdict) => Ok(Some(*verdict)),
+        Outcome::Interrupted(_) => Ok(None),
+    }
+}
+
+/// metrics.jsonl without what a clock measured.
+fn metrics(out: &Path) -> Vec<String> {
+    let text = fs::read_to_string(RunDir::existing(out).metrics()).expect("metrics were written");
+    let timeless = |line: &str| {
+        let cut = |line: &str, key: &str| match line.split_once(key) {
+            Some((before, after)) => format!("{before}{}", after.trim_start_matches(|c: char| c != ',' && c != '}')),
+            None => line.to_owned(),
+        };
+        cut(&cut(line, "\"images_per_second\":"), "\"evaluation_seconds\":")
+    };
+    text.lines().map(timeless).collect()
+}
+
+fn weights(path: &Path) -> Vec<(String, Vec<u8>)> {
+    Checkpoint::read_weights(path)
+        .expect("a checkpoint")
+        .tensors
+        .into_iter()
+        .map(|(name, tensor)| {
+            let mut bytes = vec![0; 4 * tensor.numel()];
+            tensor.copy_data_u8(&mut bytes, tensor.numel());
+            (name, bytes)
+        })
+        .collect()
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_and_another_seed_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let [a, b, c] = ["a", "b", "c"].map(|name| folder.path().join(name));
+    run(config(""), &a, false, None).unwrap();
+    run(config(""), &b, false, None).unwrap();
+    let mut other = config("");
+    other.train.seed = 6;
+    run(other, &c, false, None).unwrap();
+    // 5 steps an epoch, logged after steps 2, 4 and 5, 6, 8 and 10; two epochs.
+    assert_eq!(metrics(&a).len(), 8);
+    assert_eq!(metrics(&a), metrics(&b));
+    assert_ne!(metrics(&a)[0], metrics(&c)[0]);
+    assert_eq!(weights(&RunDir::existing(&a).last()), weights(&RunDir::existing(&b).last()));
+}
+
+#[test]
+fn a_resumed_run_ends_as_if_nothing_had_happened() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = folder.path().join("whole");
+    run(config(""), &whole, false, None).unwrap();
+    // In the middle of an epoch, at the end of its last step, and in the second epoch.
+    for step in [3, 5, 7] {
+        let parts = folder.path().join(format!("parts-{step}"));
+        assert!(run(config(""), &parts, false, Some(step)).unwrap().is_none());
+        run(config(""), &parts, true, None).unwrap().unwrap();
+        assert_eq!(weights(&RunDir::existing(&parts).last()), weights(&RunDir::existing(&whole).last()), "step {step}");
+        let epochs = |out| metrics(out).into_iter().filter(|line| line.contains("\"epoch\",")).collect::<Vec<_>>();
+        assert_eq!(epochs(&parts), epochs(&whole), "step {step}");
+    }
+}
+
+#[test]
+fn a_finished_run_leaves_what_the_verdict_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let verdict = run(config(""), &out, false, None).unwrap().unwrap();
+    let run_dir = &verdict.run;
+    assert_eq!(Config::read(&run_dir.config(), &[]).unwrap(), verdict.config);
+    let checkpoint = Checkpoint::read(&run_dir.last()).unwrap();
+    let training = checkpoint.training.as_ref().unwrap();
+    assert_eq!((training.epoch, training.batch, training.step), (2, 0, 10));
+    assert_eq!(training.evaluation.as_ref().unwrap(), &verdict.evaluation.summary);
+    assert_eq!(training.best, Some(verdict.best));
+    assert_eq!(checkpoint.classes.len(), 10);
+    assert!(Checkpoint::read(&run_dir.best()).unwrap().network(Device::Cpu).is_ok());
+    assert_eq!(verdict.blocks.len(), 8);
+    assert!(verdict.blocks.iter().all(|block| block.is_some_and(|block| block.target == 0.6)));
+    assert_eq!(verdict.evaluation.summary.images, 20);
+    let left: Vec<_> = fs::read_dir(run_dir.path().join("checkpoints")).unwrap().collect();
+    assert_eq!(left.len(), 2, "best and last, no scratch files");
+}
+
+#[test]
+fn the_activation_loss_moves_gates_to_their_target() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config("");
+    config.train.epochs = 6;
+    config.gates.loss_factor = 20.0;
+    config.gates.target = trainer::ActivationTarget::Constant(0.3);
+    config.gates.learning_rate_factor = 5.0;
+    run(config, &folder.path().join("run"), false, None).unwrap();
+    let opening = |line: &str| -> f64 {
+        let train = &line[line.find("\"train\":").expect("training means")..];
+        let value = &train[train.find("\"opening\":").expect("an opening") + 10..];
+        value[..value.find(',').expect("more follows")].parse().expect("a number")
+    };
+    let epochs: Vec<f64> =
+        metrics(&folder.path().join("run")).iter().filter(|l| l.contains("\"epoch\",")).map(|l| opening(l)).collect();
+    assert!(epochs[0] > 0.7, "gates start mostly open: {epochs:?}");
+    assert!((epochs[5] - 0.3).abs() < 0.15, "and end near the target: {epochs:?}");
+}
+
+#[test]
+fn networks_without_gates_train_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config("");
+    config.gates.granularity = Granularity::None;
+    config.train.epochs = 1;
+    let verdict = run(config, &folder.path().join("run"), false, None).unwrap().unwrap();
+    assert!(verdict.blocks.iter().all(Option::is_none));
+    assert_eq!(verdict.evaluation.summary.macs, verdict.cost.dense as f64);
+}
+
+#[test]
+fn weights_of_another_run_and_another_number_of_classes_are_a_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = arch::NetSpec::preset("resnet18", 7).unwrap();
+    let network = arch::Network::build(&spec, Device::Cpu, 9).unwrap();
+    let path = folder.path().join("w.safetensors");
+    let tensors = network.tensors().iter().map(|entry| (entry.name.as_str(), &entry.tensor));
+    fs::write(&path, arch::state_dict::safetensors::to_bytes(tensors, ("k", String::new())).unwrap()).unwrap();
+    let mut config = config("");
+    config.train.epochs = 1;
+    config.network.weights = Some(path);
+    let notes = Notes::default();
+    let fit = Fit::prepare(config, Some(folder.path().join("run")), false, Device::Cpu).unwrap();
+    fit.run(&mut [Box::new(notes.clone())], &AtomicBool::new(false)).unwrap();
+    let notes = notes.0.borrow();
+    assert!(
+        notes[0].contains("fresh: the gates and the classifier (the file has 7 classes, the data 10)"),
+        "{notes:?}"
+    );
+}
+
+/// What `prepare` refuses; it must leave nothing behind.
+fn refusal(config: Config, resume: bool) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let error = Fit::prepare(config, Some(folder.path().join("run")), resume, Device::Cpu).unwrap_err();
+    assert!(!folder.path().join("run").exists(), "nothing half-written");
+    error.to_string()
+}
+
+#[test]
+fn what_cannot_start_leaves_nothing_behind() {
+    let mut absent = config("");
+    absent.data.path = Some("/nowhere/at/all".into());
+    assert!(refusal(absent, false).contains("cannot read /nowhere/at/all"));
+    let mut weights = config("");
+    weights.network.weights = Some("/nowhere.pth".into());
+    assert!(refusal(weights, false).contains("cannot read /nowhere.pth"));
+    assert!(refusal(config(""), true).contains("nothing to resume"));
+}
+
+#[test]
+fn an_output_folder_that_exists_is_not_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("mine"), "precious").unwrap();
+    let error = Fit::prepare(config(""), Some(folder.path().to_owned()), false, Device::Cpu).unwrap_err();
+    assert!(error.to_string().contains("exists; choose another --out, or continue that run with --resume"));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn damaged_and_foreign_checkpoints_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let mut short = config("");
+    short.train.epochs = 1;
+    run(short.clone(), &out, false, None).unwrap();
+    let path = RunDir::existing(&out).last();
+    let bytes = fs::read(&path).unwrap();
+
+    let mut other = short.clone();
+    other.network.arch = "resnet34".into();
+    let error = run(other, &out, true, None).unwrap_err().to_string();
+    assert!(error.contains("network.arch is \"resnet34\" and was \"resnet18\""), "{error}");
+
+    for length in [0, 7, 100, bytes.len() / 2, bytes.len() - 1] {
+        fs::write(&path, &bytes[..length]).unwrap();
+        let error = run(short.clone(), &out, true, None).unwrap_err().to_string();
+        assert!(error.contains("last.safetensors is not"), "{length} bytes: {error}");
+    }
+    // The weights of one architecture are no start for another.
+    fs::write(&path, &bytes).unwrap();
+    let mut other = short;
+    other.network.arch = "resnet50".into();
+    other.network.weights = Some(path);
+    assert!(refusal(other, false).contains("does not fit resnet50"));
+}
+
+/// A copy of the sample set in which `bad` of the training images of one class are no images.
+fn damaged_set(folder: &Path, bad: usize) -> PathBuf {
+    let root = folder.join("set");
+    draw(&root, &SampleSet { train_per_class: 4, val_per_class: 1, seed: 3 }).unwrap();
+    for entry in fs::read_dir(root.join("train/disc")).unwrap().take(bad) {
+        fs::write(entry.unwrap().path(), b"not an image").unwrap();
+    }
+    root
+}
+
+#[test]
+fn a_few_bad_images_are_named_and_too_many_stop_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config("");
+    config.train.epochs = 1;
+    config.data.max_bad_share = 0.05;
+    config.data.path = Some(damaged_set(&folder.path().join("few"), 2));
+    let notes = Notes::default();
+    let fit = Fit::prepare(config.clone(), Some(folder.path().join("run")), false, Device::Cpu).unwrap();
+    fit.run(&mut [Box::new(notes.clone())], &AtomicBool::new(false)).unwrap();
+    assert_eq!(notes.0.borrow().iter().filter(|note| note.contains("train/disc")).count(), 2);
+
+    config.data.path = Some(damaged_set(&folder.path().join("many"), 3));
+    let fit = Fit::prepare(config, Some(folder.path().join("other")), false, Device::Cpu).unwrap();
+    let error = fit.run(&mut [], &AtomicBool::new(false)).unwrap_err();
+    assert!(matches!(error, Error::TooManyBadImages { bad: 3, images: 40, .. }), "{error}");
+}
+
+#[test]
+fn a_diverging_run_stops_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config("");
+    config.optimizer.learning_rate = 1e6;
+    let error = run(config, &folder.path().join("run"), false, None).unwrap_err().to_string();
+    assert!(error.contains("training has diverged"), "{error}");
+    assert!(!RunDir::existing(&folder.path().join("run")).last().exists(), "nothing that is not finite is saved");
+}
