@@ -1,20 +1,18 @@
 //! Compiles shim.cpp against the libtorch that tch uses.
 
+#![allow(clippy::print_stdout)] // how a build script talks to cargo
+
 use std::env;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
-fn main() -> ExitCode {
+fn main() -> Result<(), String> {
     println!("cargo:rerun-if-changed=src/shim.cpp");
     println!("cargo:rerun-if-env-changed=LIBTORCH");
-    let Some(libtorch) = env::var_os("LIBTORCH").map(PathBuf::from) else {
-        eprintln!("LIBTORCH is not set and .cargo/config.toml was not read; run `make setup` in the project's folder");
-        return ExitCode::FAILURE;
-    };
+    let libtorch = env::var_os("LIBTORCH").map(PathBuf::from);
+    let libtorch = libtorch.ok_or("LIBTORCH is not set; run `make setup` and cargo inside the project's folder")?;
     let include = libtorch.join("include");
     if !include.join("torch").is_dir() {
-        eprintln!("no libtorch at {}; run `make setup`, or set LIBTORCH to your own", libtorch.display());
-        return ExitCode::FAILURE;
+        return Err(format!("no libtorch at {}; run `make setup`, or set LIBTORCH to your own", libtorch.display()));
     }
     cc::Build::new()
         .cpp(true)
@@ -25,5 +23,5 @@ fn main() -> ExitCode {
         .include(include.join("torch/csrc/api/include"))
         .file("src/shim.cpp")
         .compile("torch_ext_shim");
-    ExitCode::SUCCESS
+    Ok(())
 }

@@ -101,7 +101,7 @@ impl Cost {
         self.dense.saturating_sub(self.gated()).saturating_add(self.gates)
     }
 
-    /// MACs used per image with these openings, gates included: [N] in float64, differentiable with respect to the openings.
+    /// MACs used per image with these openings, gates included: `[N]` in float64, differentiable with respect to the openings.
     ///
     /// # Errors
     /// If there are no gates, or the openings belong to another network.

@@ -220,7 +220,7 @@ impl NetSpec {
             let sizes = [conv.inputs, conv.outputs, conv.kernel, conv.stride, conv.groups];
             if sizes.iter().any(|&size| size == 0 || size > MAX_SIZE) || conv.padding > MAX_SIZE {
                 faults.push(format!("'{name}' has a size outside 1 to {MAX_SIZE}"));
-            } else if conv.inputs % conv.groups != 0 || conv.outputs % conv.groups != 0 {
+            } else if !conv.inputs.is_multiple_of(conv.groups) || !conv.outputs.is_multiple_of(conv.groups) {
                 faults.push(format!("'{name}' has channels that {} groups do not divide", conv.groups));
             }
         };

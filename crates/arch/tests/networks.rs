@@ -1,5 +1,7 @@
 //! Presets, gates in a network and cost.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // helpers outside #[test] functions
+
 use arch::{Cost, NetSpec, Network, Pass, Shortcut};
 use gumbel_gates::{GateKind, Openings, Policy};
 use tch::{Device, Kind, Tensor};
@@ -70,23 +72,15 @@ fn a_closed_gate_contributes_exactly_zero() {
     let network = Network::build(&spec, Device::Cpu, 3).unwrap();
     let images = normal(&[2, 3, 64, 64], 1).unwrap();
     let logits = || tch::no_grad(|| network.forward(&images, Pass::inference(Policy::Argmax))).unwrap().logits;
-    let set = |name: &str, value: f64| {
-        let _ = tch::no_grad(|| network.tensors().get(name).unwrap().tensor.shallow_clone().fill_(value));
+    let set = |name: &str, value: &Tensor| {
+        tch::no_grad(|| network.tensors().get(name).unwrap().tensor.shallow_clone().copy_(value));
     };
     let open = logits();
-    let _ = tch::no_grad(|| {
-        network
-            .tensors()
-            .get("layer1.1.gate.logits")
-            .unwrap()
-            .tensor
-            .shallow_clone()
-            .copy_(&Tensor::from_slice2(&[[1f32, 0.]]))
-    });
+    set("layer1.1.gate.logits", &Tensor::from_slice2(&[[1f32, 0.0]]));
     let closed = logits();
     assert_ne!(open, closed);
     // Whatever the closed branch computes, the logits are the same to the last bit.
-    set("layer1.1.conv1.weight", 1e3);
+    set("layer1.1.conv1.weight", &Tensor::from(1e3f32));
     assert_eq!(closed, logits());
 }
 

@@ -1,5 +1,7 @@
 //! Weights files: what fits is loaded, everything else is named, and nothing in a file is executed.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // helpers outside #[test] functions
+
 use arch::state_dict::{StateDict, safetensors};
 use arch::{Classifier, NetSpec, Network};
 use gumbel_gates::GateKind;

@@ -1,5 +1,7 @@
 //! Parity with torchvision; scripts/torchvision_reference.py makes the numbers. Skips where that Python is not set up.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // helpers outside #[test] functions
+
 use arch::state_dict::StateDict;
 use arch::{Classifier, NetSpec, Network, Pass};
 use gumbel_gates::{GateKind, Policy};

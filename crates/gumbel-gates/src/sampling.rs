@@ -40,8 +40,22 @@ pub fn sample(logits: &Tensor, temperature: f64, seed: u64) -> Result<Tensor> {
 /// # Errors
 /// If the shapes are others.
 pub fn sample_with(logits: &Tensor, uniform: &Tensor, temperature: f64) -> Result<Tensor> {
-    let margin = margin(&logits.f_add(&gumbel(uniform)?)?)?;
-    // The softmax over two choices is the sigmoid of their difference.
+    straight_through(&margin(&logits.f_add(&gumbel(uniform)?)?)?, temperature)
+}
+
+/// The decision without noise, open if that is more probable, for `logits` [N, n, 2]: [N, n], exactly 0 or 1 as
+/// [`crate::Policy::Argmax`] decides, but with the straight-through gradient of [`sample_with`]. An activation loss on these
+/// openings pulls on what a deployed network will do.
+///
+/// # Errors
+/// If the shape is another.
+pub fn decide(logits: &Tensor, temperature: f64) -> Result<Tensor> {
+    straight_through(&margin(logits)?, temperature)
+}
+
+/// Value: 1 where `margin` is above 0, else 0. Gradient: that of sigmoid(margin / temperature), which is the softmax over two
+/// choices as a function of their difference.
+fn straight_through(margin: &Tensor, temperature: f64) -> Result<Tensor> {
     let soft = margin.f_divide_scalar(temperature)?.f_sigmoid()?;
     let hard = margin.f_gt(0.0)?.f_to_kind(soft.kind())?;
     // soft − soft is exactly 0, so the value is exactly `hard`.

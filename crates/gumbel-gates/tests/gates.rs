@@ -1,5 +1,7 @@
 //! Gates as a network uses them: exact openings, gradients against the closed form, frequencies against probabilities.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // helpers outside #[test] functions
+
 use gumbel_gates::{GateKind, Gates, Openings, Policy, loss, sampling};
 use tch::{Device, Kind, Tensor};
 use torch_ext::{Tensors, normal, uniform};
@@ -91,6 +93,20 @@ fn policies_decide_as_they_say() {
         assert_eq!(name.parse::<Policy>().unwrap().to_string(), name);
     }
     assert!("arg-max".parse::<Policy>().unwrap_err().to_string().contains("expected argmax"));
+}
+
+#[test]
+fn decisions_without_noise_are_argmaxs_and_have_the_gradient_of_the_probability() {
+    let logits = (normal(&[20, 3, 2], 8).unwrap() * 2.0).set_requires_grad(true);
+    let openings = sampling::decide(&logits, 0.5).unwrap();
+    assert_eq!(values(&openings.detach()), values(&Policy::Argmax.decide(&logits.detach(), 0).unwrap()));
+    openings.sum(Kind::Float).backward();
+    let gradients = values(&logits.grad());
+    for (i, pair) in values(&logits.detach()).chunks(2).enumerate() {
+        let p = 1.0 / (1.0 + (-(pair[1] - pair[0]) / 0.5).exp());
+        assert!((gradients[2 * i + 1] - p * (1.0 - p) / 0.5).abs() < 1e-5);
+        assert!((gradients[2 * i] + p * (1.0 - p) / 0.5).abs() < 1e-5);
+    }
 }
 
 #[test]

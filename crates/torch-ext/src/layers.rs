@@ -61,7 +61,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Makes `weight` [out, in] and, if asked for, `bias` [out] under `path`.
+    /// Makes `weight` (outputs × inputs) and, if asked for, `bias` (as many as outputs) under `path`.
     ///
     /// # Errors
     /// If a tensor cannot be made.

@@ -2,7 +2,7 @@ use crate::error::Result;
 use data::Batch;
 use tch::{Device, Tensor};
 
-/// A batch's images [N, 3, size, size], channels last in memory, and labels [N], on `device`.
+/// A batch's images [N, 3, size, size], channels last in memory, and labels `[N]`, on `device`.
 ///
 /// # Errors
 /// If libtorch cannot make the tensors.

@@ -178,6 +178,8 @@ impl Fit {
             objective: Objective {
                 label_smoothing: config.train.label_smoothing,
                 activation: config.gates.loss,
+                loss_on: config.gates.loss_on,
+                temperature: config.gates.temperature,
                 factor: config.gates.loss_factor,
             },
             blocks_of_gates: gated.collect(),

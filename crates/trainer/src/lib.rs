@@ -1,6 +1,6 @@
 //! Training and evaluation of gated networks.
 //!
-//! A [`Config`] says everything about a run; [`Fit`] trains it and tells its [`Listener`]s what happens; [`evaluate`] measures
+//! A [`Config`] says everything about a run; [`Fit`] trains it and tells its [`Listener`]s what happens; [`evaluate()`] measures
 //! a network; a [`Checkpoint`] carries the spec, so whatever was trained loads without further words. Schedules are pure
 //! functions of the step, randomness of (seed, step): a resumed run needs nothing but its checkpoint.
 

@@ -1,9 +1,9 @@
 //! What training minimises: cross entropy + factor · activation loss.
 
-use crate::config::ActivationLoss;
+use crate::config::{ActivationLoss, LossOn};
 use crate::error::Result;
 use arch::Output;
-use gumbel_gates::loss;
+use gumbel_gates::{Openings, loss, sampling};
 use tch::{Reduction, Tensor};
 
 /// The weights of the objective's terms.
@@ -13,6 +13,10 @@ pub struct Objective {
     pub label_smoothing: f64,
     /// Which activation loss.
     pub activation: ActivationLoss,
+    /// Which openings it sees.
+    pub loss_on: LossOn,
+    /// Temperature of the gradient of deployed openings.
+    pub temperature: f64,
     /// Its weight, the papers' lossfact.
     pub factor: f64,
 }
@@ -29,7 +33,7 @@ pub struct Terms {
 }
 
 impl Objective {
-    /// The objective for a forward pass, labels [N] and one target per gate.
+    /// The objective for a forward pass, labels `[N]` and one target per gate.
     ///
     /// # Errors
     /// If there is not one target per gate.
@@ -45,10 +49,19 @@ impl Objective {
             let total = cross_entropy.shallow_clone();
             return Ok(Terms { total, cross_entropy: cross_entropy.f_detach()?, activation: None });
         }
+        let deployed;
+        let openings = match self.loss_on {
+            LossOn::Sampled => &output.openings,
+            LossOn::Deployed => {
+                let decide = |logits| Ok(sampling::decide(logits, self.temperature)?);
+                deployed = Openings::new(output.gate_logits.iter().map(decide).collect::<Result<_>>()?)?;
+                &deployed
+            }
+        };
         let activation = match self.activation {
-            ActivationLoss::PerGate => loss::per_gate(&output.openings, targets)?,
+            ActivationLoss::PerGate => loss::per_gate(openings, targets)?,
             ActivationLoss::Batch => {
-                loss::batch(&output.openings.mean()?, targets.iter().sum::<f64>() / targets.len() as f64)?
+                loss::batch(&openings.mean()?, targets.iter().sum::<f64>() / targets.len() as f64)?
             }
         };
         Ok(Terms {

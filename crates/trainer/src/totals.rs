@@ -88,7 +88,7 @@ impl Totals {
         Ok(Self { images: sums.images, values: Tensor::f_from_slice(&sums.values)?.f_to_device(device)? })
     }
 
-    /// Adds a batch with labels [N] and its mean (loss, cross entropy, activation loss).
+    /// Adds a batch with labels `[N]` and its mean (loss, cross entropy, activation loss).
     pub fn add(&mut self, output: &Output, labels: &Tensor, losses: [&Tensor; 3], cost: &Cost) -> Result<()> {
         let logits = output.logits.f_detach()?;
         let (count, classes) = (labels.size1()?, logits.size2()?.1);

@@ -1,5 +1,7 @@
 //! Whole runs on a small drawn set.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // helpers outside #[test] functions
+
 use data::synth::{SampleSet, draw};
 use std::cell::RefCell;
 use std::fs;

@@ -54,6 +54,8 @@ pub struct GatesConfig {
     pub kind: GateKind,
     /// Which activation loss.
     pub loss: ActivationLoss,
+    /// Which openings it sees.
+    pub loss_on: LossOn,
     /// Weight of the activation loss beside the cross entropy.
     pub loss_factor: f64,
     /// Share of images for which a gate should be open.
@@ -84,6 +86,17 @@ pub enum ActivationLoss {
     PerGate,
     /// The mean over all gates is held to the mean target ([`gumbel_gates::loss::batch`]).
     Batch,
+}
+
+/// Which openings the activation loss sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LossOn {
+    /// The sampled ones that the batch ran with: the papers' form.
+    Sampled,
+    /// The ones that argmax would choose for the batch ([`gumbel_gates::sampling::decide`]), so that the deployed network
+    /// meets the target.
+    Deployed,
 }
 
 /// Which images, and how they are prepared.
@@ -175,6 +188,7 @@ impl Default for GatesConfig {
             granularity: Granularity::Layer,
             kind: GateKind::Dependent,
             loss: ActivationLoss::PerGate,
+            loss_on: LossOn::Sampled,
             loss_factor: 1.0,
             target: ActivationTarget::Constant(0.6),
             temperature: 1.0,

@@ -74,7 +74,7 @@ impl Config {
         check("schedule.warmup_epochs", not_negative(warmup_epochs), "expected a number of at least 0");
         check(
             "schedule.warmup_epochs",
-            !(warmup_epochs > self.train.epochs as f64),
+            warmup_epochs.is_nan() || warmup_epochs <= self.train.epochs as f64,
             "expected no more than train.epochs",
         );
         check("schedule.step_epochs", positive(step_epochs), "expected a number above 0");

@@ -1,0 +1,354 @@
+//! The program as a user meets it: output, messages, exit codes, and that nothing is half-written.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // helpers outside #[test] functions
+
+use data::synth::{SampleSet, draw};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+struct Fixture {
+    _folder: tempfile::TempDir,
+    data: PathBuf,
+    config: PathBuf,
+    /// A finished run of two epochs.
+    run: PathBuf,
+    /// What the program printed at its end.
+    printed: String,
+}
+
+/// A drawn set and a run trained on it, made once.
+fn fixture() -> &'static Fixture {
+    static FIXTURE: OnceLock<Fixture> = OnceLock::new();
+    FIXTURE.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let data = folder.path().join("data");
+        draw(&data, &SampleSet { train_per_class: 4, val_per_class: 2, seed: 3 }).expect("the set is drawn");
+        let config = folder.path().join("config.toml");
+        fs::write(
+            &config,
+            "[network]\narch = \"resnet18\"\n[data]\nimage_size = 32\nresize = 36\n[train]\nname = \"small\"\nepochs = 2\n\
+             batch_size = 8\nlog_every = 2\n[optimizer]\nlearning_rate = 0.02\n",
+        )
+        .expect("the configuration is written");
+        let run = folder.path().join("run");
+        let output = train(&["fit", "--config", path(&config), "--data", path(&data), "--out", path(&run)]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let printed = stdout(&output);
+        Fixture { _folder: folder, data, config, run, printed }
+    })
+}
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_train"));
+    command.stdin(Stdio::null());
+    command
+}
+
+fn train(arguments: &[&str]) -> Output {
+    program().args(arguments).args(device(arguments)).output().expect("the program starts")
+}
+
+/// Tests run on the CPU wherever a command has a choice.
+fn device(arguments: &[&str]) -> &'static [&'static str] {
+    let chooses = ["fit", "eval", "predict"].contains(&arguments[0]);
+    if chooses && !arguments.contains(&"--device") && !arguments.contains(&"--help") {
+        &["--device", "cpu"]
+    } else {
+        &[]
+    }
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are UTF-8")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Runs, expects an exit code and one clear message, and gives it back.
+fn failure(arguments: &[&str], code: i32) -> String {
+    let output = train(arguments);
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+    assert!(!message.contains("panicked"), "{message}");
+    assert!(output.stdout.is_empty(), "results only on success");
+    message
+}
+
+fn best() -> PathBuf {
+    fixture().run.join("checkpoints/best.safetensors")
+}
+
+#[test]
+fn a_run_ends_with_a_table_of_what_matters() {
+    let Fixture { printed, run, .. } = fixture();
+    for part in
+        ["layer1.0", "layer4.1", "target", "60.0%", "top-1", "top-5", "MACs", "of the dense", "best.safetensors"]
+    {
+        assert!(printed.contains(part), "{part} is not in:\n{printed}");
+    }
+    for file in ["config.toml", "metrics.jsonl", "checkpoints/last.safetensors", "checkpoints/best.safetensors"] {
+        assert!(run.join(file).is_file(), "{file}");
+    }
+    let events = fs::read_dir(run.join("tensorboard")).unwrap().next().unwrap().unwrap();
+    assert!(events.metadata().unwrap().len() > 1000);
+}
+
+#[test]
+fn evaluation_repeats_what_training_saw_last() {
+    let run = &fixture().run;
+    let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+    let last_checkpoint = run.join("checkpoints/last.safetensors");
+    let output = train(&["eval", "--checkpoint", path(&last_checkpoint), "--data", path(&fixture().data), "--json"]);
+    let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(result["top1"], last["val"]["top1"]);
+    assert_eq!(result["macs"], last["val"]["macs"]);
+    assert_eq!(result["gates"].as_array().unwrap().len(), 8);
+    let always = train(&[
+        "eval",
+        "--checkpoint",
+        path(&last_checkpoint),
+        "--data",
+        path(&fixture().data),
+        "--policy",
+        "always-open",
+        "--json",
+    ]);
+    let always: serde_json::Value = serde_json::from_slice(&always.stdout).unwrap();
+    assert_eq!(always["opening"], 1.0);
+    assert!(always["macs"].as_f64() >= result["macs"].as_f64());
+}
+
+#[test]
+fn sampled_evaluation_is_a_function_of_its_seed() {
+    let evaluate = |seed: &str| {
+        let (checkpoint, data) = (best(), &fixture().data);
+        let output = train(&[
+            "eval",
+            "--checkpoint",
+            path(&checkpoint),
+            "--data",
+            path(data),
+            "--policy",
+            "sample",
+            "--seed",
+            seed,
+            "--json",
+        ]);
+        let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        result["macs"].as_f64().unwrap()
+    };
+    assert_eq!(evaluate("1"), evaluate("1"));
+    assert_ne!(evaluate("1"), evaluate("2"));
+}
+
+#[test]
+fn inspect_knows_presets_and_checkpoints() {
+    let text = stdout(&train(&["inspect", "--arch", "resnet50"]));
+    assert!(text.contains("25,557,032") && text.contains("4.089 GMACs"), "{text}");
+    let text = stdout(&train(&["inspect", path(&best())]));
+    assert!(
+        text.contains("layer, dependent") && text.contains("of 2 epochs") && text.contains("images of 32×32"),
+        "{text}"
+    );
+    let json: serde_json::Value =
+        serde_json::from_slice(&train(&["inspect", "--arch", "resnet101", "--json"]).stdout).unwrap();
+    assert_eq!(json["parameters"], 44_549_160);
+}
+
+#[test]
+fn predict_names_classes_and_cost() {
+    let image = fs::read_dir(fixture().data.join("val/disc")).unwrap().next().unwrap().unwrap().path();
+    let output = train(&["predict", "--checkpoint", path(&best()), path(&image), "--json", "--top", "3"]);
+    let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let image_result = &result["images"][0];
+    let classes = image_result["classes"].as_array().unwrap();
+    assert_eq!(classes.len(), 3);
+    assert!(classes[0]["probability"].as_f64() >= classes[1]["probability"].as_f64());
+    assert_eq!(image_result["gates"], 8);
+    // A bad image does not hide the good ones, and the exit code tells.
+    let output = train(&["predict", "--checkpoint", path(&best()), path(&image), "/nowhere.jpg"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("of 8 gates open") && stdout(&output).contains("cannot use /nowhere.jpg"));
+}
+
+#[test]
+fn the_data_commands_draw_list_and_check() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = folder.path().join("set");
+    let output = train(&["data", "synth", path(&set), "--train", "3", "--val", "1"]);
+    assert!(stdout(&output).contains("drew 30 training and 10 validation images of 10 classes"));
+    assert!(failure(&["data", "synth", path(&set)], 1).contains("exists; choose another folder"));
+    let index: serde_json::Value =
+        serde_json::from_slice(&train(&["data", "index", path(&set), "--json"]).stdout).unwrap();
+    assert_eq!((&index["train"], &index["classes"][2]["class"]), (&30.into(), &"crescent".into()));
+    let output = train(&["data", "check", path(&set)]);
+    assert!(output.status.success() && stdout(&output).contains("40 images, 0 cannot be used"));
+    fs::write(set.join("val/disc/0000-bad.jpg"), b"").unwrap();
+    let output = train(&["data", "check", path(&set)]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("0000-bad.jpg: the file is empty"));
+    // One split alone, as a folder of class folders.
+    assert_eq!(train(&["data", "check", path(&set.join("train"))]).status.code(), Some(0));
+}
+
+#[test]
+fn every_command_helps_with_an_example() {
+    for command in [
+        &["fit"][..],
+        &["eval"],
+        &["inspect"],
+        &["predict"],
+        &["data", "synth"],
+        &["data", "index"],
+        &["data", "check"],
+    ] {
+        let output = train(&[command, &["--help"]].concat());
+        assert!(output.status.success() && stdout(&output).contains("Example"), "{command:?}");
+    }
+}
+
+#[test]
+fn wrong_usage_exits_with_two_and_says_what_to_do() {
+    let Fixture { config, data, .. } = fixture();
+    let (config, data) = (path(config), path(data));
+    for (arguments, part) in [
+        (&["fit"][..], "--config"),
+        (&["fit", "--config", config], "Give --data DIR"),
+        (&["fit", "--config", config, "--data", data, "--set", "epochs"], "expected KEY=VALUE"),
+        (&["fit", "--config", config, "--data", data, "--set", "train.epoch=3"], "did you mean train.epochs?"),
+        (
+            &["fit", "--config", config, "--data", data, "--set", "train.epochs=0"],
+            "train.epochs: expected at least 1 epoch",
+        ),
+        (&["fit", "--resume"], "--out DIR"),
+        (&["eval", "--data", data], "Give --checkpoint FILE, or --arch NAME"),
+        (&["eval", "--data", data, "--arch", "resnet18"], "give --weights FILE too"),
+        (
+            &["eval", "--data", data, "--checkpoint", "a", "--policy", "argmin"],
+            "expected argmax, always-open or sample",
+        ),
+        (&["eval", "--data", data, "--checkpoint", "a", "--device", "gpu"], "expected auto, cpu, cuda or cuda:N"),
+        (&["inspect"], "--arch NAME"),
+    ] {
+        let message = failure(arguments, 2);
+        assert!(message.contains(part), "{arguments:?}: {message}");
+    }
+}
+
+#[test]
+fn what_fails_exits_with_one_and_names_the_file() {
+    let Fixture { config, data, run, .. } = fixture();
+    let (config, data) = (path(config), path(data));
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let text = folder.path().join("text.pth");
+    fs::write(&text, "not weights").unwrap();
+    let cut = folder.path().join("cut.safetensors");
+    fs::write(&cut, &fs::read(best()).unwrap()[..5000]).unwrap();
+    let out = folder.path().join("out");
+    for (arguments, part) in [
+        (&["fit", "--config", config, "--data", "/nowhere"][..], "cannot read /nowhere"),
+        (&["fit", "--config", config, "--data", path(&empty)], "has no folder 'train'"),
+        (
+            &["fit", "--config", config, "--data", data, "--weights", path(&text)],
+            "text.pth is not a readable weights file",
+        ),
+        (
+            &["fit", "--config", config, "--data", data, "--weights", path(&best()), "--set", "network.arch=resnet34"],
+            "does not fit resnet34",
+        ),
+        (&["eval", "--checkpoint", path(&cut), "--data", data], "cut.safetensors is not a readable weights file"),
+        (&["eval", "--checkpoint", "/nowhere.safetensors", "--data", data], "cannot read /nowhere.safetensors"),
+        (&["eval", "--checkpoint", path(&best()), "--data", path(&empty)], "empty holds no images"),
+        (&["eval", "--checkpoint", path(&best()), "--data", path(run)], "class folders without images"),
+        (&["inspect", path(&text)], "text.pth is not a readable weights file"),
+        (&["inspect", "--arch", "vgg16"], "unknown architecture 'vgg16'"),
+    ] {
+        let fits = arguments[0] == "fit";
+        let arguments = if fits { [arguments, &["--out", path(&out)]].concat() } else { arguments.to_vec() };
+        let message = failure(&arguments, 1);
+        assert!(message.contains(part), "{arguments:?}: {message}");
+        assert!(!out.exists(), "nothing half-written");
+    }
+    let message = failure(&["fit", "--config", config, "--data", data, "--out", path(run)], 1);
+    assert!(message.contains("exists; choose another --out, or continue that run with --resume"), "{message}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_keeps_the_old_checkpoint_and_names_the_size() {
+    let Fixture { config, data, .. } = fixture();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    // A limit on file sizes stands in for a full disk: writing past it fails in the same way.
+    let script = format!(
+        "trap '' XFSZ; ulimit -f 20000; exec {} fit --config {} --data {} --out {} --device cpu",
+        env!("CARGO_BIN_EXE_train"),
+        path(config),
+        path(data),
+        path(&out)
+    );
+    let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let message = stderr(&output);
+    assert!(
+        message.contains("cannot write") && message.contains("last.safetensors (") && message.contains("bytes)"),
+        "{message}"
+    );
+    assert_eq!(fs::read_dir(out.join("checkpoints")).unwrap().count(), 0, "no half-written file stays");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_saves_and_resume_goes_on() {
+    let Fixture { config, data, .. } = fixture();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let arguments =
+        ["fit", "--config", path(config), "--data", path(data), "--out", path(&out), "--set", "train.epochs=40"];
+    let mut child = program()
+        .args(arguments)
+        .args(["--device", "cpu"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !out.join("checkpoints/last.safetensors").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended early");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let steps = || {
+        let output = train(&["inspect", path(&out.join("checkpoints/last.safetensors")), "--json"]);
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        value["training"]["steps"].as_u64().unwrap()
+    };
+    let before = steps();
+    assert!(before > 0);
+    let message = failure(&["fit", "--resume", "--out", path(&out), "--set", "train.epochs=3"], 1);
+    assert!(message.contains("train.epochs is 3 and was 40"), "{message}");
+    let mut child = program()
+        .args(["fit", "--resume", "--out", path(&out), "--device", "cpu"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while steps() == before {
+        assert!(child.try_wait().unwrap().is_none(), "the resumed run ended early");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
