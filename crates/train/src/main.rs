@@ -9,7 +9,6 @@ use clap::{Parser, Subcommand};
 use commands::{data, eval, fit, inspect, predict};
 use std::io::Write;
 use std::process::ExitCode;
-use trainer::config::Faults;
 
 /// Learns which layers of a network are worth their compute, with Gumbel gates.
 #[derive(Parser)]
@@ -62,8 +61,14 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error:#}");
-            let wrong_usage = error.chain().any(|cause| cause.is::<Faults>() || cause.is::<commands::Usage>());
-            ExitCode::from(if wrong_usage { 2 } else { 1 })
+            ExitCode::from(if is_wrong_usage(&error) { 2 } else { 1 })
         }
     }
+}
+
+/// Whether the command line or the configuration is to blame.
+fn is_wrong_usage(error: &anyhow::Error) -> bool {
+    error.is::<commands::Usage>()
+        || matches!(error.downcast_ref(), Some(trainer::Error::Config(_)))
+        || matches!(error.downcast_ref(), Some(arch::Error::UnknownPreset { .. }))
 }

@@ -239,6 +239,7 @@ fn wrong_usage_exits_with_two_and_says_what_to_do() {
         ),
         (&["eval", "--data", data, "--checkpoint", "a", "--device", "gpu"], "expected auto, cpu, cuda or cuda:N"),
         (&["inspect"], "--arch NAME"),
+        (&["inspect", "--arch", "vgg16"], "unknown architecture 'vgg16'"),
     ] {
         let message = failure(arguments, 2);
         assert!(message.contains(part), "{arguments:?}: {message}");
@@ -271,9 +272,8 @@ fn what_fails_exits_with_one_and_names_the_file() {
         (&["eval", "--checkpoint", path(&cut), "--data", data], "cut.safetensors is not a readable weights file"),
         (&["eval", "--checkpoint", "/nowhere.safetensors", "--data", data], "cannot read /nowhere.safetensors"),
         (&["eval", "--checkpoint", path(&best()), "--data", path(&empty)], "empty holds no images"),
-        (&["eval", "--checkpoint", path(&best()), "--data", path(run)], "class folders without images"),
+        (&["eval", "--checkpoint", path(&best()), "--data", path(run)], "run holds no images"),
         (&["inspect", path(&text)], "text.pth is not a readable weights file"),
-        (&["inspect", "--arch", "vgg16"], "unknown architecture 'vgg16'"),
     ] {
         let fits = arguments[0] == "fit";
         let arguments = if fits { [arguments, &["--out", path(&out)]].concat() } else { arguments.to_vec() };

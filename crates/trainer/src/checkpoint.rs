@@ -9,7 +9,7 @@ use crate::file::write_atomically;
 use crate::optimizer::Sgd;
 use crate::totals::{Summary, Sums};
 use arch::state_dict::{StateDict, safetensors};
-use arch::{Classifier, NetSpec, Network};
+use arch::{Classifier, Cost, NetSpec, Network};
 use data::{Normalise, Transform};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -159,12 +159,19 @@ impl Checkpoint {
         if classes.len() != spec.head.classes || !input.is_sane() {
             return Err(refuse("its description contradicts itself".into()));
         }
+        let size = input.image_size as usize;
+        let cost = Cost::of(&spec, size, size).map_err(|error| refuse(error.to_string()))?;
         let (mut weights, mut momentum) = (Vec::new(), HashMap::new());
         for (name, tensor) in file.tensors {
             match name.strip_prefix(MOMENTUM) {
                 Some(parameter) => drop(momentum.insert(parameter.to_owned(), tensor)),
                 None => weights.push((name, tensor)),
             }
+        }
+        // Nothing is built from a description that promises more than the file holds.
+        let held: usize = weights.iter().map(|(_, tensor): &(String, Tensor)| tensor.numel()).sum();
+        if (held as u64) < cost.parameters.saturating_add(cost.gate_parameters) {
+            return Err(refuse(format!("it holds {held} numbers where its network has {}", cost.parameters)));
         }
         let weights = StateDict { origin: path.to_owned(), tensors: weights };
         Ok(Self { spec, classes, input, training, weights, momentum })

@@ -283,9 +283,7 @@ impl Fit {
             if step % self.config.train.log_every == 0 || batch == batches {
                 let sums = totals.read()?;
                 let recent = sums.since(&logged).summary();
-                if !recent.loss.is_finite() {
-                    return Err(Error::NotFinite { step, loss: recent.loss });
-                }
+                refuse_not_finite(recent.loss, step)?;
                 let images_per_second = recent.images as f64 / since.elapsed().as_secs_f64().max(1e-9);
                 let (learning_rate, target) = (self.learning_rate(step - 1), self.mean_target(step - 1));
                 tell(
@@ -297,6 +295,7 @@ impl Fit {
             }
             if interrupt.load(Ordering::Relaxed) {
                 self.progress.partial = totals.read()?;
+                refuse_not_finite(self.progress.partial.summary().loss, step)?;
                 return Ok(false);
             }
         }
@@ -327,6 +326,8 @@ impl Fit {
                 return Ok(Outcome::Interrupted(self.run.last()));
             }
             let evaluation = self.evaluate(listeners)?;
+            // The last step may have broken what its own loss did not show yet; such a network is never saved.
+            refuse_not_finite(evaluation.summary.loss, self.progress.step)?;
             let train = std::mem::take(&mut self.progress.partial).summary();
             self.progress.epoch += 1;
             self.progress.batch = 0;
@@ -375,6 +376,10 @@ impl Fit {
         let best = self.progress.best.unwrap_or((self.progress.epoch, evaluation.summary.top1));
         Verdict { config: self.config, run: self.run, cost: self.cost, evaluation, blocks, best, seconds }
     }
+}
+
+fn refuse_not_finite(loss: f64, step: u64) -> Result<()> {
+    if loss.is_finite() { Ok(()) } else { Err(Error::NotFinite { step, loss }) }
 }
 
 /// A resumed run keeps its configuration, but data may have moved and machines differ.

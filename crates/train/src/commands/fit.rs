@@ -33,7 +33,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Weights to start from: a checkpoint, or a .pth or .safetensors state dict [network.weights]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     weights: Option<PathBuf>,
     /// Folder of the run [default: runs/NAME, numbered if it exists]
     #[arg(long, value_name = "DIR")]
