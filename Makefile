@@ -7,8 +7,8 @@
 
 SAMPLE_DATA := sample-data
 TRAIN := target/release/train
-# CARGO_TARGET_DIR would put the program where .cargo/config.toml's run path does not reach.
-CARGO := env -u CARGO_TARGET_DIR cargo
+# Settings of the environment that would lose the run path of .cargo/config.toml or point past .libtorch.
+CARGO := @env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u LIBTORCH CARGO_TARGET_DIR=target cargo
 
 help:
 	@echo "make train-resnet50-aig [DATA=DIR] [WEIGHTS=FILE] [ARGS='--set KEY=VALUE ...']"
@@ -23,7 +23,7 @@ setup:
 	@scripts/setup.sh
 
 build: setup
-	@$(CARGO) build --release
+	$(CARGO) build --release
 
 # Without DATA the first line must say what happens, before set-up and build begin.
 train-resnet50-aig:
@@ -43,7 +43,7 @@ test: setup
 check: setup
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --document-private-items
+	@RUSTDOCFLAGS="-D warnings" $(CARGO:@%=%) doc --release --workspace --no-deps --document-private-items
 
 format: setup
 	$(CARGO) fmt --all

@@ -3,7 +3,9 @@
 # Trains bench/small-images.toml on DIR and prints top-1, opening, MACs and images per second, as one JSON object.
 set -euo pipefail
 [ $# -ge 1 ] || { sed -n '2,3s/^# //p' "$0" >&2; exit 2; }
-cd "$(dirname "$0")/.." && data=$(cd "$OLDPWD" && cd "$1" && pwd) && shift
+data=$(cd "$1" && pwd)
+shift
+cd "$(dirname "$0")/.."
 make --no-print-directory build
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

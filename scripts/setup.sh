@@ -2,10 +2,11 @@
 # Brings libtorch and links it as .libtorch, so that plain cargo, the tests and the built binary find it.
 #
 #   scripts/setup.sh            the torch wheel in a cached virtual environment (shared by all checkouts)
-#   LIBTORCH=DIR   your own libtorch: DIR/lib and DIR/include; nothing is downloaded
+#   LIBTORCH=DIR      your own libtorch: DIR/lib and DIR/include; nothing is downloaded
 #   TORCH_INDEX=URL   another package index, for example one that serves CPU-only wheels
-#   PYTHON=EXE   the interpreter the environment is made with (default: python3)
+#   PYTHON=EXE        the interpreter the environment is made with (default: python3)
 #
+# The choice is kept: later calls without these variables leave the link as it is. Remove .libtorch to choose anew.
 # The Python side (torchvision included) serves the parity tests; the Rust program needs only libtorch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -23,29 +24,49 @@ link() { # link TARGET NAME: replaces a link, never a real file
     if [ -e "$2" ] && [ ! -L "$2" ]; then
         fail "$2 exists and is not a link; move it away and run make setup again"
     fi
-    [ "$(readlink "$2" 2>/dev/null || true)" = "$1" ] || ln -sfn "$1" "$2"
+    local before
+    before=$(readlink "$2" 2>/dev/null || true)
+    if [ "$before" != "$1" ]; then
+        ln -sfn "$1" "$2"
+        if [ -n "$before" ] && [ -d target ] && [ "$2" = .libtorch ]; then
+            # Cargo sees the same path and would link against what it found there before.
+            for profile in dev release; do cargo clean --quiet --profile "$profile" -p torch-sys -p torch-ext || true; done
+        fi
+    fi
+}
+
+is_libtorch() { # is_libtorch DIR: whether DIR is a libtorch of the right version
+    local version=$1/include/torch/headeronly/version.h
+    [ -e "$1/lib/libtorch_cpu.so" ] && [ -e "$version" ] &&
+        [ "$(awk '/define TORCH_VERSION_(MAJOR|MINOR|PATCH) /{printf "%s%s", separator, $3; separator = "."}' "$version")" = "$torch_version" ]
 }
 
 need() { # need COMMAND PACKAGE
     command -v "$1" >/dev/null 2>&1 || fail "'$1' was not found; $2"
 }
 
+[ "$(uname -s)" = Linux ] || fail "only Linux is supported so far; on another system set LIBTORCH and use cargo directly"
 need cargo "install Rust from https://rustup.rs"
-if ! command -v "${CXX:-c++}" >/dev/null 2>&1; then
-    fail "no C++ compiler ('${CXX:-c++}'); install one: Debian and Ubuntu: g++, Fedora: gcc-c++, or set CXX"
-fi
+compiler=${CXX:-c++}
+command -v "${compiler%% *}" >/dev/null 2>&1 ||
+    fail "no C++ compiler ('$compiler'); install one: Debian and Ubuntu: g++, Fedora: gcc-c++, or set CXX"
+# rust-version in Cargo.toml
+rust=$(cargo --version | cut -d' ' -f2)
+[ "$(printf '%s\n' 1.89 "$rust" | sort -V | head -n 1)" = 1.89 ] || fail "cargo $rust is too old; 1.89 or newer is needed: rustup update"
 
 if [ -n "${LIBTORCH:-}" ]; then
     own=$(cd "$LIBTORCH" 2>/dev/null && pwd -P) || fail "LIBTORCH=$LIBTORCH is not a folder"
-    if [ "$own" = "$(cd .libtorch 2>/dev/null && pwd -P)" ]; then exit 0; fi
-    for part in lib/libtorch_cpu.so include/torch; do
-        [ -e "$own/$part" ] || fail "LIBTORCH=$LIBTORCH has no $part; expected an unpacked libtorch $torch_version"
-    done
-    link "$own" .libtorch
-    rm -f .venv # it belonged to another libtorch; the tests that need Python skip without it
-    echo "setup: libtorch at $own (yours)" >&2
+    is_libtorch "$own" || fail "LIBTORCH=$LIBTORCH is not libtorch $torch_version (lib/libtorch_cpu.so and include/torch)"
+    if [ "$own" != "$(cd .libtorch 2>/dev/null && pwd -P)" ]; then
+        link "$own" .libtorch
+        rm -f .venv # it belonged to another libtorch
+        echo "setup: libtorch at $own (yours); without .venv the tests against PyTorch skip" >&2
+    fi
     exit 0
 fi
+
+# What was chosen once stays chosen.
+if [ -z "${TORCH_INDEX:-}" ] && [ -L .libtorch ] && is_libtorch .libtorch; then exit 0; fi
 
 cache=${XDG_CACHE_HOME:-${HOME:?setup needs HOME or XDG_CACHE_HOME}/.cache}/gumbel-gates
 name=torch-$torch_version
@@ -78,6 +99,6 @@ if [ ! -e "$complete" ]; then
 fi
 
 site=$(echo "$environment"/lib/python3*/site-packages)
-[ -e "$site/torch/lib/libtorch_cpu.so" ] || fail "$site/torch has no libtorch; remove $environment and run make setup again"
+is_libtorch "$site/torch" || fail "$site/torch is not libtorch $torch_version; remove $environment and run make setup again"
 link "$site/torch" .libtorch
 link "$environment" .venv

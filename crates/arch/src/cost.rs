@@ -38,6 +38,18 @@ pub struct BlockCost {
     pub shortcut: u64,
 }
 
+impl BlockCost {
+    /// MACs of the block without its gates.
+    pub fn macs(&self) -> u64 {
+        self.branch.saturating_add(self.shortcut)
+    }
+
+    /// MACs used per image if its layer gate is open for this share of the images.
+    pub fn used(&self, rate: f64) -> f64 {
+        self.branch as f64 * rate + self.shortcut as f64
+    }
+}
+
 impl Cost {
     /// The cost of `spec` for images of `height` × `width` pixels.
     ///

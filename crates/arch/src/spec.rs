@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use gumbel_gates::GateKind;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// A network: stem, residual blocks, head. Only data; see [`crate::Network`] for its tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -132,6 +133,19 @@ pub struct HeadSpec {
     pub inputs: usize,
     /// Classes out.
     pub classes: usize,
+}
+
+impl fmt::Display for GateSite {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let site = match self.site {
+            Site::Layer => "layer",
+        };
+        let kind = match self.kind {
+            GateKind::Independent => "independent",
+            GateKind::Dependent => "dependent",
+        };
+        write!(f, "{site}, {kind}")
+    }
 }
 
 impl Site {

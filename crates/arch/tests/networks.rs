@@ -1,6 +1,6 @@
 //! Presets, gates in a network and cost.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // helpers outside #[test] functions
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
 use arch::{Cost, NetSpec, Network, Pass, Shortcut};
 use gumbel_gates::{GateKind, Openings, Policy};

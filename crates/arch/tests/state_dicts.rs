@@ -1,6 +1,6 @@
 //! Weights files: what fits is loaded, everything else is named, and nothing in a file is executed.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // helpers outside #[test] functions
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
 use arch::state_dict::{StateDict, safetensors};
 use arch::{Classifier, NetSpec, Network};
@@ -35,8 +35,24 @@ fn a_state_dict_survives_the_round_trip_to_the_bit() {
     for (a, b) in contents(&first).into_iter().zip(contents(&second)) {
         assert_eq!(a, b);
     }
-    assert_eq!(safetensors::read(&path).unwrap().metadata["about"], "a test");
+    assert_eq!(StateDict::read(&path).unwrap().metadata["about"], "a test");
     assert_eq!(fs::read(&path).unwrap(), fs::read(write(&folder.path().join("x"), &contents(&second))).unwrap());
+}
+
+#[test]
+fn every_length_of_a_header_is_understood() {
+    // The first byte of a safetensors file is part of a length: it may look like a pickle's or a zip's.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w");
+    let tensor = Tensor::ones([2], (Kind::Float, Device::Cpu));
+    let mut first_bytes = std::collections::HashSet::new();
+    for length in 0..300 {
+        let text = safetensors::to_bytes([("t", &tensor)], ("about", "x".repeat(length))).unwrap();
+        first_bytes.insert(text[0]);
+        fs::write(&path, text).unwrap();
+        assert_eq!(StateDict::read(&path).unwrap().tensors.len(), 1);
+    }
+    assert!(first_bytes.contains(&0x80) && first_bytes.len() == 32);
 }
 
 #[test]
@@ -141,6 +157,24 @@ fn a_pickle_that_asks_for_a_call_is_refused_by_name() {
 }
 
 #[test]
+fn damaged_pickles_are_errors_and_never_panics() {
+    let pickle = pickle_of_one_tensor(0, 4, &[2, 2]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w.pth");
+    for position in 0..pickle.len() {
+        for value in [0, b'(', b'.', b't', b'u', b'e', b'Q', b'R', b'h', 0x86, 0x94, 0xff] {
+            let mut damaged = pickle.clone();
+            damaged[position] = value;
+            fs::write(&path, torch_file(&damaged, &[0; 16])).unwrap();
+            // Some changes are harmless; what matters is that every one comes back.
+            if let Ok(read) = StateDict::read(&path) {
+                assert!(read.tensors.len() <= 1);
+            }
+        }
+    }
+}
+
+#[test]
 fn tensors_that_reach_outside_their_storage_are_refused() {
     assert!(refusal(&torch_file(&pickle_of_one_tensor(0, 4, &[5]), &[0; 16])).contains("do not fit its storage"));
     assert!(refusal(&torch_file(&pickle_of_one_tensor(1, 4, &[4]), &[0; 16])).contains("do not fit its storage"));
@@ -154,6 +188,8 @@ fn other_files_are_told_apart() {
     assert!(refusal(b"hello, this is text").contains("not an intact safetensors file"));
     assert!(refusal(&torch_file(b"\x80\x02]q\x00.", &[])).contains("no dictionary of tensors"));
     assert!(refusal(&torch_file(b"\x80\x02}X\x05\x00\x00\x00epochK\x03s.", &[])).contains("'epoch' is not a tensor"));
+    // Marks that point above the stack.
+    assert!(refusal(&torch_file(b"\x80\x02NN(\x86t.", &[])).contains("mark"));
     // Nesting a million deep must not exhaust the stack.
     let deep = [b"\x80\x02)".to_vec(), vec![0x85; 1_000_000], b".".to_vec()].concat();
     assert!(refusal(&torch_file(&deep, &[])).contains("no dictionary of tensors"));

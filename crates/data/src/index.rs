@@ -106,6 +106,18 @@ impl Split {
         Ok(Self { root: root.to_owned(), classes: classes.into_iter().map(|(name, _)| name).collect(), items, ignored })
     }
 
+    /// A fingerprint of the images' names below the split's folder, in order: FNV-1a, so it stays the same everywhere.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hash = 0xcbf2_9ce4_8422_2325u64;
+        for item in &self.items {
+            let name = item.path.strip_prefix(&self.root).unwrap_or(&item.path).to_string_lossy();
+            for byte in name.bytes().chain([0]) {
+                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+        hash
+    }
+
     /// Number of images per class, by label.
     pub fn images_per_class(&self) -> Vec<usize> {
         let mut counts = vec![0; self.classes.len()];

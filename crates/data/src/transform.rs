@@ -143,10 +143,11 @@ fn shorter_side(width: u32, height: u32, shorter: u32) -> (u32, u32) {
 
 /// Where the central `size` pixels of an extent that was resized to `resized` lie in the source: start and length.
 fn central_window(extent: u32, resized: u32, size: u32) -> (f64, f64) {
-    let step = f64::from(extent) / f64::from(resized);
+    // Multiplied before it is divided, so that a window over the whole extent is no longer than it by rounding.
+    let in_source = |pixels: f64| pixels * f64::from(extent) / f64::from(resized);
     // torchvision's CenterCrop; Python rounds halves to even.
     let margin = (f64::from(resized - size) / 2.0).round_ties_even();
-    (margin * step, f64::from(size) * step)
+    (in_source(margin), in_source(f64::from(size)))
 }
 
 #[cfg(test)]
@@ -161,6 +162,23 @@ mod tests {
         assert_eq!(shorter_side(375, 500, 256), (256, 341));
         assert_eq!(shorter_side(64, 64, 64), (64, 64));
         assert_eq!(shorter_side(1, 30_000, 256), (256, 7_680_000));
+    }
+
+    #[test]
+    fn windows_never_leave_the_image() {
+        let normalise = Normalise { mean: [0.0; 3], std: [1.0; 3] };
+        let mut output = vec![0.0; 3 * 224 * 224];
+        for extent in (1..500).chain([1023, 2999]) {
+            let image = RgbImage::new(extent, 3);
+            for (width, height) in [(extent, extent), (extent, extent + 1)] {
+                let (left, shown) = central_window(width, shorter_side(width, height, 224).0, 224);
+                assert!(left >= 0.0 && left + shown <= f64::from(width), "{width}: {left} + {shown}");
+            }
+            let transform = Transform::ResizeCenterCrop { resize: 224, size: 224 };
+            let applied =
+                transform.apply(&image, &normalise, &mut generator(0, 0, 0), &mut Resizer::new(), &mut output);
+            assert_eq!(applied, Ok(()), "{extent}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Folders to batches: what is found, what comes when, and what happens to bad files.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // helpers outside #[test] functions
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
 use data::synth::{SampleSet, draw};
 use data::{Batch, Dataset, Loader, Normalise, Order, Split, Transform, decode};

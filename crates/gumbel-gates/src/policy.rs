@@ -1,12 +1,14 @@
 use crate::error::{Error, Result};
 use crate::sampling;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use tch::Tensor;
 use torch_ext::derive_seed;
 
-/// How gates decide in one forward pass. An argument of forward, never hidden state.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// How gates decide in one forward pass. An argument of forward, never hidden state. Written as text, a policy is its name.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Policy {
     /// Gumbel-max forward, softmax gradient: training, and stochastic evaluation.
     Sample {
@@ -33,6 +35,29 @@ impl Policy {
             Self::Argmax => Ok(sampling::margin(logits)?.f_gt(0.0)?.f_to_kind(logits.kind())?),
             Self::AlwaysOpen => Ok(sampling::margin(logits)?.f_ones_like()?),
         }
+    }
+}
+
+impl Policy {
+    /// The same policy for batch number `batch` of a pass over many: sampling draws other noise for each.
+    pub fn for_batch(self, batch: usize) -> Self {
+        match self {
+            Self::Sample { temperature, seed } => Self::Sample { temperature, seed: derive_seed(seed, batch as u64) },
+            Self::Argmax | Self::AlwaysOpen => self,
+        }
+    }
+}
+
+impl TryFrom<String> for Policy {
+    type Error = Error;
+    fn try_from(name: String) -> Result<Self> {
+        name.parse()
+    }
+}
+
+impl From<Policy> for String {
+    fn from(policy: Policy) -> Self {
+        policy.to_string()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Gates as a network uses them: exact openings, gradients against the closed form, frequencies against probabilities.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // helpers outside #[test] functions
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
 use gumbel_gates::{GateKind, Gates, Openings, Policy, loss, sampling};
 use tch::{Device, Kind, Tensor};

@@ -15,6 +15,14 @@ pub enum Error {
     /// Batch norm cannot train on this batch.
     #[error("batch norm needs more than one value per channel while training, found shape {0:?}; use a larger batch")]
     OneValuePerChannel(Vec<i64>),
+    /// A gradient or momentum buffer does not correspond to its parameter.
+    #[error("the {what} of a parameter of shape {parameter:?} is missing or has another shape, layout, kind or device")]
+    Unlike {
+        /// Gradient or momentum.
+        what: &'static str,
+        /// Shape of the parameter.
+        parameter: Vec<i64>,
+    },
     /// Lists that belong together differ in length.
     #[error("{what}: expected {expected} tensors, found {found}")]
     Count {

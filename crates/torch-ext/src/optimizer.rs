@@ -44,6 +44,17 @@ pub fn fused_sgd(parameters: &[Tensor], gradients: &[Tensor], momenta: &[Tensor]
     if expected == 0 {
         return Ok(());
     }
+    // The CPU kernel walks raw memory: what it is given must really correspond.
+    for ((parameter, gradient), momentum) in parameters.iter().zip(gradients).zip(momenta) {
+        for (what, other) in [("gradient", gradient), ("momentum", momentum)] {
+            let same = other.defined()
+                && layout(other) == layout(parameter)
+                && (other.kind(), other.device()) == (parameter.kind(), parameter.device());
+            if !same {
+                return Err(Error::Unlike { what, parameter: parameter.size() });
+            }
+        }
+    }
     let pointers = |tensors: &[Tensor]| tensors.iter().map(Tensor::as_ptr).collect::<Vec<_>>();
     let (parameters, gradients, momenta) = (pointers(parameters), pointers(gradients), pointers(momenta));
     // SAFETY: three arrays of `expected` valid tensor pointers that outlive the call; the shim keeps none of them.
@@ -59,6 +70,14 @@ pub fn fused_sgd(parameters: &[Tensor], gradients: &[Tensor], momenta: &[Tensor]
             step.nesterov,
         )
     })
+}
+
+/// Sizes, and strides where there is more than one element to stride over.
+fn layout(tensor: &Tensor) -> (Vec<i64>, Vec<i64>) {
+    let size = tensor.size();
+    let strides = tensor.stride().into_iter().zip(&size).filter(|(_, size)| **size > 1).map(|(stride, _)| stride);
+    let strides = strides.collect();
+    (size, strides)
 }
 
 #[cfg(test)]
@@ -94,6 +113,33 @@ mod tests {
         for i in 0..2 {
             assert!((parameter.double_value(&[i as i64]) - p[i]).abs() < 1e-6);
             assert!((momentum_buffer.double_value(&[i as i64]) - v[i]).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn steps_without_momentum_and_with_nesterov_equal_the_formula() {
+        // g = 0.5, p = 1: plain p − lr·g; Nesterov from v = 0: v = g, p − lr·(g + m·v).
+        for (momentum, nesterov, expected) in [(0.0, false, 0.95), (0.9, true, 1.0 - 0.1 * (0.5 + 0.9 * 0.5))] {
+            let parameter = Tensor::from_slice(&[1.0f32]);
+            let step = SgdStep { learning_rate: 0.1, momentum, weight_decay: 0.0, nesterov };
+            let gradient = Tensor::from_slice(&[0.5f32]);
+            fused_sgd(&[parameter.shallow_clone()], &[gradient], &[parameter.zeros_like()], &step).unwrap();
+            assert!((parameter.double_value(&[0]) - expected).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn tensors_that_do_not_correspond_are_refused() {
+        let step = SgdStep { learning_rate: 0.1, momentum: 0.9, weight_decay: 0.0, nesterov: false };
+        let matrix = Tensor::zeros([2, 3], (tch::Kind::Float, tch::Device::Cpu));
+        for gradient in [
+            matrix.to_kind(tch::Kind::Double),
+            matrix.view([3, 2]),
+            Tensor::zeros([3, 2], (tch::Kind::Float, tch::Device::Cpu)).tr(),
+            Tensor::new(),
+        ] {
+            let error = fused_sgd(&[matrix.copy()], &[gradient], &[matrix.copy()], &step).unwrap_err().to_string();
+            assert!(error.contains("gradient of a parameter of shape [2, 3]"), "{error}");
         }
     }
 

@@ -12,7 +12,13 @@
 
 namespace {
 
-char *error_text(const char *text) { return strdup(text); }
+// Static texts are told apart from allocated ones by address.
+const char out_of_memory[] = "out of memory";
+
+char *error_text(const char *text) {
+    char *copy = strdup(text);
+    return copy ? copy : const_cast<char *>(out_of_memory);
+}
 
 template <typename Body> char *guarded(Body body) {
     try {
@@ -38,7 +44,9 @@ std::vector<at::Tensor> list(at::Tensor *const *tensors, size_t count) {
 
 extern "C" {
 
-void torch_ext_free_error(char *error) { free(error); }
+void torch_ext_free_error(char *error) {
+    if (error != out_of_memory) free(error);
+}
 
 // Loads libtorch's CUDA half into the process; libtorch registers its CUDA back end while loading.
 bool torch_ext_load_cuda() { return dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) != nullptr; }
@@ -52,11 +60,12 @@ char *torch_ext_random(const int64_t *size, size_t dimensions, uint64_t seed, bo
     });
 }
 
-// torch._fused_sgd_ with dampening 0, where momentum buffers of zero already make the first step right.
+// torch._fused_sgd_ with dampening 0, where momentum buffers of zero already make the first step right. Without momentum
+// libtorch wants no buffers.
 char *torch_ext_fused_sgd(at::Tensor *const *parameters, at::Tensor *const *gradients, at::Tensor *const *momenta,
                           size_t count, double learning_rate, double momentum, double weight_decay, bool nesterov) {
     return guarded([&] {
-        at::_fused_sgd_(list(parameters, count), list(gradients, count), list(momenta, count), weight_decay, momentum,
+        at::_fused_sgd_(list(parameters, count), list(gradients, count), list(momenta, momentum == 0 ? 0 : count), weight_decay, momentum,
                         learning_rate, /*dampening=*/0.0, nesterov, /*maximize=*/false, /*is_first_step=*/false);
     });
 }

@@ -28,20 +28,29 @@ enum Command {
     Data(data::Args),
 }
 
-/// What a command that did not fail comes to: text for stdout and an exit code.
+/// What a command that did not fail comes to.
+#[derive(Default)]
 pub(crate) struct Done {
-    text: String,
+    /// The result.
+    stdout: String,
+    /// What is not a result.
+    stderr: String,
     code: u8,
 }
 
 impl Done {
-    pub(crate) fn ok(text: String) -> Self {
-        Self { text, code: 0 }
+    pub(crate) fn ok(stdout: String) -> Self {
+        Self { stdout, ..Self::default() }
     }
 
     /// The command did its work, and the answer is bad news.
-    pub(crate) fn with_code(text: String, code: u8) -> Self {
-        Self { text, code }
+    pub(crate) fn with_code(stdout: String, code: u8) -> Self {
+        Self { stdout, code, ..Self::default() }
+    }
+
+    /// Stopped by the user, the state saved.
+    pub(crate) fn interrupted(stderr: String) -> Self {
+        Self { stderr, code: 130, ..Self::default() }
     }
 }
 
@@ -54,13 +63,15 @@ fn main() -> ExitCode {
         Command::Data(args) => data::run(args),
     };
     match outcome {
-        Ok(Done { text, code }) => {
+        Ok(Done { stdout, stderr, code }) => {
             // A reader that went away, such as head, has what it wanted.
-            let _ = std::io::stdout().write_all(text.as_bytes());
+            let _ = std::io::stdout().write_all(stdout.as_bytes());
+            let _ = std::io::stderr().write_all(stderr.as_bytes());
             ExitCode::from(code)
         }
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            // Every error's own text tells its cause.
+            let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::from(if is_wrong_usage(&error) { 2 } else { 1 })
         }
     }

@@ -1,12 +1,13 @@
 //! Where a network comes from: `--checkpoint FILE`, or `--arch NAME [--weights FILE]`.
 
 use crate::commands::Usage;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
+use arch::state_dict::StateDict;
 use arch::{Classifier, NetSpec, Network};
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tch::Device;
-use trainer::{Checkpoint, Config, Input};
+use trainer::{Checkpoint, Config, Input, is_checkpoint};
 
 #[derive(Args, Debug)]
 #[group(id = "network")]
@@ -40,29 +41,15 @@ impl Source {
         match (&self.checkpoint, &self.arch, &self.weights) {
             (Some(path), ..) => {
                 let checkpoint = Checkpoint::read(path)?;
-                let network = checkpoint.network(device).with_context(|| format!("loading {}", path.display()))?;
+                let network = checkpoint.network(device)?;
                 let name = path.display().to_string();
                 Ok(Loaded { network, classes: checkpoint.classes, named: true, input: checkpoint.input, name })
             }
             (None, Some(arch), Some(path)) => {
-                let weights = Checkpoint::read_weights(path)?;
-                // The file says how many classes it has.
-                let head = NetSpec::preset(arch, 1)?.head.name;
-                let bias = format!("{head}.bias");
-                let classes = weights.tensors.iter().find(|(name, _)| *name == bias);
-                let classes =
-                    classes.and_then(|(_, bias)| bias.size1().ok()).unwrap_or(1000).clamp(1, 1 << 20) as usize;
-                let network = Network::build(&NetSpec::preset(arch, classes)?, device, 0)?;
-                network.load(&weights, Classifier::Required)?;
-                let names = (0..classes).map(|class| class.to_string()).collect();
-                let input = Input::of(&Config::default());
-                Ok(Loaded {
-                    network,
-                    classes: names,
-                    named: false,
-                    input,
-                    name: format!("{arch} with {}", path.display()),
-                })
+                let network = network_with_weights(arch, path, device)?;
+                let classes = (0..network.spec().head.classes).map(|class| class.to_string()).collect();
+                let name = format!("{arch} with {}", path.display());
+                Ok(Loaded { network, classes, named: false, input: Input::of(&Config::default()), name })
             }
             (None, Some(arch), None) => {
                 bail!(Usage(format!("--arch {arch} alone is an untrained network; give --weights FILE too")))
@@ -72,4 +59,19 @@ impl Source {
             }
         }
     }
+}
+
+/// A preset with the weights of a file, which says how many classes there are.
+pub(crate) fn network_with_weights(arch: &str, path: &Path, device: Device) -> Result<Network> {
+    let weights = StateDict::read(path)?;
+    if is_checkpoint(&weights) {
+        // It knows its architecture better than the command line.
+        bail!(Usage(format!("{} is a checkpoint; give it as --checkpoint, without --arch", path.display())));
+    }
+    let bias = format!("{}.bias", NetSpec::preset(arch, 1)?.head.name);
+    let found = weights.tensors.iter().find(|(name, _)| *name == bias);
+    let classes = found.and_then(|(_, bias)| bias.size1().ok()).unwrap_or(1000).clamp(1, 1 << 20);
+    let network = Network::build(&NetSpec::preset(arch, classes as usize)?, device, 0)?;
+    network.load(&weights, Classifier::Required)?;
+    Ok(network)
 }

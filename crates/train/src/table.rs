@@ -51,6 +51,7 @@ pub(crate) fn macs(count: f64) -> String {
     match count {
         count if count >= 1e9 => format!("{:.3} GMACs", count / 1e9),
         count if count >= 1e6 => format!("{:.1} MMACs", count / 1e6),
+        count if count >= 1e3 => format!("{:.1} kMACs", count / 1e3),
         count => format!("{count:.0} MACs"),
     }
 }

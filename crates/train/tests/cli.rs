@@ -1,6 +1,6 @@
 //! The program as a user meets it: output, messages, exit codes, and that nothing is half-written.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // helpers outside #[test] functions
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
 use data::synth::{SampleSet, draw};
 use std::fs;
@@ -228,7 +228,7 @@ fn wrong_usage_exits_with_two_and_says_what_to_do() {
         (&["fit", "--config", config, "--data", data, "--set", "train.epoch=3"], "did you mean train.epochs?"),
         (
             &["fit", "--config", config, "--data", data, "--set", "train.epochs=0"],
-            "train.epochs: expected at least 1 epoch",
+            "train.epochs: expected 1 to 1,000,000 epochs",
         ),
         (&["fit", "--resume"], "--out DIR"),
         (&["eval", "--data", data], "Give --checkpoint FILE, or --arch NAME"),
@@ -278,6 +278,7 @@ fn what_fails_exits_with_one_and_names_the_file() {
         let fits = arguments[0] == "fit";
         let arguments = if fits { [arguments, &["--out", path(&out)]].concat() } else { arguments.to_vec() };
         let message = failure(&arguments, 1);
+        assert!(message.matches("os error").count() <= 1, "the cause is told once: {message}");
         assert!(message.contains(part), "{arguments:?}: {message}");
         assert!(!out.exists(), "nothing half-written");
     }
@@ -285,57 +286,71 @@ fn what_fails_exits_with_one_and_names_the_file() {
     assert!(message.contains("exists; choose another --out, or continue that run with --resume"), "{message}");
 }
 
+/// A run of 40 epochs that was interrupted by `signal` after its first checkpoint.
 #[cfg(unix)]
-#[test]
-fn a_full_disk_keeps_the_old_checkpoint_and_names_the_size() {
+fn interrupted_run(out: &Path, signal: &str) {
     let Fixture { config, data, .. } = fixture();
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("run");
-    // A limit on file sizes stands in for a full disk: writing past it fails in the same way.
-    let script = format!(
-        "trap '' XFSZ; ulimit -f 20000; exec {} fit --config {} --data {} --out {} --device cpu",
-        env!("CARGO_BIN_EXE_train"),
-        path(config),
-        path(data),
-        path(&out)
-    );
-    let output = Command::new("bash").args(["-c", &script]).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let message = stderr(&output);
-    assert!(
-        message.contains("cannot write") && message.contains("last.safetensors (") && message.contains("bytes)"),
-        "{message}"
-    );
-    assert_eq!(fs::read_dir(out.join("checkpoints")).unwrap().count(), 0, "no half-written file stays");
-}
-
-#[cfg(unix)]
-#[test]
-fn an_interrupt_saves_and_resume_goes_on() {
-    let Fixture { config, data, .. } = fixture();
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("run");
     let arguments =
-        ["fit", "--config", path(config), "--data", path(data), "--out", path(&out), "--set", "train.epochs=40"];
+        ["fit", "--config", path(config), "--data", path(data), "--out", path(out), "--set", "train.epochs=40"];
     let mut child = program()
         .args(arguments)
         .args(["--device", "cpu"])
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     while !out.join("checkpoints/last.safetensors").exists() {
         assert!(child.try_wait().unwrap().is_none(), "the run ended early");
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    let steps = || {
-        let output = train(&["inspect", path(&out.join("checkpoints/last.safetensors")), "--json"]);
-        let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        value["training"]["steps"].as_u64().unwrap()
-    };
-    let before = steps();
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let advice = format!("go on with: train fit --resume --out {}", path(out));
+    assert!(stderr(&output).contains(&advice), "{}", stderr(&output));
+}
+
+#[cfg(unix)]
+fn steps(out: &Path) -> u64 {
+    let output = train(&["inspect", path(&out.join("checkpoints/last.safetensors")), "--json"]);
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    value["training"]["steps"].as_u64().unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_keeps_the_old_checkpoint_and_names_the_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    interrupted_run(&out, "-INT");
+    let last = out.join("checkpoints/last.safetensors");
+    let before = fs::read(&last).unwrap();
+    // A limit on file sizes stands in for a full disk: writing past it fails in the same way.
+    let script = format!(
+        "trap '' XFSZ; ulimit -f 20000; exec {} fit --resume --out {} --device cpu",
+        env!("CARGO_BIN_EXE_train"),
+        path(&out)
+    );
+    let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let message = stderr(&output);
+    assert!(
+        message.contains("cannot write") && message.contains(".safetensors (") && message.contains("bytes)"),
+        "{message}"
+    );
+    assert!(message.contains("free some space, then continue with --resume"), "{message}");
+    assert!(fs::read(&last).unwrap() == before, "the old checkpoint is still there");
+    let names: Vec<_> = fs::read_dir(out.join("checkpoints")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(names.iter().all(|name| !name.to_string_lossy().starts_with('.')), "no scratch file stays: {names:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_saves_and_resume_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    interrupted_run(&out, "-TERM");
+    let before = steps(&out);
     assert!(before > 0);
     let message = failure(&["fit", "--resume", "--out", path(&out), "--set", "train.epochs=3"], 1);
     assert!(message.contains("train.epochs is 3 and was 40"), "{message}");
@@ -345,10 +360,31 @@ fn an_interrupt_saves_and_resume_goes_on() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    while steps() == before {
+    while steps(&out) == before {
         assert!(child.try_wait().unwrap().is_none(), "the resumed run ended early");
         std::thread::sleep(Duration::from_millis(50));
     }
-    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn the_weights_of_torchvision_are_evaluated_and_inspected() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("w.safetensors");
+    let spec = arch::NetSpec::preset("resnet18", 10).unwrap();
+    let network = arch::Network::build(&spec, tch::Device::Cpu, 1).unwrap();
+    let tensors = network.tensors().iter().map(|entry| (entry.name.as_str(), &entry.tensor));
+    fs::write(&file, arch::state_dict::safetensors::to_bytes(tensors, ("k", String::new())).unwrap()).unwrap();
+    let (file, data) = (path(&file), path(&fixture().data));
+    let output = train(&["eval", "--arch", "resnet18", "--weights", file, "--data", data, "--json"]);
+    let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&result["images"], &result["opening"]), (&20.into(), &1.0.into()));
+    let text = stdout(&train(&["inspect", "--arch", "resnet18", "--weights", file]));
+    assert!(text.contains("resnet18, 10 classes"), "{text}");
+    assert!(failure(&["inspect", file], 1).contains("--arch NAME --weights FILE"));
+    assert!(
+        failure(&["eval", "--arch", "resnet18", "--weights", path(&best()), "--data", data], 2)
+            .contains("is a checkpoint; give it as --checkpoint")
+    );
 }

@@ -13,7 +13,7 @@ use arch::{Classifier, Cost, NetSpec, Network};
 use data::{Normalise, Transform};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tch::{Device, Tensor};
 
 /// Metadata key of the description.
@@ -56,6 +56,8 @@ pub struct Input {
 pub struct Training {
     /// The resolved configuration.
     pub config: Config,
+    /// The images it trains and evaluates on: how many, and a fingerprint of their names.
+    pub images: (usize, u64),
     /// Epochs completed.
     pub epoch: u64,
     /// Steps completed in the epoch after those.
@@ -68,6 +70,11 @@ pub struct Training {
     pub best: Option<(u64, f64)>,
     /// Sums over the steps of the unfinished epoch.
     pub(crate) partial: Sums,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    format: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -141,21 +148,18 @@ impl Checkpoint {
     /// If the file cannot be read, is damaged, or is no checkpoint.
     pub fn read(path: &Path) -> Result<Self> {
         let refuse = |reason: String| Error::NotACheckpoint { path: path.to_owned(), reason };
-        let weights_only = "it holds weights alone; name the architecture instead: --arch NAME --weights FILE";
-        if !is_safetensors(path)? {
-            // Reading it tells a damaged weights file from an intact one.
-            StateDict::read(path)?;
-            return Err(refuse(weights_only.into()));
-        }
-        let file = safetensors::read(path)?;
-        let description = file.metadata.get(KEY).ok_or_else(|| refuse(weights_only.into()))?;
-        let Description { format, spec, classes, input, training } = serde_json::from_str(description)
-            .map_err(|error| refuse(format!("its description is damaged ({error})")))?;
+        let file = StateDict::read(path)?;
+        let description = file.metadata.get(KEY).ok_or_else(|| {
+            refuse("it holds weights alone; name the architecture instead: --arch NAME --weights FILE".into())
+        })?;
+        let damaged = |error| refuse(format!("its description is damaged ({error})"));
+        // The version first: a newer description may hold what this program cannot parse.
+        let Version { format } = serde_json::from_str(description).map_err(damaged)?;
         if format > FORMAT {
-            return Err(refuse(format!(
-                "it has format {format}; this program reads up to {FORMAT}, a newer one is needed"
-            )));
+            let reason = format!("it has format {format} and this program reads up to {FORMAT}; use a newer one");
+            return Err(refuse(reason));
         }
+        let Description { spec, classes, input, training, .. } = serde_json::from_str(description).map_err(damaged)?;
         if classes.len() != spec.head.classes || !input.is_sane() {
             return Err(refuse("its description contradicts itself".into()));
         }
@@ -173,7 +177,7 @@ impl Checkpoint {
         if (held as u64) < cost.parameters.saturating_add(cost.gate_parameters) {
             return Err(refuse(format!("it holds {held} numbers where its network has {}", cost.parameters)));
         }
-        let weights = StateDict { origin: path.to_owned(), tensors: weights };
+        let weights = StateDict { origin: file.origin, tensors: weights, metadata: HashMap::new() };
         Ok(Self { spec, classes, input, training, weights, momentum })
     }
 
@@ -182,10 +186,11 @@ impl Checkpoint {
     /// # Errors
     /// If the file cannot be read or is damaged.
     pub fn read_weights(path: &Path) -> Result<StateDict> {
-        if is_safetensors(path)? && safetensors::read(path)?.metadata.contains_key(KEY) {
-            return Ok(Self::read(path)?.weights);
+        let mut weights = StateDict::read(path)?;
+        if is_checkpoint(&weights) {
+            weights.tensors.retain(|(name, _)| !name.starts_with(MOMENTUM));
         }
-        Ok(StateDict::read(path)?)
+        Ok(weights)
     }
 
     /// The network, on `device`.
@@ -216,18 +221,9 @@ impl Checkpoint {
     pub fn momentum(&self) -> &HashMap<String, Tensor> {
         &self.momentum
     }
-
-    /// The file it was read from.
-    pub fn path(&self) -> &PathBuf {
-        &self.weights.origin
-    }
 }
 
-/// Whether the file is neither a zip nor a pickle; the reader will tell whether it is intact.
-fn is_safetensors(path: &Path) -> Result<bool> {
-    use std::io::Read;
-    let read = |source| Error::Read { path: path.to_owned(), source };
-    let mut first = Vec::new();
-    std::fs::File::open(path).map_err(read)?.take(2).read_to_end(&mut first).map_err(read)?;
-    Ok(!first.starts_with(b"PK") && !first.starts_with(&[0x80, 2]))
+/// Whether a file is a checkpoint rather than weights alone.
+pub fn is_checkpoint(file: &StateDict) -> bool {
+    file.metadata.contains_key(KEY)
 }

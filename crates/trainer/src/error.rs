@@ -30,15 +30,21 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// A file could not be written; what was there before is still there.
-    #[error("cannot write {} ({bytes} bytes): {source}; free some space or choose another --out", path.display())]
+    /// A file or folder could not be written; what was there before is still there.
+    #[error("cannot write {}{}: {source}{}", path.display(), size(*bytes), hint(source))]
     Write {
-        /// The file.
+        /// The file or folder.
         path: PathBuf,
-        /// How many bytes it needed.
-        bytes: usize,
+        /// How many bytes it needed, where that is known.
+        bytes: Option<usize>,
         /// Why.
         source: std::io::Error,
+    },
+    /// A path cannot be kept in a configuration.
+    #[error("the path {} is not valid UTF-8, so it cannot be written into config.toml; rename it or link to it", path.display())]
+    PathNotText {
+        /// The path.
+        path: PathBuf,
     },
     /// The output folder is there already.
     #[error("{} exists; choose another --out, or continue that run with --resume", path.display())]
@@ -58,6 +64,18 @@ pub enum Error {
         /// The keys that differ, with both values.
         changes: Vec<String>,
     },
+    /// A resumed run was given other images.
+    #[error("{} does not hold the files the run began with ({before} training and validation images then, {now} now), so it cannot go on exactly; start a new run, with --weights {} if you like", path.display(), checkpoint.display())]
+    DataChanged {
+        /// The data folder.
+        path: PathBuf,
+        /// Images when the run began.
+        before: usize,
+        /// Images now.
+        now: usize,
+        /// The run's last checkpoint.
+        checkpoint: PathBuf,
+    },
     /// A file is not a checkpoint.
     #[error("{} is not a checkpoint of this program: {reason}", path.display())]
     NotACheckpoint {
@@ -67,7 +85,7 @@ pub enum Error {
         reason: String,
     },
     /// A checkpoint's classes are not the data's.
-    #[error("the network knows the classes {network} and {} holds {data}; evaluate on the classes it was trained on", path.display())]
+    #[error("the network knows the classes {network} and {} holds {data}; both must have the same class folders", path.display())]
     OtherClasses {
         /// The data folder.
         path: PathBuf,
@@ -77,7 +95,7 @@ pub enum Error {
         data: String,
     },
     /// Too many images of a split are bad.
-    #[error("{bad} of the {images} images in {} cannot be used, more than data.max_bad_share = {share} allows; the last one was {last}; `train data check` lists them all", path.display())]
+    #[error("{bad} of the {images} images in {} cannot be used, more than the allowed share of {share} (data.max_bad_share, or --max-bad-share of `train eval`); the last one was {last}; `train data check` lists them all", path.display())]
     TooManyBadImages {
         /// The split's folder.
         path: PathBuf,
@@ -92,7 +110,7 @@ pub enum Error {
     },
     /// The loss left the finite numbers.
     #[error(
-        "the loss is {loss} at step {step}: training has diverged; lower optimizer.learning_rate or lengthen schedule.warmup_epochs. The checkpoints hold the state before this epoch"
+        "the loss is {loss} at step {step}: training has diverged; lower optimizer.learning_rate or lengthen schedule.warmup_epochs; nothing was saved since the last checkpoint"
     )]
     NotFinite {
         /// Global step.
@@ -112,3 +130,15 @@ pub enum Error {
 
 /// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
+
+fn size(bytes: Option<usize>) -> String {
+    bytes.map(|bytes| format!(" ({bytes} bytes)")).unwrap_or_default()
+}
+
+fn hint(source: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    match source.kind() {
+        StorageFull | QuotaExceeded | FileTooLarge => "; free some space, then continue with --resume",
+        _ => "",
+    }
+}

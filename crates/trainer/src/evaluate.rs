@@ -5,11 +5,11 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Listener, tell};
 use crate::totals::{Summary, Totals};
 use arch::{Cost, Network, Pass};
-use data::{BadImage, Loader};
+use data::{BadImage, Batch, Loader};
 use gumbel_gates::Policy;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
-use tch::Tensor;
-use torch_ext::derive_seed;
+use tch::{Reduction, Tensor};
 
 /// How a network did.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,42 +55,55 @@ impl BadImages {
     }
 }
 
-/// Runs `network` in evaluation mode over all images of `loader`.
-///
-/// # Errors
-/// If more than `max_bad_share` of the images are unusable, or the network cannot run.
-pub fn evaluate(
-    network: &Network,
-    cost: &Cost,
-    loader: &Loader,
-    image_size: u32,
-    policy: Policy,
-    max_bad_share: f64,
-    listeners: &mut [Box<dyn Listener>],
-) -> Result<Evaluation> {
-    let start = Instant::now();
-    let mut totals = Totals::new(network.spec().gate_count(), network.device())?;
-    let mut bad = BadImages::new(max_bad_share);
-    tell(listeners, &Event::EvaluationStarted { batches: loader.batches() })?;
-    for batch in loader.epoch(0, 0)? {
-        bad.add(&batch.bad, loader, listeners)?;
-        if !batch.labels.is_empty() {
-            let (images, labels) = to_tensors(&batch, image_size, network.device())?;
-            let policy = match policy {
-                Policy::Sample { temperature, seed } => {
-                    Policy::Sample { temperature, seed: derive_seed(seed, batch.number as u64) }
-                }
-                other => other,
-            };
-            tch::no_grad(|| -> Result<()> {
-                let output = network.forward(&images, Pass::inference(policy))?;
-                let loss =
-                    output.logits.f_cross_entropy_loss(&labels, None::<&Tensor>, tch::Reduction::Mean, -100, 0.0)?;
-                totals.add(&output, &labels, [&loss, &loss, &loss.f_zeros_like()?], cost)
-            })?;
+/// Measures a network on all images of a loader.
+#[derive(Debug, Clone, Copy)]
+pub struct Evaluator<'a> {
+    /// The network.
+    pub network: &'a Network,
+    /// What it costs.
+    pub cost: &'a Cost,
+    /// The images.
+    pub loader: &'a Loader,
+    /// Side of the loader's images in pixels.
+    pub image_size: u32,
+    /// How gates decide.
+    pub policy: Policy,
+    /// Share of the images that may be unusable.
+    pub max_bad_share: f64,
+}
+
+impl Evaluator<'_> {
+    /// Runs the network in evaluation mode over the images; `None` if `interrupt` was set meanwhile.
+    ///
+    /// # Errors
+    /// If too many images are unusable, or the network cannot run.
+    pub fn run(&self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<Option<Evaluation>> {
+        let start = Instant::now();
+        let mut totals = Totals::new(self.network.spec().gate_count(), self.network.device())?;
+        let mut bad = BadImages::new(self.max_bad_share);
+        tell(listeners, &Event::EvaluationStarted { batches: self.loader.batches() })?;
+        for batch in self.loader.epoch(0, 0)? {
+            bad.add(&batch.bad, self.loader, listeners)?;
+            if !batch.labels.is_empty() {
+                self.batch(&batch, &mut totals)?;
+            }
+            tell(listeners, &Event::EvaluationStep { batch: batch.number + 1 })?;
+            if interrupt.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
         }
-        tell(listeners, &Event::EvaluationStep { batch: batch.number + 1 })?;
+        let summary = totals.read()?.summary();
+        let seconds = start.elapsed().as_secs_f64();
+        Ok(Some(Evaluation { policy: self.policy, summary, bad: bad.count, seconds }))
     }
-    let summary = totals.read()?.summary();
-    Ok(Evaluation { policy, summary, bad: bad.count, seconds: start.elapsed().as_secs_f64() })
+
+    fn batch(&self, batch: &Batch, totals: &mut Totals) -> Result<()> {
+        let (images, labels) = to_tensors(batch, self.image_size, self.network.device())?;
+        let pass = Pass::inference(self.policy.for_batch(batch.number));
+        tch::no_grad(|| {
+            let output = self.network.forward(&images, pass)?;
+            let loss = output.logits.f_cross_entropy_loss(&labels, None::<&Tensor>, Reduction::Mean, -100, 0.0)?;
+            totals.add(&output, &labels, [&loss, &loss, &loss.f_zeros_like()?], self.cost)
+        })
+    }
 }

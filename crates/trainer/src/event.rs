@@ -72,6 +72,8 @@ pub enum Event<'a> {
         target: Option<f64>,
         /// Whether this is the best top-1 so far.
         is_best: bool,
+        /// Images that could not be used, in training and evaluation together.
+        bad_images: usize,
     },
     /// An image was left out.
     BadImage(&'a BadImage),

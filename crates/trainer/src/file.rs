@@ -3,19 +3,22 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
+/// How the names of scratch files begin.
+pub(crate) const SCRATCH: &str = ".writing-";
+
 /// Writes a file whole or not at all: to a scratch file beside it that is synced and then renamed, so that neither a crash nor
 /// a full disk harms what was there before.
 ///
 /// # Errors
 /// If anything fails; then `path` is as it was.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    write(path, bytes).map_err(|source| Error::Write { path: path.to_owned(), bytes: bytes.len(), source })
+    write(path, bytes).map_err(|source| Error::Write { path: path.to_owned(), bytes: Some(bytes.len()), source })
 }
 
 fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".writing-");
+    builder.prefix(SCRATCH);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;

@@ -1,41 +1,64 @@
 use crate::error::{Error, Result};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// The folder of a run; see docs/layout.md for what lies in it.
+/// The folder of a run; docs/layout.md says what lies in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunDir {
     path: PathBuf,
 }
 
 impl RunDir {
+    /// The folder at `path`, whether it exists or not.
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
     /// Makes the folder `path`, which must not exist.
     ///
     /// # Errors
     /// If it exists or cannot be made.
     pub fn create(path: &Path) -> Result<Self> {
-        if path.exists() {
-            return Err(Error::OutputExists { path: path.to_owned() });
+        let failed = |source| Error::Write { path: path.to_owned(), bytes: None, source };
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(failed)?;
         }
-        let run = Self { path: path.to_owned() };
-        let checkpoints = run.path.join("checkpoints");
-        fs::create_dir_all(&checkpoints).map_err(|source| Error::Write { path: checkpoints, bytes: 0, source })?;
-        Ok(run)
+        // Made in one step, so that of two runs started together one fails.
+        match fs::create_dir(path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                return Err(Error::OutputExists { path: path.to_owned() });
+            }
+            Err(source) => return Err(failed(source)),
+        }
+        fs::create_dir(path.join("checkpoints")).map_err(failed)?;
+        Ok(Self::at(path))
     }
 
-    /// The first of `runs/NAME`, `runs/NAME-2`, `runs/NAME-3`, … that is free.
-    pub fn free_path(name: &str) -> PathBuf {
-        let numbered = (2u64..).map(|number| format!("{name}-{number}"));
-        std::iter::once(name.to_owned())
-            .chain(numbered)
-            .map(|name| Path::new("runs").join(name))
-            .find(|path| !path.exists())
-            .unwrap_or_default()
+    /// Makes the first of `runs/NAME`, `runs/NAME-2`, `runs/NAME-3`, … that is free.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn create_numbered(name: &str) -> Result<Self> {
+        let mut path = Path::new("runs").join(name);
+        let mut number = 1;
+        loop {
+            match Self::create(&path) {
+                Err(Error::OutputExists { .. }) => number += 1,
+                outcome => return outcome,
+            }
+            path.set_file_name(format!("{name}-{number}"));
+        }
     }
 
-    /// The folder of a run that exists.
-    pub fn existing(path: &Path) -> Self {
-        Self { path: path.to_owned() }
+    /// Removes what an interrupted write left behind.
+    pub fn remove_scratch(&self) {
+        let entries = fs::read_dir(self.path.join("checkpoints")).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(crate::file::SCRATCH)) {
+            // Wasted space is no reason to stop.
+            let _ = fs::remove_file(entry.path());
+        }
     }
 
     /// The folder.

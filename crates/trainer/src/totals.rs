@@ -121,3 +121,40 @@ impl Totals {
         Ok(Sums { images: self.images, values: Vec::try_from(self.values.f_to_device(Device::Cpu)?)? })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arch::NetSpec;
+    use gumbel_gates::{GateKind, Openings};
+
+    #[test]
+    fn means_are_over_images_and_hits_are_counted_by_rank() {
+        let spec = NetSpec::preset("resnet18", 10).unwrap().with_layer_gates(GateKind::Independent, |block| block < 2);
+        let cost = Cost::of(&spec, 32, 32).unwrap();
+        let mut totals = Totals::new(2, Device::Cpu).unwrap();
+        let mut add = |labels: &[i64], loss: f64, open: [f32; 2]| {
+            let count = labels.len() as i64;
+            // Class 9 is the most probable, then 8, and so on.
+            let logits = Tensor::arange(10, (Kind::Float, Device::Cpu)).repeat([count, 1]);
+            let site = |open: f32| Tensor::full([count, 1], f64::from(open), (Kind::Float, Device::Cpu));
+            let openings = Openings::new(vec![site(open[0]), site(open[1])]).unwrap();
+            let output = Output { logits, gate_logits: Vec::new(), openings };
+            let [total, entropy, activation] = [loss, loss / 2.0, loss / 4.0].map(Tensor::from);
+            totals.add(&output, &Tensor::from_slice(labels), [&total, &entropy, &activation], &cost).unwrap();
+        };
+        add(&[9, 5, 4], 1.0, [1.0, 0.0]);
+        add(&[9], 5.0, [1.0, 1.0]);
+        let sums = totals.read().unwrap();
+        let summary = sums.summary();
+        assert_eq!((summary.images, summary.top1, summary.top5), (4, 0.5, 0.75));
+        assert_eq!((summary.loss, summary.cross_entropy, summary.activation_loss), (2.0, 1.0, 0.5));
+        assert_eq!((summary.rates.as_slice(), summary.opening()), (&[1.0, 0.25][..], 0.625));
+        assert_eq!(summary.macs, cost.dense as f64 - 0.75 * cost.blocks[1].branch as f64);
+        // What came after the first batch, as the log shows it.
+        let mut first = Totals::new(2, Device::Cpu).unwrap().read().unwrap();
+        assert_eq!(sums.since(&first), sums);
+        first = sums.clone();
+        assert_eq!(sums.since(&first).summary().loss, 0.0);
+    }
+}

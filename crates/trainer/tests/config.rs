@@ -1,6 +1,6 @@
 //! Configurations: what is read, and how every fault is told at once.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // helpers outside #[test] functions
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
 use trainer::Config;
 use trainer::config::{ActivationLoss, Granularity, parse};

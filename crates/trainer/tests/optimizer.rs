@@ -1,6 +1,6 @@
 //! The optimiser against PyTorch's formula, on the network's own gradients.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // helpers outside #[test] functions
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
 use arch::{NetSpec, Network, Pass};
 use gumbel_gates::GateKind;

@@ -1,6 +1,6 @@
 //! Whole runs on a small drawn set.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // helpers outside #[test] functions
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
 use data::synth::{SampleSet, draw};
 use std::cell::RefCell;
@@ -80,7 +80,7 @@ fn run(config: Config, out: &Path, resume: bool, interrupt_after: Option<u64>) -
 
 /// metrics.jsonl without what a clock measured.
 fn metrics(out: &Path) -> Vec<String> {
-    let text = fs::read_to_string(RunDir::existing(out).metrics()).expect("metrics were written");
+    let text = fs::read_to_string(RunDir::at(out).metrics()).expect("metrics were written");
     let timeless = |line: &str| {
         let cut = |line: &str, key: &str| match line.split_once(key) {
             Some((before, after)) => format!("{before}{}", after.trim_start_matches(|c: char| c != ',' && c != '}')),
@@ -117,7 +117,7 @@ fn the_same_seed_gives_the_same_run_and_another_seed_another() {
     assert_eq!(metrics(&a).len(), 8);
     assert_eq!(metrics(&a), metrics(&b));
     assert_ne!(metrics(&a)[0], metrics(&c)[0]);
-    assert_eq!(weights(&RunDir::existing(&a).last()), weights(&RunDir::existing(&b).last()));
+    assert_eq!(weights(&RunDir::at(&a).last()), weights(&RunDir::at(&b).last()));
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn a_resumed_run_ends_as_if_nothing_had_happened() {
         let parts = folder.path().join(format!("parts-{step}"));
         assert!(run(config(""), &parts, false, Some(step)).unwrap().is_none());
         run(config(""), &parts, true, None).unwrap().unwrap();
-        assert_eq!(weights(&RunDir::existing(&parts).last()), weights(&RunDir::existing(&whole).last()), "step {step}");
+        assert_eq!(weights(&RunDir::at(&parts).last()), weights(&RunDir::at(&whole).last()), "step {step}");
         let epochs = |out| metrics(out).into_iter().filter(|line| line.contains("\"epoch\",")).collect::<Vec<_>>();
         assert_eq!(epochs(&parts), epochs(&whole), "step {step}");
     }
@@ -244,7 +244,7 @@ fn damaged_and_foreign_checkpoints_are_refused() {
     let mut short = config("");
     short.train.epochs = 1;
     run(short.clone(), &out, false, None).unwrap();
-    let path = RunDir::existing(&out).last();
+    let path = RunDir::at(&out).last();
     let bytes = fs::read(&path).unwrap();
 
     let mut other = short.clone();
@@ -300,5 +300,5 @@ fn a_diverging_run_stops_and_says_so() {
     config.optimizer.learning_rate = 1e6;
     let error = run(config, &folder.path().join("run"), false, None).unwrap_err().to_string();
     assert!(error.contains("training has diverged"), "{error}");
-    assert!(!RunDir::existing(&folder.path().join("run")).last().exists(), "nothing that is not finite is saved");
+    assert!(!RunDir::at(&folder.path().join("run")).last().exists(), "nothing that is not finite is saved");
 }

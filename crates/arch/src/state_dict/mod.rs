@@ -8,6 +8,7 @@ pub mod safetensors;
 mod torch_zip;
 
 use crate::error::{Error, Result};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use tch::Tensor;
 
@@ -18,6 +19,8 @@ pub struct StateDict {
     pub origin: PathBuf,
     /// Name and tensor, in the file's order.
     pub tensors: Vec<(String, Tensor)>,
+    /// Free text by key, which only safetensors files have.
+    pub metadata: HashMap<String, String>,
 }
 
 impl StateDict {
@@ -26,20 +29,19 @@ impl StateDict {
     /// # Errors
     /// If the file cannot be read, is of another format, or is damaged.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = read_file(path)?;
-        let format = |reason: String| Error::Format { path: path.to_owned(), reason };
-        let tensors = match bytes.as_slice() {
+        let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        let torch = |tensors| (tensors, HashMap::new());
+        let contents = match bytes.as_slice() {
             [] => Err("the file is empty".to_owned()),
-            [b'P', b'K', 3, 4, ..] => torch_zip::read(&bytes),
+            // Eight bytes of length, which can be anything, then JSON: told apart first.
+            [_, _, _, _, _, _, _, _, b'{', ..] => safetensors::parse(&bytes),
+            [b'P', b'K', 3, 4, ..] => torch_zip::read(&bytes).map(torch),
             [0x80, ..] => {
                 Err("it is in PyTorch's older pickle format; load it in Python and torch.save it again".to_owned())
             }
-            _ => safetensors::parse(&bytes).map(|file| file.tensors),
+            _ => safetensors::parse(&bytes),
         };
-        Ok(Self { origin: path.to_owned(), tensors: tensors.map_err(format)? })
+        let (tensors, metadata) = contents.map_err(|reason| Error::Format { path: path.to_owned(), reason })?;
+        Ok(Self { origin: path.to_owned(), tensors, metadata })
     }
-}
-
-pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })
 }

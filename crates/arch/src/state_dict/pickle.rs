@@ -134,6 +134,9 @@ impl Machine<'_> {
                 b')' => self.push_tuple(Vec::new()),
                 0x85..=0x87 => {
                     let start = self.stack.len().checked_sub(usize::from(opcode - 0x84)).ok_or("the stack is empty")?;
+                    if self.marks.last().is_some_and(|&mark| start < mark) {
+                        return Err("a tuple reaches over a mark".into());
+                    }
                     let items = self.stack.split_off(start);
                     self.push_tuple(items);
                 }

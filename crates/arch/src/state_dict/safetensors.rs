@@ -1,30 +1,14 @@
-//! Safetensors files, with their free-text metadata.
+//! Safetensors files, with their free-text metadata; [`super::StateDict::read`] reads them.
 
-use super::read_file;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use ::safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::HashMap;
-use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
-/// What a safetensors file holds.
-#[derive(Debug)]
-pub struct File {
-    /// Name and tensor, on the CPU.
-    pub tensors: Vec<(String, Tensor)>,
-    /// Free text by key.
-    pub metadata: HashMap<String, String>,
-}
+/// Tensors in the file's order, and metadata.
+type Contents = (Vec<(String, Tensor)>, HashMap<String, String>);
 
-/// Reads a safetensors file.
-///
-/// # Errors
-/// If the file cannot be read or is damaged.
-pub fn read(path: &Path) -> Result<File> {
-    parse(&read_file(path)?).map_err(|reason| Error::Format { path: path.to_owned(), reason })
-}
-
-pub(crate) fn parse(bytes: &[u8]) -> std::result::Result<File, String> {
+pub(super) fn parse(bytes: &[u8]) -> std::result::Result<Contents, String> {
     let damaged = |error| format!("not an intact safetensors file ({error})");
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
     let file = SafeTensors::deserialize(bytes).map_err(damaged)?;
@@ -39,7 +23,7 @@ pub(crate) fn parse(bytes: &[u8]) -> std::result::Result<File, String> {
             Tensor::f_from_data_size(view.data(), &shape, kind).map_err(|error| format!("tensor '{name}': {error}"))?;
         tensors.push((name, tensor));
     }
-    Ok(File { tensors, metadata: header.metadata().clone().unwrap_or_default() })
+    Ok((tensors, header.metadata().clone().unwrap_or_default()))
 }
 
 /// The bytes of a safetensors file with one metadata entry. Equal content gives equal bytes.
@@ -72,7 +56,7 @@ pub fn to_bytes<'a>(
 }
 
 /// A tensor's shape, if its number of elements fits an address.
-pub(crate) fn shape(sizes: &[usize]) -> Option<Vec<i64>> {
+fn shape(sizes: &[usize]) -> Option<Vec<i64>> {
     sizes.iter().try_fold(1i64, |product, &size| product.checked_mul(i64::try_from(size).ok()?))?;
     sizes.iter().map(|&size| i64::try_from(size).ok()).collect()
 }

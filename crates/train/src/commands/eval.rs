@@ -11,7 +11,8 @@ use data::{Loader, Order, Split};
 use gumbel_gates::Policy;
 use serde_json::json;
 use std::path::PathBuf;
-use trainer::{Listener, Progress, evaluate, refuse_other_classes};
+use std::sync::atomic::AtomicBool;
+use trainer::{Evaluator, Listener, Progress, refuse_other_classes};
 
 /// Measure a network on images
 ///
@@ -76,9 +77,19 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         Policy::Sample { temperature, .. } => Policy::Sample { temperature, seed: args.seed },
         other => other,
     };
-    let mut listeners: Vec<Box<dyn Listener>> = vec![Box::new(Progress::new(cost.dense))];
-    let evaluation = evaluate(&loaded.network, &cost, &loader, size, policy, args.max_bad_share, &mut listeners)?;
-    drop(listeners);
+    let evaluator = Evaluator {
+        network: &loaded.network,
+        cost: &cost,
+        loader: &loader,
+        image_size: size,
+        policy,
+        max_bad_share: args.max_bad_share,
+    };
+    let mut progress: Vec<Box<dyn Listener>> = vec![Box::new(Progress::new(cost.dense, 0))];
+    // Nothing sets the flag: an evaluation has nothing to save, so a signal simply ends the program.
+    let evaluation = evaluator.run(&mut progress, &AtomicBool::new(false))?;
+    let Some(evaluation) = evaluation else { return Ok(Done::default()) };
+    drop(progress);
 
     let summary = &evaluation.summary;
     let sites: Vec<&str> = loaded.network.spec().gate_sites().map(|(block, _)| block.name.as_str()).collect();

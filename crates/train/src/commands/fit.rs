@@ -4,13 +4,14 @@ use super::Usage;
 use crate::Done;
 use crate::device::DeviceChoice;
 use crate::table::{macs, percent, table};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use trainer::config::ActivationLoss;
 use trainer::{Config, Fit, Listener, MetricsFile, Outcome, Progress, RunDir, TensorBoard, Verdict};
 
 /// Train a network
@@ -55,23 +56,26 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let interrupt = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // The order matters: a second signal finds the flag set and ends the program at once.
-        flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupt)).context("cannot watch for signals")?;
-        flag::register(signal, Arc::clone(&interrupt)).context("cannot watch for signals")?;
+        flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupt))?;
+        flag::register(signal, Arc::clone(&interrupt))?;
     }
+    let epochs = config.train.epochs;
     let fit = Fit::prepare(config, args.out, args.resume, device)?;
     let dense = fit.cost().dense;
     let run = fit.run_dir();
     let mut listeners: Vec<Box<dyn Listener>> = vec![
-        Box::new(Progress::new(dense)),
+        Box::new(Progress::new(dense, epochs)),
         Box::new(MetricsFile::open(&run.metrics(), fit.resumed_after())?),
         Box::new(TensorBoard::create(&run.tensorboard(), fit.gate_names(), dense)?),
     ];
     match fit.run(&mut listeners, &interrupt)? {
         Outcome::Finished(verdict) => Ok(Done::ok(if args.json { json(&verdict) } else { text(&verdict) })),
-        Outcome::Interrupted(path) => Ok(Done::with_code(
-            format!("interrupted; the state is in {}; continue with --resume\n", path.display()),
-            130,
-        )),
+        Outcome::Interrupted(run) => {
+            let run = run.path().display();
+            Ok(Done::interrupted(format!(
+                "interrupted; the state is saved, go on with: train fit --resume --out {run}\n"
+            )))
+        }
     }
 }
 
@@ -85,7 +89,7 @@ fn config(args: &Args) -> Result<Config> {
     }
     let path = match (&args.config, &args.out) {
         (Some(path), _) => path.clone(),
-        (None, Some(out)) => RunDir::existing(out).config(),
+        (None, Some(out)) => RunDir::at(out).config(),
         (None, None) => bail!(Usage("--resume needs the run: give --out DIR, or --config FILE for runs/NAME".into())),
     };
     let mut config = Config::read(&path, &overrides)?;
@@ -112,8 +116,8 @@ fn text(verdict: &Verdict) -> String {
             format!("{}×{}", block.extent.0, block.extent.1),
             target,
             percent(rate),
-            macs((block.branch + block.shortcut) as f64),
-            macs(block.branch as f64 * rate + block.shortcut as f64),
+            macs(block.macs() as f64),
+            macs(block.used(rate)),
         ]);
     }
     let targets: Vec<f64> = verdict.blocks.iter().flatten().map(|gate| gate.target).collect();
@@ -124,7 +128,18 @@ fn text(verdict: &Verdict) -> String {
     fact("policy", format!("{}, {} validation images", verdict.evaluation.policy, summary.images));
     if !targets.is_empty() {
         let target = targets.iter().sum::<f64>() / targets.len() as f64;
-        fact("opening", format!("{} of the gated blocks, target {}", percent(summary.opening()), percent(target)));
+        let held = match verdict.config.gates.loss {
+            ActivationLoss::PerGate => "",
+            ActivationLoss::Batch => " for this mean",
+        };
+        fact(
+            "opening",
+            format!(
+                "{} on average over the gated blocks, target {}{held}",
+                percent(summary.opening()),
+                percent(target)
+            ),
+        );
     }
     fact(
         "MACs",
@@ -137,7 +152,10 @@ fn text(verdict: &Verdict) -> String {
         ),
     );
     let minutes = verdict.seconds / 60.0;
-    fact("time", format!("{minutes:.1} min for {} epochs", verdict.config.train.epochs));
+    fact("time", format!("{minutes:.1} min for {} epochs", verdict.epochs));
+    if verdict.bad > 0 {
+        fact("left out", format!("{} images that could not be used, in the last epoch", verdict.bad));
+    }
     let run = &verdict.run;
     for (name, path) in [
         ("best", run.best()),
@@ -162,7 +180,8 @@ fn json(verdict: &Verdict) -> String {
                 "name": block.name,
                 "target": gate.map(|gate| gate.target),
                 "opening": gate.map_or(1.0, |gate| gate.rate),
-                "macs_dense": block.branch + block.shortcut,
+                "macs_dense": block.macs(),
+                "macs": block.used(gate.map_or(1.0, |gate| gate.rate)),
             })
         })
         .collect();
@@ -175,6 +194,7 @@ fn json(verdict: &Verdict) -> String {
         "macs": summary.macs,
         "macs_dense": cost.dense,
         "blocks": blocks,
+        "bad_images": verdict.bad,
         "seconds": verdict.seconds,
         "run": run.path(),
     });

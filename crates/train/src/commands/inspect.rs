@@ -2,12 +2,13 @@
 
 use super::Usage;
 use crate::Done;
+use crate::source::{Source, network_with_weights};
 use crate::table::{grouped, macs, percent, table};
 use anyhow::{Result, bail};
 use arch::{Cost, NetSpec};
-use gumbel_gates::GateKind;
 use serde_json::json;
 use std::path::PathBuf;
+use tch::Device;
 use trainer::{Checkpoint, Training};
 
 /// Show what a network is and costs
@@ -19,15 +20,11 @@ use trainer::{Checkpoint, Training};
 )]
 pub(crate) struct Args {
     /// A checkpoint
-    #[arg(value_name = "FILE", conflicts_with_all = ["arch", "checkpoint"])]
+    #[arg(value_name = "FILE", conflicts_with_all = ["checkpoint", "arch"])]
     file: Option<PathBuf>,
-    /// A checkpoint, as the other commands take it
-    #[arg(long, value_name = "FILE", conflicts_with = "arch")]
-    checkpoint: Option<PathBuf>,
-    /// A preset, such as resnet50
-    #[arg(long, value_name = "NAME")]
-    arch: Option<String>,
-    /// Classes of the preset
+    #[command(flatten)]
+    source: Source,
+    /// Classes of a preset without weights
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     num_classes: u32,
     /// Side of the images the cost is for, in pixels [default: the checkpoint's, or 224]
@@ -39,24 +36,19 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
-    let (spec, size, training) = match (args.checkpoint.or(args.file), args.arch) {
-        (Some(path), _) => {
+    let Source { checkpoint, arch, weights } = args.source;
+    let (spec, size, training) = match (checkpoint.or(args.file), arch, weights) {
+        (Some(path), ..) => {
             let checkpoint = Checkpoint::read(&path)?;
             (checkpoint.spec, checkpoint.input.image_size, checkpoint.training)
         }
-        (None, Some(name)) => (NetSpec::preset(&name, args.num_classes as usize)?, 224, None),
-        (None, None) => bail!(Usage("which network? Give a checkpoint FILE, or --arch NAME".into())),
+        (None, Some(name), Some(path)) => (network_with_weights(&name, &path, Device::Cpu)?.spec().clone(), 224, None),
+        (None, Some(name), None) => (NetSpec::preset(&name, args.num_classes as usize)?, 224, None),
+        (None, None, _) => bail!(Usage("which network? Give a checkpoint FILE, or --arch NAME".into())),
     };
     let size = args.image_size.unwrap_or(size);
     let cost = Cost::of(&spec, size as usize, size as usize)?;
     Ok(Done::ok(if args.json { json(&spec, size, &cost, training)? } else { text(&spec, size, &cost, training) }))
-}
-
-fn gate(kind: GateKind) -> &'static str {
-    match kind {
-        GateKind::Independent => "layer, independent",
-        GateKind::Dependent => "layer, dependent",
-    }
 }
 
 fn text(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> String {
@@ -67,8 +59,8 @@ fn text(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> S
             format!("{} → {}", block.inputs(), block.outputs()),
             format!("{}×{}", cost.extent.0, cost.extent.1),
             grouped(cost.parameters),
-            macs((cost.branch + cost.shortcut) as f64),
-            block.gates.iter().map(|site| gate(site.kind)).collect::<Vec<_>>().join(", "),
+            macs(cost.macs() as f64),
+            block.gates.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
         ]);
     }
     let mut text =
@@ -101,7 +93,7 @@ fn text(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> S
                     percent(evaluation.top5),
                     percent(evaluation.opening()),
                     percent(evaluation.macs / cost.dense as f64),
-                    gumbel_gates::Policy::from(training.config.train.policy),
+                    training.config.train.policy,
                 ),
             );
         }
@@ -125,7 +117,7 @@ fn json(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> R
                 "height": cost.extent.0,
                 "width": cost.extent.1,
                 "parameters": cost.parameters,
-                "macs": cost.branch + cost.shortcut,
+                "macs": cost.macs(),
                 "macs_branch": cost.branch,
                 "gates": block.gates.iter().map(|site| json!({ "site": site.site, "kind": site.kind })).collect::<Vec<_>>(),
             })

@@ -154,26 +154,14 @@ pub struct TrainConfig {
     pub batch_size: usize,
     /// Images per step of an evaluation.
     pub eval_batch_size: usize,
-    /// Share of the label spread over the other classes.
+    /// Share of the label spread evenly over all classes.
     pub label_smoothing: f64,
     /// Decides initial values, order, augmentation and sampled gates.
     pub seed: u64,
     /// Steps between two entries of the log.
     pub log_every: u64,
     /// How gates decide in the evaluation after each epoch.
-    pub policy: PolicyName,
-}
-
-/// A policy that evaluation can use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PolicyName {
-    /// [`Policy::Argmax`]
-    Argmax,
-    /// [`Policy::AlwaysOpen`]
-    AlwaysOpen,
-    /// [`Policy::Sample`]
-    Sample,
+    pub policy: Policy,
 }
 
 impl Default for NetworkConfig {
@@ -232,7 +220,7 @@ impl Default for TrainConfig {
             label_smoothing: 0.0,
             seed: 0,
             log_every: 50,
-            policy: PolicyName::Argmax,
+            policy: Policy::Argmax,
         }
     }
 }
@@ -250,15 +238,5 @@ impl Config {
                 spec.with_layer_gates(self.gates.kind, |block| !self.gates.target.is_always_open(block))
             }
         })
-    }
-}
-
-impl From<PolicyName> for Policy {
-    fn from(name: PolicyName) -> Self {
-        match name {
-            PolicyName::Argmax => Self::Argmax,
-            PolicyName::AlwaysOpen => Self::AlwaysOpen,
-            PolicyName::Sample => Self::Sample { temperature: 1.0, seed: 0 },
-        }
     }
 }

@@ -83,7 +83,7 @@ impl Config {
         let train = &self.train;
         let plain = !train.name.is_empty() && !train.name.starts_with('.') && !train.name.contains(['/', '\\']);
         check("train.name", plain, "expected a folder name without separators");
-        check("train.epochs", train.epochs >= 1, "expected at least 1 epoch");
+        check("train.epochs", (1..=1_000_000).contains(&train.epochs), "expected 1 to 1,000,000 epochs");
         check(
             "train.batch_size",
             (2..=1 << 20).contains(&train.batch_size),

@@ -25,14 +25,14 @@ impl MetricsFile {
             drop_later(path, step)?;
         }
         let file = OpenOptions::new().create(true).append(true).open(path);
-        let file = file.map_err(|source| Error::Write { path: path.to_owned(), bytes: 0, source })?;
+        let file = file.map_err(|source| Error::Write { path: path.to_owned(), bytes: None, source })?;
         Ok(Self { path: path.to_owned(), file })
     }
 
     fn write(&mut self, line: &Value) -> Result<()> {
         // One write per line, so that a crash leaves whole lines.
         let line = format!("{line}\n");
-        let failed = |source| Error::Write { path: self.path.clone(), bytes: line.len(), source };
+        let failed = |source| Error::Write { path: self.path.clone(), bytes: Some(line.len()), source };
         self.file.write_all(line.as_bytes()).map_err(failed)
     }
 }
@@ -75,8 +75,8 @@ impl Listener for MetricsFile {
                 "train": means(recent),
                 "images_per_second": images_per_second,
             })),
-            Event::EpochEnded { step, epoch, train, evaluation, learning_rate, target, is_best } => {
-                self.write(&json!({
+            Event::EpochEnded { step, epoch, train, evaluation, learning_rate, target, is_best, bad_images } => self
+                .write(&json!({
                     "event": "epoch",
                     "step": step,
                     "epoch": epoch,
@@ -86,11 +86,10 @@ impl Listener for MetricsFile {
                     "policy": evaluation.policy.to_string(),
                     "val": means(&evaluation.summary),
                     "rates": evaluation.summary.rates,
-                    "bad_images": evaluation.bad,
+                    "bad_images": bad_images,
                     "is_best": is_best,
                     "evaluation_seconds": evaluation.seconds,
-                }))
-            }
+                })),
             _ => Ok(()),
         }
     }

@@ -10,6 +10,7 @@ pub struct Progress {
     bar: ProgressBar,
     terminal: bool,
     dense_macs: f64,
+    /// Epochs of the run; 0 where there is only an evaluation.
     epochs: u64,
     /// Steps per epoch.
     batches: usize,
@@ -20,6 +21,9 @@ pub struct Progress {
     epoch: u64,
     epoch_start: Instant,
     bad: usize,
+    batch_size: usize,
+    /// Loss, top-1 and opening of the last log entry.
+    recent: String,
 }
 
 const TEMPLATE: &str = "{prefix} {wide_bar} {pos}/{len}  {msg}";
@@ -28,8 +32,8 @@ const TEMPLATE: &str = "{prefix} {wide_bar} {pos}/{len}  {msg}";
 const BAD_SHOWN: usize = 10;
 
 impl Progress {
-    /// `dense_macs` is what the network without gates costs per image.
-    pub fn new(dense_macs: u64) -> Self {
+    /// `dense_macs` is what the network without gates costs per image; `epochs` how many the run has.
+    pub fn new(dense_macs: u64, epochs: u64) -> Self {
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(5));
         if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
             bar.set_style(style.progress_chars("━╸ "));
@@ -38,13 +42,15 @@ impl Progress {
             bar,
             terminal: std::io::stderr().is_terminal(),
             dense_macs: dense_macs as f64,
-            epochs: 0,
+            epochs,
             batches: 0,
             first: 0,
             batch: 0,
             epoch: 0,
             epoch_start: Instant::now(),
             bad: 0,
+            batch_size: 0,
+            recent: String::new(),
         }
     }
 
@@ -105,7 +111,9 @@ impl Listener for Progress {
         match event {
             Event::Note(text) => self.line(text),
             Event::EpochStarted { epoch, first, batches, config } => {
-                (self.epoch, self.epochs, self.batches) = (*epoch, config.train.epochs, *batches);
+                (self.epoch, self.batches) = (*epoch, *batches);
+                self.batch_size = config.train.batch_size;
+                self.recent.clear();
                 (self.first, self.batch) = (*first, *first);
                 self.epoch_start = Instant::now();
                 self.restart(format!("epoch {epoch}/{}", self.epochs), *first, *batches);
@@ -113,30 +121,34 @@ impl Listener for Progress {
             Event::Step { batch, .. } => {
                 self.batch = *batch;
                 self.bar.set_position(*batch as u64);
+                if self.terminal {
+                    let images = self.batch.saturating_sub(self.first) * self.batch_size;
+                    let rate = images as f64 / self.epoch_start.elapsed().as_secs_f64().max(1e-9);
+                    self.bar.set_message(format!("{rate:.1} img/s{}  {} left", self.recent, self.time_left()));
+                }
             }
             Event::Logged { recent, target, images_per_second, .. } => {
-                let text = format!(
-                    "{images_per_second:.1} img/s  loss {:.3}  top-1 {}{}",
+                self.recent = format!(
+                    "  loss {:.3}  top-1 {}{}",
                     recent.loss,
                     percent(recent.top1),
                     opening(recent.opening(), *target),
                 );
-                if self.terminal {
-                    self.bar.set_message(format!("{text}  {} left", self.time_left()));
-                } else {
+                if !self.terminal {
                     write_line(&format!(
-                        "epoch {}/{}  step {}/{}  {text}  about {} left",
+                        "epoch {}/{}  step {}/{}  {images_per_second:.1} img/s{}  about {} left",
                         self.epoch,
                         self.epochs,
                         self.batch,
                         self.batches,
+                        self.recent,
                         self.time_left()
                     ));
                 }
             }
             Event::EvaluationStarted { batches } => self.restart("evaluation".into(), 0, *batches),
             Event::EvaluationStep { batch } => self.bar.set_position(*batch as u64),
-            Event::EpochEnded { epoch, train, evaluation, target, is_best, .. } => {
+            Event::EpochEnded { epoch, train, evaluation, target, is_best, bad_images, .. } => {
                 let val = &evaluation.summary;
                 self.line(&format!(
                     "epoch {epoch}/{}  train loss {:.3} top-1 {}  val top-1 {} top-5 {}{}  MACs {} of dense  {}{}",
@@ -150,6 +162,9 @@ impl Listener for Progress {
                     duration(self.epoch_start.elapsed()),
                     if *is_best { "  best so far" } else { "" },
                 ));
+                if *bad_images > 0 {
+                    self.line(&format!("{bad_images} images could not be used in this epoch"));
+                }
             }
             Event::BadImage(image) => {
                 self.bad += 1;

@@ -27,7 +27,7 @@ impl TensorBoard {
     /// # Errors
     /// If the file cannot be written.
     pub fn create(folder: &Path, gates: Vec<String>, dense_macs: u64) -> Result<Self> {
-        let failed = |source| Error::Write { path: folder.to_owned(), bytes: 0, source };
+        let failed = |source| Error::Write { path: folder.to_owned(), bytes: None, source };
         std::fs::create_dir_all(folder).map_err(failed)?;
         let now = seconds_since_1970();
         let path = folder.join(format!("events.out.tfevents.{:010}.{}", now as u64, std::process::id()));
@@ -49,13 +49,13 @@ impl TensorBoard {
     fn write(&mut self, mut record: Record, step: u64) -> Result<()> {
         record.set_wall_time(seconds_since_1970());
         record.set_step(i64::try_from(step).unwrap_or(i64::MAX));
-        let failed = |source| Error::Write { path: self.path.clone(), bytes: 0, source };
+        let failed = |source| Error::Write { path: self.path.clone(), bytes: None, source };
         let bytes = record.write_to_bytes().map_err(|error| failed(std::io::Error::other(error)))?;
         self.writer.write(&bytes).map_err(failed)
     }
 
     fn flush(&mut self) -> Result<()> {
-        let failed = |source| Error::Write { path: self.path.clone(), bytes: 0, source };
+        let failed = |source| Error::Write { path: self.path.clone(), bytes: None, source };
         self.writer.flush().map_err(failed)
     }
 
@@ -104,5 +104,42 @@ impl Listener for TensorBoard {
 impl std::fmt::Debug for TensorBoard {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         f.debug_struct("TensorBoard").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_can_be_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut board = TensorBoard::create(folder.path(), vec!["layer1.0.gate".into()], 1000).unwrap();
+        let recent = Summary { loss: 2.5, macs: 400.0, ..Summary::default() };
+        board
+            .on(&Event::Logged {
+                step: 7,
+                epoch: 1,
+                recent: &recent,
+                learning_rate: 0.1,
+                target: Some(0.6),
+                images_per_second: 9.0,
+            })
+            .unwrap();
+        let path = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+        let bytes = std::fs::read(path).unwrap();
+        // A record: length, its checksum, the message, its checksum.
+        let (mut rest, mut found) = (bytes.as_slice(), Vec::new());
+        while !rest.is_empty() {
+            let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
+            let record: Record = Message::parse_from_bytes(&rest[12..12 + length]).unwrap();
+            for value in record.get_summary().get_value() {
+                found.push((record.get_step(), value.get_tag().to_owned(), value.get_simple_value()));
+            }
+            rest = &rest[16 + length..];
+        }
+        for expected in [("train/loss", 2.5), ("train/macs_share", 0.4), ("train/target", 0.6)] {
+            assert!(found.contains(&(7, expected.0.to_owned(), expected.1)), "{expected:?} is not in {found:?}");
+        }
     }
 }

@@ -1,0 +1,225 @@
+//! Everything that has to be right before a run starts.
+
+use crate::checkpoint::{Checkpoint, Input, Training};
+use crate::config::Config;
+use crate::engine::Fit;
+use crate::error::{Error, Result};
+use crate::file::write_atomically;
+use crate::objective::Objective;
+use crate::optimizer::Sgd;
+use crate::run_dir::RunDir;
+use crate::totals::Sums;
+use arch::{Classifier, Cost, Network};
+use data::{Dataset, Loader, Order, Split, Transform};
+use std::path::{Path, PathBuf};
+use tch::Device;
+
+impl Fit {
+    /// Checks and prepares everything: data, network, weights, the run's folder. `out` is the folder to make, by default the
+    /// first free `runs/NAME`; with `resume` it is the folder of the run to continue.
+    ///
+    /// # Errors
+    /// If anything is missing or does not fit; then nothing was written.
+    pub fn prepare(config: Config, out: Option<PathBuf>, resume: bool, device: Device) -> Result<Self> {
+        let mut notes = Vec::new();
+        let dataset = open(&config, &mut notes)?;
+        let spec = config.spec(dataset.classes().len())?;
+        let size = config.data.image_size as usize;
+        let cost = Cost::of(&spec, size, size)?;
+        let network = Network::build(&spec, device, config.train.seed)?;
+        if config.network.zero_init_residual {
+            network.zero_init_residual()?;
+        }
+        let mut optimizer = Sgd::new(network.tensors(), &config.optimizer, &config.gates)?;
+
+        let resumed_from =
+            resume.then(|| RunDir::at(&out.clone().unwrap_or_else(|| Path::new("runs").join(&config.train.name))));
+        let progress = match &resumed_from {
+            Some(run) => continue_from(run, &config, &dataset, &network, &mut optimizer, &mut notes)?,
+            None => start(&config, &dataset, &network, &mut notes)?,
+        };
+        let (train, val) = loaders(&config, dataset)?;
+        let gated = spec.blocks.iter().enumerate().flat_map(|(number, block)| block.gates.iter().map(move |_| number));
+
+        // Last of all: from here on there is something on the disk.
+        let run = match (resumed_from, out) {
+            (Some(run), _) => run,
+            (None, Some(path)) => create(RunDir::create(&path)?, &config)?,
+            (None, None) => create(RunDir::create_numbered(&config.train.name)?, &config)?,
+        };
+        Ok(Self {
+            objective: Objective {
+                label_smoothing: config.train.label_smoothing,
+                activation: config.gates.loss,
+                loss_on: config.gates.loss_on,
+                temperature: config.gates.temperature,
+                factor: config.gates.loss_factor,
+            },
+            blocks_of_gates: gated.collect(),
+            config,
+            run,
+            network,
+            cost,
+            optimizer,
+            train,
+            val,
+            progress,
+            resumed: resume,
+            notes,
+        })
+    }
+}
+
+fn open(config: &Config, notes: &mut Vec<String>) -> Result<Dataset> {
+    for path in [&config.data.path, &config.network.weights].into_iter().flatten() {
+        if path.to_str().is_none() {
+            return Err(Error::PathNotText { path: path.clone() });
+        }
+    }
+    let path = config.data.path.clone().unwrap_or_default();
+    let dataset = Dataset::open(&path)?;
+    for split in [&dataset.train, &dataset.val] {
+        if split.ignored > 0 {
+            notes.push(format!("{}: {} files that are no images are left out", split.root.display(), split.ignored));
+        }
+    }
+    let images = dataset.train.items.len();
+    if images < 2 {
+        return Err(Error::TooFewImages { path: dataset.train.root, images });
+    }
+    Ok(dataset)
+}
+
+/// A new run, from weights if the configuration names some.
+fn start(config: &Config, dataset: &Dataset, network: &Network, notes: &mut Vec<String>) -> Result<Training> {
+    if let Some(path) = &config.network.weights {
+        let loaded = network.load(&Checkpoint::read_weights(path)?, Classifier::MayBeFresh)?;
+        let mut fresh = Vec::new();
+        if loaded.fresh_gates {
+            fresh.push("the gates".to_owned());
+        }
+        if let Some(classes) = loaded.other_classes {
+            let here = dataset.classes().len();
+            fresh.push(format!("the classifier (the file has {classes} classes, the data {here})"));
+        }
+        let fresh = if fresh.is_empty() { String::new() } else { format!("; fresh: {}", fresh.join(" and ")) };
+        notes.push(format!("loaded {}{fresh}", path.display()));
+    }
+    Ok(Training {
+        config: config.clone(),
+        images: images(dataset),
+        epoch: 0,
+        batch: 0,
+        step: 0,
+        evaluation: None,
+        best: None,
+        partial: Sums::default(),
+    })
+}
+
+/// The state of a run that was stopped.
+fn continue_from(
+    run: &RunDir,
+    config: &Config,
+    dataset: &Dataset,
+    network: &Network,
+    optimizer: &mut Sgd,
+    notes: &mut Vec<String>,
+) -> Result<Training> {
+    let path = run.last();
+    if !path.exists() {
+        return Err(Error::NothingToResume { path });
+    }
+    let checkpoint = Checkpoint::read(&path)?;
+    let Some(training) = &checkpoint.training else {
+        let reason = "it does not say where training stood".to_owned();
+        return Err(Error::NotACheckpoint { path, reason });
+    };
+    refuse_changes(&training.config, config)?;
+    refuse_other_classes(&checkpoint.classes, &dataset.train)?;
+    let (before, now) = (training.images, images(dataset));
+    if before != now {
+        let data = config.data.path.clone().unwrap_or_default();
+        return Err(Error::DataChanged { path: data, before: before.0, now: now.0, checkpoint: path });
+    }
+    checkpoint.load_into(network)?;
+    optimizer.load_state(&path, checkpoint.momentum())?;
+    run.remove_scratch();
+    notes.push(format!("resumed {} after step {}", path.display(), training.step));
+    // What may change has changed.
+    Ok(Training { config: config.clone(), ..training.clone() })
+}
+
+fn create(run: RunDir, config: &Config) -> Result<RunDir> {
+    let written = write_atomically(&run.config(), config.to_toml().as_bytes());
+    if written.is_err() {
+        // An empty run would stand in the way of the next try; the write's error is the one to tell.
+        let _ = std::fs::remove_dir_all(run.path());
+    }
+    written.map(|()| run)
+}
+
+fn loaders(config: &Config, dataset: Dataset) -> Result<(Loader, Loader)> {
+    let (data, train, input) = (&config.data, &config.train, Input::of(config));
+    let augment = Transform::RandomResizedCrop {
+        size: data.image_size,
+        scale: data.crop_scale,
+        ratio: data.crop_ratio,
+        flip: data.flip,
+    };
+    let loader = |split, transform, order, batch_size| {
+        Loader::new(split, transform, input.normalise(), order, batch_size, data.threads, data.batches_ahead)
+    };
+    Ok((
+        loader(dataset.train, augment, Order::Shuffled(train.seed), train.batch_size)?,
+        loader(dataset.val, input.transform(), Order::InOrder, train.eval_batch_size)?,
+    ))
+}
+
+/// How many images, and a fingerprint of their names.
+fn images(dataset: &Dataset) -> (usize, u64) {
+    let (train, val) = (&dataset.train, &dataset.val);
+    (train.items.len() + val.items.len(), train.fingerprint() ^ val.fingerprint().rotate_left(1))
+}
+
+/// A resumed run keeps its configuration, but data may have moved and machines differ.
+fn refuse_changes(before: &Config, now: &Config) -> Result<()> {
+    const MAY_CHANGE: [&str; 7] = [
+        "data.path",
+        "data.threads",
+        "data.batches_ahead",
+        "data.max_bad_share",
+        "train.eval_batch_size",
+        "train.log_every",
+        "network.weights",
+    ];
+    let (before, now) = (before.flatten(), now.flatten());
+    let changes: Vec<String> = now
+        .iter()
+        .filter(|(key, _)| !MAY_CHANGE.contains(&key.as_str()))
+        .filter_map(|(key, value)| {
+            let old = before.iter().find(|(name, _)| name == key).map(|(_, old)| old);
+            (old != Some(value)).then(|| match old {
+                Some(old) => format!("{key} is {value} and was {old}"),
+                None => format!("{key} is {value} and was not set"),
+            })
+        })
+        .collect();
+    if changes.is_empty() { Ok(()) } else { Err(Error::ConfigChanged { changes }) }
+}
+
+/// A network tells classes by their number: the folder must give each number the same name.
+///
+/// # Errors
+/// If it does not.
+pub fn refuse_other_classes(classes: &[String], split: &Split) -> Result<()> {
+    if classes == split.classes {
+        return Ok(());
+    }
+    let shorten = |names: &[String]| {
+        let shown = names.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
+        if names.len() > 4 { format!("{shown}, … ({})", names.len()) } else { shown }
+    };
+    let (network, data) = (shorten(classes), shorten(&split.classes));
+    Err(Error::OtherClasses { path: split.root.clone(), network, data })
+}
