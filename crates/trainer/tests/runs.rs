@@ -265,6 +265,50 @@ fn damaged_and_foreign_checkpoints_are_refused() {
     assert!(refusal(other, false).contains("does not fit resnet50"));
 }
 
+#[test]
+fn a_run_does_not_go_on_with_other_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, moved) = (folder.path().join("run"), folder.path().join("moved"));
+    let mut config = config("");
+    draw(&moved, &SampleSet { train_per_class: 4, val_per_class: 2, seed: 3 }).unwrap();
+    config.data.path = Some(moved.clone());
+    assert!(run(config.clone(), &out, false, Some(3)).unwrap().is_none());
+    // The same images in another place are the same; one less is not.
+    let elsewhere = folder.path().join("elsewhere");
+    fs::rename(&moved, &elsewhere).unwrap();
+    config.data.path = Some(elsewhere.clone());
+    assert!(run(config.clone(), &out, true, Some(4)).unwrap().is_none());
+    let image = fs::read_dir(elsewhere.join("train/disc")).unwrap().next().unwrap().unwrap().path();
+    fs::remove_file(image).unwrap();
+    let error = run(config, &out, true, None).unwrap_err().to_string();
+    assert!(error.contains("(60 training and validation images then, 59 now)"), "{error}");
+}
+
+#[test]
+fn an_interrupted_evaluation_is_done_again() {
+    struct DuringEvaluation(&'static AtomicBool);
+    impl Listener for DuringEvaluation {
+        fn on(&mut self, event: &Event) -> trainer::Result<()> {
+            if matches!(event, Event::EvaluationStarted { .. }) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+            Ok(())
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+    let mut short = config("");
+    short.train.epochs = 1;
+    run(short.clone(), &whole, false, None).unwrap();
+    let interrupt: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
+    let fit = Fit::prepare(short.clone(), Some(parts.clone()), false, Device::Cpu).unwrap();
+    let outcome = fit.run(&mut [Box::new(DuringEvaluation(interrupt))], interrupt).unwrap();
+    assert!(matches!(outcome, Outcome::Interrupted(_)));
+    let resumed = run(short, &parts, true, None).unwrap().unwrap();
+    let reference = Checkpoint::read(&RunDir::at(&whole).last()).unwrap().training.unwrap();
+    assert_eq!(Some(resumed.evaluation.summary), reference.evaluation);
+}
+
 /// A copy of the sample set in which `bad` of the training images of one class are no images.
 fn damaged_set(folder: &Path, bad: usize) -> PathBuf {
     let root = folder.join("set");
