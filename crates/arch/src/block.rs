@@ -20,6 +20,11 @@ enum Around {
     Nothing,
     Identity,
     Projection(Conv),
+    /// Step in pixels, and channels of zeros to add on each side.
+    ZeroPadded {
+        stride: i64,
+        channels: i64,
+    },
 }
 
 /// What the gates of one pass decided, in the order of the sites.
@@ -39,6 +44,9 @@ impl Block {
             Shortcut::None => Around::Nothing,
             Shortcut::Identity => Around::Identity,
             Shortcut::Projection(conv) => Around::Projection(Conv::build(&mut path, conv)?),
+            Shortcut::ZeroPadded { stride, outputs } => {
+                Around::ZeroPadded { stride: *stride as i64, channels: (outputs - spec.inputs()) as i64 / 2 }
+            }
         };
         let mut gates = Vec::new();
         for gate in &spec.gates {
@@ -68,6 +76,10 @@ impl Block {
             Around::Nothing => output,
             Around::Identity => output.f_add(input)?,
             Around::Projection(conv) => output.f_add(&conv.forward(input, pass.training)?)?,
+            Around::ZeroPadded { stride, channels } => {
+                let picked = input.f_slice(2, None, None, *stride)?.f_slice(3, None, None, *stride)?;
+                output.f_add(&picked.f_constant_pad_nd([0, 0, 0, 0, *channels, *channels])?)?
+            }
         };
         self.activation.apply(sum)
     }

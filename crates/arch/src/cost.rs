@@ -84,7 +84,7 @@ impl Cost {
             }
             let shortcut = match &block.shortcut {
                 Shortcut::Projection(layer) => conv(&prefix, layer, extent)?.0,
-                Shortcut::None | Shortcut::Identity => 0,
+                Shortcut::None | Shortcut::Identity | Shortcut::ZeroPadded { .. } => 0,
             };
             extent = output;
             for gate in &block.gates {
@@ -144,7 +144,7 @@ fn conv_parameters(conv: &ConvSpec) -> u64 {
 fn block_parameters(block: &BlockSpec) -> u64 {
     let shortcut = match &block.shortcut {
         Shortcut::Projection(conv) => conv_parameters(conv),
-        Shortcut::None | Shortcut::Identity => 0,
+        Shortcut::None | Shortcut::Identity | Shortcut::ZeroPadded { .. } => 0,
     };
     block.branch.iter().map(conv_parameters).fold(shortcut, u64::saturating_add)
 }

@@ -18,6 +18,6 @@ mod weights;
 pub use cost::{BlockCost, Cost};
 pub use error::{Error, Result};
 pub use network::{CLASSIFIER_GROUP, Network, Output, Pass};
-pub use presets::PRESETS;
+pub use presets::{PRESETS, Preset};
 pub use spec::{Activation, BlockSpec, ConvSpec, GateSite, HeadSpec, NetSpec, PoolSpec, Shortcut, Site, StemSpec};
 pub use weights::{Classifier, Loaded};

@@ -101,6 +101,13 @@ pub enum Shortcut {
     Identity,
     /// A convolution of the input, where the shape changes.
     Projection(ConvSpec),
+    /// Every `stride`-th pixel of the input, with channels of zeros added on both sides: He et al. 2015, option A.
+    ZeroPadded {
+        /// Step in pixels.
+        stride: usize,
+        /// Channels out.
+        outputs: usize,
+    },
 }
 
 /// The gates at one place of a block.
@@ -253,14 +260,20 @@ impl NetSpec {
                 channels = layer.outputs;
             }
             match &block.shortcut {
-                Shortcut::None | Shortcut::Identity => {}
+                Shortcut::None | Shortcut::Identity | Shortcut::ZeroPadded { .. } => {}
                 Shortcut::Projection(layer) => conv(&block.name, layer, inputs),
             }
             let around = match &block.shortcut {
                 Shortcut::None => None,
                 Shortcut::Identity => Some(inputs),
                 Shortcut::Projection(layer) => Some(layer.outputs),
+                Shortcut::ZeroPadded { outputs, .. } => Some(*outputs),
             };
+            if let Shortcut::ZeroPadded { stride, outputs } = block.shortcut
+                && (stride == 0 || stride > MAX_SIZE || outputs < inputs || !(outputs - inputs).is_multiple_of(2))
+            {
+                block_faults.push(format!("block '{}' cannot pad {inputs} channels to {outputs}", block.name));
+            }
             if block.branch.is_empty() {
                 block_faults.push(format!("block '{}' has no convolution", block.name));
             }

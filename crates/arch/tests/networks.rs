@@ -27,6 +27,63 @@ fn presets_have_the_published_sizes() {
 }
 
 #[test]
+fn cifar_networks_have_the_published_sizes() {
+    // He et al. 2015, table 6: 0.27, 0.46, 0.66, 0.85 and 1.7 million parameters.
+    for (name, parameters, blocks) in [
+        ("cifar-resnet20", 0.27, 9),
+        ("cifar-resnet32", 0.46, 15),
+        ("cifar-resnet44", 0.66, 21),
+        ("cifar-resnet56", 0.85, 27),
+        ("cifar-resnet110", 1.73, 54),
+    ] {
+        let spec = NetSpec::preset(name, 10).unwrap();
+        let cost = Cost::of(&spec, 32, 32).unwrap();
+        assert!((cost.parameters as f64 / 1e6 - parameters).abs() < 0.006, "{name}: {}", cost.parameters);
+        assert_eq!(cost.blocks.len(), blocks);
+    }
+}
+
+#[test]
+fn zero_padded_shortcuts_pick_pixels_and_pad_channels_on_both_sides() {
+    // With every branch closed the network is its stem, two zero-padded shortcuts, pooling and the classifier.
+    let spec = NetSpec::preset("cifar-resnet20", 10).unwrap().with_layer_gates(GateKind::Independent, |_| true);
+    let network = Network::build(&spec, Device::Cpu, 3).unwrap();
+    let tensor = |name: &str| network.tensors().get(name).unwrap().tensor.detach();
+    tch::no_grad(|| {
+        for entry in network.tensors().iter().filter(|entry| entry.group == gumbel_gates::GATE_GROUP) {
+            entry.tensor.shallow_clone().copy_(&Tensor::from_slice2(&[[1f32, 0.0]]));
+        }
+    });
+    let images = normal(&[2, 3, 32, 32], 1).unwrap();
+    let logits = tch::no_grad(|| network.forward(&images, Pass::inference(Policy::Argmax))).unwrap().logits;
+    let stem =
+        images.conv2d(&tensor("conv1.weight"), None::<Tensor>, [1, 1], [1, 1], [1, 1], 1) / (1.0f64 + 1e-5).sqrt();
+    let picked =
+        stem.relu().slice(2, None, None, 4).slice(3, None, None, 4).mean_dim([2i64, 3].as_slice(), false, Kind::Float);
+    let padded = Tensor::cat(&[Tensor::zeros([2, 24], CPU), picked, Tensor::zeros([2, 24], CPU)], 1);
+    let expected = padded.linear(&tensor("linear.weight"), Some(&tensor("linear.bias")));
+    assert!((logits - expected).abs().max().double_value(&[]) < 1e-5);
+}
+
+#[test]
+fn every_preset_runs_with_its_gates_open_as_without() {
+    for preset in arch::PRESETS.iter().filter(|preset| preset.name.ends_with("18") || preset.name.ends_with("20")) {
+        let dense = NetSpec::preset(preset.name, 10).unwrap();
+        let images = normal(&[2, 3, 32, 32], 1).unwrap();
+        let logits = |spec: &NetSpec| {
+            let network = Network::build(spec, Device::Cpu, 3).unwrap();
+            tch::no_grad(|| network.forward(&images, Pass::inference(Policy::AlwaysOpen))).unwrap().logits
+        };
+        assert_eq!(
+            logits(&dense),
+            logits(&dense.clone().with_layer_gates(GateKind::Dependent, |_| true)),
+            "{}",
+            preset.name
+        );
+    }
+}
+
+#[test]
 fn cost_counts_the_tensors_that_are_built() {
     for kind in [GateKind::Independent, GateKind::Dependent] {
         let spec = NetSpec::preset("resnet50", 10).unwrap().with_layer_gates(kind, |block| block % 2 == 0);

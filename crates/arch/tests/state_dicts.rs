@@ -106,7 +106,8 @@ fn a_file_cut_at_any_length_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let small = [("a".to_owned(), Tensor::randn([3, 5], (Kind::Float, Device::Cpu)))];
     let safe = fs::read(write(&folder.path().join("w.safetensors"), &small)).unwrap();
-    for bytes in [safe, torch_file(&pickle_of_one_tensor(0, 4, &[2, 2]), &[0; 16])] {
+    let pickle = pickle_of_one_tensor(0, 4, &[2, 2]);
+    for bytes in [safe, torch_file(&pickle, &[0; 16]), legacy_file(&pickle, &[0; 16])] {
         let path = folder.path().join("cut");
         fs::write(&path, &bytes).unwrap();
         assert_eq!(StateDict::read(&path).unwrap().tensors.len(), 1);
@@ -141,6 +142,59 @@ fn pickle_of_one_tensor(offset: u8, elements: u8, size: &[u8]) -> Vec<u8> {
     pickle.extend((0..size.len()).flat_map(|i| [b'K', size[i + 1..].iter().product::<u8>()]));
     pickle.extend(b"t\x89}tRs.");
     pickle
+}
+
+/// A file as torch.save wrote it before PyTorch 1.6: one storage named "0".
+fn legacy_file(pickle: &[u8], storage: &[u8]) -> Vec<u8> {
+    let mut file = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}q\x00.".to_vec();
+    file.extend(pickle);
+    file.extend(b"\x80\x02]X\x01\x00\x00\x000a.");
+    file.extend((storage.len() as i64 / 4).to_le_bytes());
+    file.extend(storage);
+    file
+}
+
+#[test]
+fn both_formats_of_torch_save_give_the_same_tensors() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w.pth");
+    let values: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+    let pickle = pickle_of_one_tensor(0, 4, &[2, 2]);
+    for bytes in [torch_file(&pickle, &values), legacy_file(&pickle, &values)] {
+        fs::write(&path, bytes).unwrap();
+        let tensors = StateDict::read(&path).unwrap().tensors;
+        assert_eq!(tensors, [("w".to_owned(), Tensor::from_slice2(&[[1f32, 2.0], [3.0, 4.0]]))]);
+    }
+}
+
+#[test]
+fn a_state_dict_may_lie_in_a_dictionary_and_come_from_data_parallel_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w.pth");
+    // {"epoch": 3, "state_dict": {"module.w": …}}
+    let inner = pickle_of_one_tensor(0, 4, &[4]);
+    let inner = inner[2..inner.len() - 1].to_vec();
+    let renamed = [&b"}X\x08\x00\x00\x00module.w"[..], &inner[7..]].concat();
+    let pickle = [&b"\x80\x02}X\x05\x00\x00\x00epochK\x03sX\n\x00\x00\x00state_dict"[..], &renamed, b"s."].concat();
+    for bytes in [torch_file(&pickle, &[0; 16]), legacy_file(&pickle, &[0; 16])] {
+        fs::write(&path, bytes).unwrap();
+        let tensors = StateDict::read(&path).unwrap().tensors;
+        assert_eq!((tensors.len(), tensors[0].0.as_str()), (1, "w"));
+    }
+}
+
+#[test]
+fn the_published_cifar_weights_are_read() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/weights");
+    for (arch, file) in [("cifar-resnet20", "resnet20-12fca82f.th"), ("cifar-resnet56", "resnet56-4bfd9763.th")] {
+        let path = folder.join(file);
+        if !path.exists() {
+            let _ = writeln!(std::io::stderr(), "skipped: no {}", path.display());
+            continue;
+        }
+        let network = Network::build(&NetSpec::preset(arch, 10).unwrap(), Device::Cpu, 0).unwrap();
+        assert!(!network.load(&StateDict::read(&path).unwrap(), Classifier::Required).unwrap().fresh_gates);
+    }
 }
 
 fn refusal(bytes: &[u8]) -> String {
@@ -184,7 +238,7 @@ fn tensors_that_reach_outside_their_storage_are_refused() {
 #[test]
 fn other_files_are_told_apart() {
     assert!(refusal(b"").contains("the file is empty"));
-    assert!(refusal(b"\x80\x02}.").contains("older pickle format"));
+    assert!(refusal(b"\x80\x02}.").contains("a pickle that torch.save did not write"));
     assert!(refusal(b"hello, this is text").contains("not an intact safetensors file"));
     assert!(refusal(&torch_file(b"\x80\x02]q\x00.", &[])).contains("no dictionary of tensors"));
     assert!(refusal(&torch_file(b"\x80\x02}X\x05\x00\x00\x00epochK\x03s.", &[])).contains("'epoch' is not a tensor"));

@@ -3,7 +3,7 @@
 use crate::commands::Usage;
 use anyhow::{Result, bail};
 use arch::state_dict::StateDict;
-use arch::{Classifier, NetSpec, Network};
+use arch::{Classifier, NetSpec, Network, Preset};
 use clap::Args;
 use std::path::{Path, PathBuf};
 use tch::Device;
@@ -49,7 +49,10 @@ impl Source {
                 let network = network_with_weights(arch, path, device)?;
                 let classes = (0..network.spec().head.classes).map(|class| class.to_string()).collect();
                 let name = format!("{arch} with {}", path.display());
-                Ok(Loaded { network, classes, named: false, input: Input::of(&Config::default()), name })
+                let mut input = Input::of(&Config::default());
+                let preset = Preset::named(arch)?;
+                (input.image_size, input.resize) = (preset.image_size, preset.resize);
+                Ok(Loaded { network, classes, named: false, input, name })
             }
             (None, Some(arch), None) => {
                 bail!(Usage(format!("--arch {arch} alone is an untrained network; give --weights FILE too")))

@@ -1,10 +1,13 @@
 //! State dicts: named tensors in a file.
 //!
-//! Two formats are read, told apart by their first bytes: safetensors, and the zip files that `torch.save` writes. A pickle is
-//! read as data: nothing in it is ever executed.
+//! Three formats are read, told apart by their first bytes: safetensors, the zip files that `torch.save` writes, and the pickles
+//! that it wrote before PyTorch 1.6. A state dict may lie in a dictionary under `state_dict`, and a `module.` before all names is
+//! dropped. A pickle is read as data: nothing in it is ever executed.
 
 mod pickle;
 pub mod safetensors;
+mod torch_legacy;
+mod torch_tensors;
 mod torch_zip;
 
 use crate::error::{Error, Result};
@@ -36,8 +39,10 @@ impl StateDict {
             // Eight bytes of length, which can be anything, then JSON: told apart first.
             [_, _, _, _, _, _, _, _, b'{', ..] => safetensors::parse(&bytes),
             [b'P', b'K', 3, 4, ..] => torch_zip::read(&bytes).map(torch),
+            _ if bytes.starts_with(&torch_legacy::MAGIC) => torch_legacy::read(&bytes).map(torch),
             [0x80, ..] => {
-                Err("it is in PyTorch's older pickle format; load it in Python and torch.save it again".to_owned())
+                Err("it is a pickle that torch.save did not write; save it with torch.save(model.state_dict(), …)"
+                    .to_owned())
             }
             _ => safetensors::parse(&bytes),
         };

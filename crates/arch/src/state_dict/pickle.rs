@@ -52,12 +52,14 @@ pub(crate) struct Pickle {
     pub root: Value,
     /// The items of each dictionary, keys repeated where the pickle repeats them.
     pub dicts: Vec<Vec<(Value, Value)>>,
+    /// The items of each list.
+    pub lists: Vec<Vec<Value>>,
 }
 
 type Outcome<T> = Result<T, String>;
 
-/// Reads a pickle.
-pub(crate) fn parse(bytes: &[u8]) -> Outcome<Pickle> {
+/// Reads a pickle at the start of `bytes`; gives back what follows it too.
+pub(crate) fn parse(bytes: &[u8]) -> Outcome<(Pickle, &[u8])> {
     Machine { input: bytes, ..Machine::default() }.run()
 }
 
@@ -75,12 +77,15 @@ struct Machine<'a> {
     dicts: Vec<Vec<(Value, Value)>>,
 }
 
-impl Machine<'_> {
-    fn run(mut self) -> Outcome<Pickle> {
+impl<'a> Machine<'a> {
+    fn run(mut self) -> Outcome<(Pickle, &'a [u8])> {
         loop {
             let opcode = self.take(1)?[0];
             match opcode {
-                b'.' => return Ok(Pickle { root: self.pop()?, dicts: self.dicts }),
+                b'.' => {
+                    let root = self.pop()?;
+                    return Ok((Pickle { root, dicts: self.dicts, lists: self.lists }, self.input));
+                }
                 0x80 => drop(self.take(1)?), // PROTO
                 0x95 => drop(self.take(8)?), // FRAME
                 b'(' => self.marks.push(self.stack.len()),
@@ -194,10 +199,12 @@ impl Machine<'_> {
         }
     }
 
-    /// A persistent id of `torch.save`: ("storage", class, key, location, number of elements).
+    /// A persistent id of `torch.save`: ("storage", class, key, location, number of elements), and in the older format a view
+    /// that modern PyTorch never writes.
     fn storage(&self, id: &Value) -> Outcome<Value> {
         if let Value::Tuple(parts) = id
-            && let [Value::Str(tag), Value::Global(class), Value::Str(key), _, Value::Int(elements)] =
+            && let [Value::Str(tag), Value::Global(class), Value::Str(key), _, Value::Int(elements)]
+            | [Value::Str(tag), Value::Global(class), Value::Str(key), _, Value::Int(elements), Value::None] =
                 &self.tuples[*parts][..]
             && &**tag == "storage"
         {
@@ -268,7 +275,10 @@ impl Machine<'_> {
     fn long1(&mut self) -> Outcome<()> {
         let length = self.length(1)?;
         if length > 8 {
-            return Err("a number does not fit 64 bits".into());
+            // Such as PyTorch's magic number; no size is that large.
+            self.take(length)?;
+            self.stack.push(Value::Opaque);
+            return Ok(());
         }
         let value = self.number(length)?;
         let unused = 64 - 8 * length as u32;

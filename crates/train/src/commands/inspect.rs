@@ -5,7 +5,7 @@ use crate::Done;
 use crate::source::{Source, network_with_weights};
 use crate::table::{grouped, macs, percent, table};
 use anyhow::{Result, bail};
-use arch::{Cost, NetSpec};
+use arch::{Cost, NetSpec, Preset};
 use serde_json::json;
 use std::path::PathBuf;
 use tch::Device;
@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// Classes of a preset without weights
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     num_classes: u32,
-    /// Side of the images the cost is for, in pixels [default: the checkpoint's, or 224]
+    /// Side of the images the cost is for, in pixels [default: the checkpoint's or preset's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     image_size: Option<u32>,
     /// Print the result as JSON
@@ -42,8 +42,12 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             let checkpoint = Checkpoint::read(&path)?;
             (checkpoint.spec, checkpoint.input.image_size, checkpoint.training)
         }
-        (None, Some(name), Some(path)) => (network_with_weights(&name, &path, Device::Cpu)?.spec().clone(), 224, None),
-        (None, Some(name), None) => (NetSpec::preset(&name, args.num_classes as usize)?, 224, None),
+        (None, Some(name), Some(path)) => {
+            (network_with_weights(&name, &path, Device::Cpu)?.spec().clone(), Preset::named(&name)?.image_size, None)
+        }
+        (None, Some(name), None) => {
+            (NetSpec::preset(&name, args.num_classes as usize)?, Preset::named(&name)?.image_size, None)
+        }
         (None, None, _) => bail!(Usage("which network? Give a checkpoint FILE, or --arch NAME".into())),
     };
     let size = args.image_size.unwrap_or(size);

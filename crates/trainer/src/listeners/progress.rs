@@ -20,6 +20,8 @@ pub struct Progress {
     batch: usize,
     epoch: u64,
     epoch_start: Instant,
+    /// When the evaluation began, and its batches.
+    evaluation: (Instant, usize),
     bad: usize,
     batch_size: usize,
     /// Loss, top-1 and opening of the last log entry.
@@ -48,6 +50,7 @@ impl Progress {
             batch: 0,
             epoch: 0,
             epoch_start: Instant::now(),
+            evaluation: (Instant::now(), 0),
             bad: 0,
             batch_size: 0,
             recent: String::new(),
@@ -146,8 +149,16 @@ impl Listener for Progress {
                     ));
                 }
             }
-            Event::EvaluationStarted { batches } => self.restart("evaluation".into(), 0, *batches),
-            Event::EvaluationStep { batch } => self.bar.set_position(*batch as u64),
+            Event::EvaluationStarted { batches } => {
+                self.evaluation = (Instant::now(), *batches);
+                self.restart("evaluation".into(), 0, *batches);
+            }
+            Event::EvaluationStep { batch } => {
+                self.bar.set_position(*batch as u64);
+                let (start, batches) = self.evaluation;
+                let left = batches.saturating_sub(*batch) as f64 / (*batch).max(1) as f64;
+                self.bar.set_message(format!("{} left", duration(start.elapsed().mul_f64(left))));
+            }
             Event::EpochEnded { epoch, train, evaluation, target, is_best, bad_images, .. } => {
                 let val = &evaluation.summary;
                 self.line(&format!(
