@@ -12,6 +12,7 @@ use crate::run_dir::RunDir;
 use crate::totals::Totals;
 use arch::{Cost, Network, Pass};
 use data::{Batch, Loader};
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -33,6 +34,8 @@ pub struct Fit {
     pub(crate) progress: Training,
     pub(crate) resumed: bool,
     pub(crate) notes: Vec<String>,
+    /// Held as long as the run is.
+    pub(crate) _lock: File,
 }
 
 /// How a run ended.

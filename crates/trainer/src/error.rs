@@ -52,6 +52,12 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// Another process is at work in the run's folder.
+    #[error("another process is training in {}; wait for it, or stop it first", path.display())]
+    Busy {
+        /// The folder.
+        path: PathBuf,
+    },
     /// There is no run to resume.
     #[error("nothing to resume: {} does not exist", path.display())]
     NothingToResume {

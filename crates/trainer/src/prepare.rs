@@ -34,6 +34,11 @@ impl Fit {
 
         let resumed_from =
             resume.then(|| RunDir::at(&out.clone().unwrap_or_else(|| Path::new("runs").join(&config.train.name))));
+        // Before anything is read that the other process may be writing.
+        let resumed_lock = match &resumed_from {
+            Some(run) if run.last().exists() => Some(run.lock()?),
+            _ => None,
+        };
         let progress = match &resumed_from {
             Some(run) => continue_from(run, &config, &dataset, &network, &mut optimizer, &mut notes)?,
             None => start(&config, &dataset, &network, &mut notes)?,
@@ -46,6 +51,10 @@ impl Fit {
             (Some(run), _) => run,
             (None, Some(path)) => create(RunDir::create(&path)?, &config)?,
             (None, None) => create(RunDir::create_numbered(&config.train.name)?, &config)?,
+        };
+        let lock = match resumed_lock {
+            Some(lock) => lock,
+            None => run.lock()?,
         };
         Ok(Self {
             objective: Objective {
@@ -66,6 +75,7 @@ impl Fit {
             progress,
             resumed: resume,
             notes,
+            _lock: lock,
         })
     }
 }

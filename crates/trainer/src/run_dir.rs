@@ -1,5 +1,5 @@
 use crate::error::{Error, Result};
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -49,6 +49,20 @@ impl RunDir {
                 outcome => return outcome,
             }
             path.set_file_name(format!("{name}-{number}"));
+        }
+    }
+
+    /// Claims the run for this process until the file is dropped, by a lock on its configuration.
+    ///
+    /// # Errors
+    /// If another process has it, or the configuration cannot be read.
+    pub fn lock(&self) -> Result<File> {
+        let path = self.config();
+        let file = File::open(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(Error::Busy { path: self.path.clone() }),
+            Err(TryLockError::Error(source)) => Err(Error::Read { path, source }),
         }
     }
 

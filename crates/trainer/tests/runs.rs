@@ -285,6 +285,18 @@ fn a_run_does_not_go_on_with_other_images() {
 }
 
 #[test]
+fn a_run_belongs_to_one_process_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    assert!(run(config(""), &out, false, Some(1)).unwrap().is_none());
+    let first = Fit::prepare(config(""), Some(out.clone()), true, Device::Cpu).unwrap();
+    let error = Fit::prepare(config(""), Some(out.clone()), true, Device::Cpu).unwrap_err().to_string();
+    assert!(error.contains("another process is training in"), "{error}");
+    drop(first);
+    assert!(Fit::prepare(config(""), Some(out), true, Device::Cpu).is_ok());
+}
+
+#[test]
 fn an_interrupted_evaluation_is_done_again() {
     struct DuringEvaluation(&'static AtomicBool);
     impl Listener for DuringEvaluation {
