@@ -239,7 +239,7 @@ fn tensors_that_reach_outside_their_storage_are_refused() {
 fn other_files_are_told_apart() {
     assert!(refusal(b"").contains("the file is empty"));
     assert!(refusal(b"\x80\x02}.").contains("a pickle that torch.save did not write"));
-    assert!(refusal(b"hello, this is text").contains("not an intact safetensors file"));
+    assert!(refusal(b"hello, this is text").contains("nor an intact safetensors file"));
     assert!(refusal(&torch_file(b"\x80\x02]q\x00.", &[])).contains("no dictionary of tensors"));
     assert!(refusal(&torch_file(b"\x80\x02}X\x05\x00\x00\x00epochK\x03s.", &[])).contains("'epoch' is not a tensor"));
     // Marks that point above the stack.

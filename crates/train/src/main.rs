@@ -48,6 +48,11 @@ impl Done {
         Self { stdout, code, ..Self::default() }
     }
 
+    /// The command did a part of its work; `stderr` says what it could not do.
+    pub(crate) fn in_part(stdout: String, stderr: String) -> Self {
+        Self { stdout, stderr, code: 1 }
+    }
+
     /// Stopped by the user, the state saved.
     pub(crate) fn interrupted(stderr: String) -> Self {
         Self { stderr, code: 130, ..Self::default() }

@@ -178,7 +178,7 @@ fn predict_names_classes_and_cost() {
     // A bad image does not hide the good ones, and the exit code tells.
     let output = train(&["predict", "--checkpoint", path(&best()), path(&image), "/nowhere.jpg"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stdout(&output).contains("of 8 gates open") && stdout(&output).contains("cannot use /nowhere.jpg"));
+    assert!(stdout(&output).contains("of 8 gates open") && stderr(&output).contains("cannot use /nowhere.jpg"));
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn interrupted_run(out: &Path, signal: &str) {
     assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
-    let advice = format!("go on with: train fit --resume --out {}", path(out));
+    let advice = format!("go on with: {} fit --resume --out {}", env!("CARGO_BIN_EXE_train"), path(out));
     assert!(stderr(&output).contains(&advice), "{}", stderr(&output));
 }
 

@@ -43,6 +43,15 @@ impl Fit {
             Some(run) => continue_from(run, &config, &dataset, &network, &mut optimizer, &mut notes)?,
             None => start(&config, &dataset, &network, &mut notes)?,
         };
+        let about = format!(
+            "{} with {} gates on {}; {} training and {} validation images of {} classes",
+            spec.name,
+            spec.gate_count(),
+            in_words(device),
+            dataset.train.items.len(),
+            dataset.val.items.len(),
+            dataset.classes().len()
+        );
         let (train, val) = loaders(&config, dataset)?;
         let gated = spec.blocks.iter().enumerate().flat_map(|(number, block)| block.gates.iter().map(move |_| number));
 
@@ -52,6 +61,7 @@ impl Fit {
             (None, Some(path)) => create(RunDir::create(&path)?, &config)?,
             (None, None) => create(RunDir::create_numbered(&config.train.name)?, &config)?,
         };
+        notes.insert(0, format!("{about}; writing {}", run.path().display()));
         let lock = match resumed_lock {
             Some(lock) => lock,
             None => run.lock()?,
@@ -77,6 +87,14 @@ impl Fit {
             notes,
             _lock: lock,
         })
+    }
+}
+
+fn in_words(device: Device) -> String {
+    match device {
+        Device::Cpu => format!("the CPU, {} threads", tch::get_num_threads()),
+        Device::Cuda(number) => format!("CUDA device {number}"),
+        other => format!("{other:?}"),
     }
 }
 

@@ -102,13 +102,10 @@ impl ActivationTarget {
         }
     }
 
-    /// What is wrong with it for a network of `blocks` blocks.
-    pub(crate) fn fault(&self, blocks: usize) -> Option<String> {
+    /// What is wrong with it for a network of `blocks` blocks, if their number is known.
+    pub(crate) fn fault(&self, blocks: Option<usize>) -> Option<String> {
         let out_of_range = |target: &f64| !(0.0..=1.0).contains(target);
         match self {
-            Self::PerBlock(targets) if targets.len() != blocks => {
-                Some(format!("expected one target for each of the {blocks} blocks, found {}", targets.len()))
-            }
             Self::Ramp(ramp) if !(ramp.epochs >= 0.0 && ramp.epochs.is_finite()) => {
                 Some("expected epochs of at least 0".into())
             }
@@ -117,6 +114,9 @@ impl ActivationTarget {
             Self::Ramp(ramp) if [ramp.from, ramp.to].iter().any(out_of_range) => {
                 Some("expected from and to between 0 and 1".into())
             }
+            Self::PerBlock(targets) => blocks
+                .filter(|&blocks| targets.len() != blocks)
+                .map(|blocks| format!("expected one target for each of the {blocks} blocks, found {}", targets.len())),
             _ => None,
         }
     }

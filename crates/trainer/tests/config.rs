@@ -56,7 +56,7 @@ flip = 1.5
 mean = [0.5, 0.5]
 
 [gates]
-target = \"low\"
+target = 1.5
 granularity = \"filtre\"
 
 [colour]
@@ -71,7 +71,7 @@ a = 1
         "line 7: train.seed: invalid value: integer `-1`, expected a whole number of at least 0",
         "line 10: data.flip: expected a probability from 0 to 1",
         "line 11: data.mean: invalid length 2, expected an array of length 3",
-        "line 14: gates.target: expected a number such as 0.6",
+        "line 14: gates.target: expected a target from 0 to 1",
         "line 15: gates.granularity: unknown variant `filtre`, expected `none` or `layer`",
         "line 17: colour: there is no such key",
     ] {

@@ -203,8 +203,9 @@ fn weights_of_another_run_and_another_number_of_classes_are_a_start() {
     let fit = Fit::prepare(config, Some(folder.path().join("run")), false, Device::Cpu).unwrap();
     fit.run(&mut [Box::new(notes.clone())], &AtomicBool::new(false)).unwrap();
     let notes = notes.0.borrow();
+    assert!(notes[0].contains("resnet18 with 8 gates on the CPU") && notes[0].contains("/run"), "{notes:?}");
     assert!(
-        notes[0].contains("fresh: the gates and the classifier (the file has 7 classes, the data 10)"),
+        notes[1].contains("fresh: the gates and the classifier (the file has 7 classes, the data 10)"),
         "{notes:?}"
     );
 }

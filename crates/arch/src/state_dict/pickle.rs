@@ -177,7 +177,11 @@ impl<'a> Machine<'a> {
                     self.stack.push(value);
                 }
                 b'b' => drop(self.pop()?), // BUILD: attributes such as _metadata, no tensors
-                other => return Err(format!("pickle opcode 0x{other:02x} has no place in a state dict")),
+                other => {
+                    return Err(format!(
+                        "pickle opcode 0x{other:02x} has no place in a state dict; save model.state_dict(), not the model"
+                    ));
+                }
             }
         }
     }

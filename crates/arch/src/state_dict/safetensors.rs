@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 type Contents = (Vec<(String, Tensor)>, HashMap<String, String>);
 
 pub(super) fn parse(bytes: &[u8]) -> std::result::Result<Contents, String> {
-    let damaged = |error| format!("not an intact safetensors file ({error})");
+    let damaged = |error| format!("neither a file of torch.save nor an intact safetensors file ({error})");
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
     let file = SafeTensors::deserialize(bytes).map_err(damaged)?;
     let mut tensors = Vec::with_capacity(file.len());

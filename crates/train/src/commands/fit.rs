@@ -71,9 +71,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     match fit.run(&mut listeners, &interrupt)? {
         Outcome::Finished(verdict) => Ok(Done::ok(if args.json { json(&verdict) } else { text(&verdict) })),
         Outcome::Interrupted(run) => {
-            let run = run.path().display();
+            let (run, program) = (run.path().display(), std::env::args().next().unwrap_or_else(|| "train".into()));
             Ok(Done::interrupted(format!(
-                "interrupted; the state is saved, go on with: train fit --resume --out {run}\n"
+                "interrupted; the state is saved, go on with: {program} fit --resume --out {run}\n"
             )))
         }
     }
@@ -94,10 +94,15 @@ fn config(args: &Args) -> Result<Config> {
     };
     let mut config = Config::read(&path, &overrides)?;
     if let Some(data) = &args.data {
-        config.data.path = Some(data.clone());
+        // Absolute, so that the run can be continued from any folder.
+        config.data.path = Some(std::path::absolute(data).unwrap_or_else(|_| data.clone()));
     }
     if let Some(weights) = &args.weights {
         config.network.weights = Some(weights.clone());
+    }
+    if args.resume && config.data.path.is_none() {
+        let run = args.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(&config.train.name));
+        config.data.path = Config::read(&RunDir::at(&run).config(), &[])?.data.path;
     }
     if config.data.path.is_none() {
         bail!(Usage("which images? Give --data DIR, or set data.path in the configuration".into()));
@@ -152,7 +157,10 @@ fn text(verdict: &Verdict) -> String {
         ),
     );
     let minutes = verdict.seconds / 60.0;
-    fact("time", format!("{minutes:.1} min for {} epochs", verdict.epochs));
+    fact(
+        "time",
+        format!("{minutes:.1} min for {} epoch{}", verdict.epochs, if verdict.epochs == 1 { "" } else { "s" }),
+    );
     if verdict.bad > 0 {
         fact("left out", format!("{} images that could not be used, in the last epoch", verdict.bad));
     }

@@ -117,7 +117,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         return Ok(Done::ok(text));
     }
     let bad: String = bad.iter().map(|bad| format!("cannot use {bad}\n")).collect();
-    Ok(Done::with_code(if args.json { text } else { text + &bad }, 1))
+    Ok(Done::in_part(text, bad))
 }
 
 fn text(prediction: &Prediction, gates: usize, cost: &Cost) -> String {

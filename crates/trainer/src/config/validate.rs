@@ -98,22 +98,21 @@ impl Config {
         check("train.log_every", train.log_every >= 1, "expected at least 1 step");
         check("train.seed", i64::try_from(train.seed).is_ok(), "expected a number below 2^63");
 
-        match self.spec(1000) {
+        let spec = self.spec(1000);
+        if gates.granularity != Granularity::None {
+            let message = gates.target.fault(spec.as_ref().ok().map(|spec| spec.blocks.len()));
+            check("gates.target", message.is_none(), &message.unwrap_or_default());
+        }
+        match spec {
             Err(error) => check("network.arch", false, &error.to_string()),
             Ok(spec) => {
                 let size = data.image_size as usize;
                 let fits = Cost::of(&spec, size, size);
                 check("data.image_size", fits.is_ok(), &fits.err().map(|error| error.to_string()).unwrap_or_default());
-                if gates.granularity != Granularity::None {
-                    let message = gates.target.fault(spec.blocks.len());
-                    check("gates.target", message.is_none(), &message.unwrap_or_default());
-                    let gated = spec.gate_count() > 0 || !matches!(gates.target, ActivationTarget::PerBlock(_));
-                    check(
-                        "gates.target",
-                        gated,
-                        "every target is 1, so no gate is left; use gates.granularity = \"none\"",
-                    );
-                }
+                let wanted =
+                    gates.granularity != Granularity::None && matches!(gates.target, ActivationTarget::PerBlock(_));
+                let message = "every target is 1, so no gate is left; use gates.granularity = \"none\"";
+                check("gates.target", !wanted || spec.gate_count() > 0, message);
             }
         }
     }

@@ -28,7 +28,7 @@ pub struct Progress {
     recent: String,
 }
 
-const TEMPLATE: &str = "{prefix} {wide_bar} {pos}/{len}  {msg}";
+const TEMPLATE: &str = "{prefix} {bar:16} {pos}/{len}  {wide_msg}";
 
 /// Bad images that get a line of their own.
 const BAD_SHOWN: usize = 10;
@@ -66,8 +66,9 @@ impl Progress {
     }
 
     fn restart(&self, prefix: String, done: usize, length: usize) {
-        self.bar.reset();
+        // The length first: a bar without one is drawn full.
         self.bar.set_length(length as u64);
+        self.bar.reset();
         self.bar.set_position(done as u64);
         self.bar.reset_eta();
         self.bar.set_prefix(prefix);
