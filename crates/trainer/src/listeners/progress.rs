@@ -58,7 +58,8 @@ impl Progress {
     }
 
     fn line(&self, text: &str) {
-        if self.terminal {
+        // Before the first epoch there is no bar to step aside.
+        if self.terminal && self.bar.length() != Some(0) {
             self.bar.suspend(|| write_line(text));
         } else {
             write_line(text);
@@ -128,7 +129,7 @@ impl Listener for Progress {
                 if self.terminal {
                     let images = self.batch.saturating_sub(self.first) * self.batch_size;
                     let rate = images as f64 / self.epoch_start.elapsed().as_secs_f64().max(1e-9);
-                    self.bar.set_message(format!("{rate:.1} img/s{}  {} left", self.recent, self.time_left()));
+                    self.bar.set_message(format!("{rate:.1} img/s  {} left{}", self.time_left(), self.recent));
                 }
             }
             Event::Logged { recent, target, images_per_second, .. } => {
