@@ -1,7 +1,7 @@
 use crate::error::Result;
 use crate::spec::{Activation, ConvSpec};
 use tch::Tensor;
-use torch_ext::{BatchNorm, Init, Path};
+use torch_ext::{BatchNorm, Init, Path, Statistics};
 
 /// A convolution, its batch norm and its activation.
 #[derive(Debug)]
@@ -31,10 +31,10 @@ impl Conv {
     }
 
     /// [N, C, H, W] to [N, filters, H', W'].
-    pub fn forward(&self, input: &Tensor, training: bool) -> Result<Tensor> {
+    pub fn forward(&self, input: &Tensor, statistics: Statistics) -> Result<Tensor> {
         let output =
             input.f_conv2d(&self.weight, None::<&Tensor>, [self.stride; 2], [self.padding; 2], [1, 1], self.groups)?;
-        self.activation.apply(self.norm.forward(&output, training)?)
+        self.activation.apply(self.norm.forward(&output, statistics)?)
     }
 }
 
@@ -44,6 +44,7 @@ impl Activation {
         match self {
             Self::Identity => Ok(input),
             Self::Relu => Ok(input.f_relu_()?),
+            Self::Relu6 => Ok(input.f_relu6_()?),
         }
     }
 }

@@ -1,12 +1,14 @@
 //! What a forward pass costs, in multiply-accumulates (1 MAC = 2 FLOPs).
 
 use crate::error::{Error, Result};
+use crate::gating::Site;
 use crate::spec::{BlockSpec, ConvSpec, NetSpec, Shortcut};
-use gumbel_gates::{Gates, Openings};
-use tch::{Kind, Tensor};
+use gumbel_gates::Gates;
 
 /// The cost of a network for one image, from its spec alone. Convolutions and fully connected layers count; batch norm,
 /// activations and pooling do not, as usual.
+///
+/// A convolution costs k·k·(open in / groups)·(open out)·H·W. Channels count as open that no gate of their own block closes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cost {
     /// Learned numbers of the network without its gates.
@@ -19,11 +21,15 @@ pub struct Cost {
     pub gates: u64,
     /// Per block, in order.
     pub blocks: Vec<BlockCost>,
-    /// Per gate site, the MACs it saves where it is closed.
-    gated: Vec<u64>,
+    /// MACs outside the blocks.
+    pub(crate) outside: u64,
+    /// The widths that gates decide about; the first is 1, for what has none.
+    pub(crate) widths: Vec<Width>,
+    /// One per convolution of the blocks.
+    pub(crate) terms: Vec<Term>,
 }
 
-/// The cost of one block for one image.
+/// The cost of one block for one image, with all gates open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockCost {
     /// The block's name.
@@ -38,15 +44,33 @@ pub struct BlockCost {
     pub shortcut: u64,
 }
 
+/// The open channels of a gate site: fixed + Σ size · opening.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Width {
+    pub fixed: u64,
+    /// Channels behind each gate of the site.
+    pub sizes: Vec<u64>,
+}
+
+impl Width {
+    fn full(&self) -> u64 {
+        self.sizes.iter().fold(self.fixed, |sum, &size| sum.saturating_add(size))
+    }
+}
+
+/// The MACs of a convolution as a product: coefficient · open in · open out · layer opening, each factor a width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Term {
+    pub block: usize,
+    pub coefficient: u64,
+    /// Positions in [`Cost::widths`].
+    pub factors: [usize; 3],
+}
+
 impl BlockCost {
     /// MACs of the block without its gates.
     pub fn macs(&self) -> u64 {
         self.branch.saturating_add(self.shortcut)
-    }
-
-    /// MACs used per image if its layer gate is open for this share of the images.
-    pub fn used(&self, rate: f64) -> f64 {
-        self.branch as f64 * rate + self.shortcut as f64
     }
 }
 
@@ -66,46 +90,70 @@ impl Cost {
             Ok((weights(conv).saturating_mul((output.0 * output.1) as u64), output))
         };
 
-        let (mut dense, mut extent) = conv("", &spec.stem.conv, (height, width))?;
+        let (mut outside, mut extent) = conv("", &spec.stem.conv, (height, width))?;
         let mut parameters = conv_parameters(&spec.stem.conv);
         if let Some(pool) = &spec.stem.pool {
             let pooled = pool.output_extent(extent.0).zip(pool.output_extent(extent.1));
             extent = pooled.ok_or_else(|| too_small("pooling"))?;
         }
-        let (mut blocks, mut gated) = (Vec::new(), Vec::new());
+        let mut blocks = Vec::new();
+        let mut widths = vec![Width { fixed: 1, sizes: Vec::new() }];
+        let mut terms = Vec::new();
         let (mut gates, mut gate_parameters) = (0, 0);
-        for block in &spec.blocks {
+        for (number, block) in spec.blocks.iter().enumerate() {
             let prefix = format!("{}.", block.name);
-            let (mut branch, mut output) = (0, extent);
-            for layer in &block.branch {
+            let factors = Factors { block, first: widths.len() };
+            for site in &block.gates {
+                gates += Gates::macs(site.kind, site.count(), block.inputs());
+                gate_parameters += Gates::parameters(site.kind, site.count(), block.inputs());
+                widths.push(match site.site {
+                    Site::Layer => Width { fixed: 0, sizes: vec![1] },
+                    _ => Width {
+                        fixed: site.fixed_open() as u64,
+                        sizes: site.sizes().into_iter().map(|size| size as u64).collect(),
+                    },
+                });
+            }
+            let mut term = |macs: u64, layer: &ConvSpec, factors: [usize; 3]| {
+                // The full widths are factors of the whole.
+                let ungated =
+                    |position: usize, channels: usize| if factors[position] == 0 { 1 } else { channels as u64 };
+                let gated = ungated(0, layer.inputs).saturating_mul(ungated(1, layer.outputs));
+                terms.push(Term { block: number, coefficient: macs / gated.max(1), factors });
+            };
+            let (mut branch, mut output) = (0u64, extent);
+            for (position, layer) in (1..).zip(&block.branch) {
                 let (macs, next) = conv(&prefix, layer, output)?;
-                branch = macs.saturating_add(branch);
+                term(macs, layer, factors.of_branch(position));
+                branch = branch.saturating_add(macs);
                 output = next;
             }
             let shortcut = match &block.shortcut {
-                Shortcut::Projection(layer) => conv(&prefix, layer, extent)?.0,
+                Shortcut::Projection(layer) => {
+                    let (macs, _) = conv(&prefix, layer, extent)?;
+                    term(macs, layer, [0, factors.position(Site::Projection), 0]);
+                    macs
+                }
                 Shortcut::None | Shortcut::Identity | Shortcut::ZeroPadded { .. } => 0,
             };
             extent = output;
-            for gate in &block.gates {
-                gated.push(branch);
-                gates += Gates::macs(gate.kind, gate.site.count(), block.inputs());
-                gate_parameters += Gates::parameters(gate.kind, gate.site.count(), block.inputs());
-            }
-            dense = dense.saturating_add(branch).saturating_add(shortcut);
             let own = block_parameters(block);
             parameters = own.saturating_add(parameters);
             blocks.push(BlockCost { name: block.name.clone(), extent, parameters: own, branch, shortcut });
         }
         let classifier = (spec.head.inputs * spec.head.classes) as u64;
-        dense = dense.saturating_add(classifier);
+        outside = outside.saturating_add(classifier);
+        let dense = blocks.iter().fold(outside, |sum, block| sum.saturating_add(block.macs()));
         parameters = parameters.saturating_add(classifier + spec.head.classes as u64);
-        Ok(Self { parameters, gate_parameters, dense, gates, blocks, gated })
+        Ok(Self { parameters, gate_parameters, dense, gates, blocks, outside, widths, terms })
     }
 
-    /// MACs that gates decide about.
+    /// MACs that gates decide about: what is saved when all are closed.
     pub fn gated(&self) -> u64 {
-        self.gated.iter().copied().fold(0, u64::saturating_add)
+        self.terms.iter().fold(0, |sum: u64, term| {
+            let saved = self.product(term, Width::full) - self.product(term, |width| width.fixed);
+            sum.saturating_add(saved)
+        })
     }
 
     /// MACs spent whatever the gates decide, the gates' own included.
@@ -113,18 +161,51 @@ impl Cost {
         self.dense.saturating_sub(self.gated()).saturating_add(self.gates)
     }
 
-    /// MACs used per image with these openings, gates included: `[N]` in float64, differentiable with respect to the openings.
-    ///
-    /// # Errors
-    /// If there are no gates, or the openings belong to another network.
-    pub fn used(&self, openings: &Openings) -> Result<Tensor> {
-        if openings.is_empty() {
-            return Err(gumbel_gates::Error::NoGates.into());
+    /// For each gate the MACs saved when it alone is closed, in the order of [`gumbel_gates::Openings::joined`].
+    pub fn per_gate(&self) -> Vec<u64> {
+        let mut saved = Vec::new();
+        for (position, width) in self.widths.iter().enumerate().skip(1) {
+            let users: Vec<&Term> = self.terms.iter().filter(|term| term.factors.contains(&position)).collect();
+            // Linear in each width: what one of its channels costs.
+            let per_channel = users.iter().fold(0u64, |sum, term| {
+                let full = self.product(term, Width::full);
+                sum.saturating_add(full.checked_div(width.full()).unwrap_or(0))
+            });
+            saved.extend(width.sizes.iter().map(|&size| per_channel.saturating_mul(size)));
         }
-        let sites = Tensor::f_cat(openings.sites(), 1)?.f_to_kind(Kind::Double)?;
-        let gated: Vec<f64> = self.gated.iter().map(|&macs| macs as f64).collect();
-        let gated = Tensor::f_from_slice(&gated)?.f_to_device(sites.device())?;
-        Ok(sites.f_matmul(&gated)?.f_add_scalar(self.constant() as f64)?)
+        saved
+    }
+
+    fn product(&self, term: &Term, open: impl Fn(&Width) -> u64) -> u64 {
+        // Saturating: a spec may come from a damaged file.
+        term.factors
+            .iter()
+            .fold(term.coefficient, |product, &factor| product.saturating_mul(open(&self.widths[factor])))
+    }
+}
+
+/// The positions in [`Cost::widths`] of a block's sites, which begin at `first`.
+struct Factors<'a> {
+    block: &'a BlockSpec,
+    first: usize,
+}
+
+impl Factors<'_> {
+    /// 0 where no gates are.
+    fn position(&self, site: Site) -> usize {
+        self.block.gates.iter().position(|gates| gates.site == site).map_or(0, |found| self.first + found)
+    }
+
+    /// (in, out, layer) of a convolution of the branch, counted from 1.
+    fn of_branch(&self, position: usize) -> [usize; 3] {
+        let layer = self.position(Site::Layer);
+        let behind = self.position(self.block.site_behind(position));
+        if self.block.branch[position - 1].is_depthwise() {
+            // Each channel is read and written by itself.
+            return [0, behind, layer];
+        }
+        let before = if position == 1 { Site::Input } else { self.block.site_behind(position - 1) };
+        [self.position(before), behind, layer]
     }
 }
 

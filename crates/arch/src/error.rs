@@ -13,7 +13,7 @@ pub enum Error {
     #[error(transparent)]
     Gates(#[from] gumbel_gates::Error),
     /// No preset has this name.
-    #[error("unknown architecture '{name}'; known are {}", crate::PRESETS.map(|p| p.name).join(", "))]
+    #[error("unknown architecture '{name}'; known are {}; mobilenet_v2 takes a width multiplier from 0.1 to 4, as in mobilenet_v2_x0.5", crate::PRESETS.map(|p| p.name).join(", "))]
     UnknownPreset {
         /// The name asked for.
         name: String,

@@ -1,6 +1,6 @@
 //! Networks as data. A [`NetSpec`] is plain, serialisable data: a stem, a list of blocks, a head. Everything else is a function
 //! of it: [`Network::build`] makes the tensors, [`Network::forward`] the logits and gate openings, [`Cost::of`] the
-//! multiply-accumulates.
+//! multiply-accumulates, which a [`Meter`] counts for the openings of a pass.
 //!
 //! Tensor names are torchvision's (`layer1.0.conv1.weight`), so a state dict moves both ways without a translation table;
 //! gates add `….gate.*` beside them.
@@ -9,6 +9,8 @@ mod block;
 mod conv;
 mod cost;
 mod error;
+mod gating;
+mod meter;
 mod network;
 mod presets;
 mod spec;
@@ -17,7 +19,9 @@ mod weights;
 
 pub use cost::{BlockCost, Cost};
 pub use error::{Error, Result};
-pub use network::{CLASSIFIER_GROUP, Network, Output, Pass};
-pub use presets::{PRESETS, Preset};
-pub use spec::{Activation, BlockSpec, ConvSpec, GateSite, HeadSpec, NetSpec, PoolSpec, Shortcut, Site, StemSpec};
+pub use gating::{GateSite, GroupSizes, Groups, Place, Site};
+pub use meter::Meter;
+pub use network::{CLASSIFIER_GROUP, Mode, Network, Output, Pass};
+pub use presets::{Level, PRESETS, Preset};
+pub use spec::{Activation, BlockSpec, ConvSpec, HeadSpec, NetSpec, PoolSpec, Shortcut, StemSpec};
 pub use weights::{Classifier, Loaded};

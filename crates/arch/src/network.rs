@@ -1,10 +1,10 @@
-use crate::block::{Block, Decisions};
+use crate::block::Block;
 use crate::conv::Conv;
 use crate::error::Result;
 use crate::spec::NetSpec;
 use gumbel_gates::{Openings, Policy};
 use tch::{Device, Tensor};
-use torch_ext::{Init, Linear, Tensors};
+use torch_ext::{Init, Linear, Statistics, Tensors, derive_seed};
 
 /// The group the classifier's tensors are labelled with (see [`torch_ext::Path::group`]).
 pub const CLASSIFIER_GROUP: &str = "classifier";
@@ -22,10 +22,28 @@ pub struct Network {
 /// How one forward pass runs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pass {
-    /// Batch norm uses and updates the batch's statistics.
-    pub training: bool,
+    /// What it is for.
+    pub mode: Mode,
     /// How gates decide.
     pub policy: Policy,
+}
+
+/// What a forward pass is for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Mode {
+    /// Running statistics; nothing changes.
+    Inference,
+    /// The batch's statistics, which the running ones follow; dropout drawn from `seed`.
+    Training {
+        /// One per step.
+        seed: u64,
+    },
+    /// Re-estimating the running statistics: as training, without dropout, with a momentum of its own. Batch k of many, from
+    /// 0, with momentum 1 / (k + 1) leaves the mean over the batches.
+    Calibration {
+        /// Share of the batch.
+        momentum: f64,
+    },
 }
 
 /// What one forward pass gives.
@@ -42,12 +60,60 @@ pub struct Output {
 impl Pass {
     /// Inference: running statistics, gates by `policy`.
     pub fn inference(policy: Policy) -> Self {
-        Self { training: false, policy }
+        Self { mode: Mode::Inference, policy }
     }
 
-    /// Training: batch statistics, gates sampled with noise from `seed`.
+    /// Training: batch statistics, gates sampled and channels dropped with randomness from `seed`.
     pub fn training(temperature: f64, seed: u64) -> Self {
-        Self { training: true, policy: Policy::Sample { temperature, seed } }
+        Self { mode: Mode::Training { seed }, policy: Policy::Sample { temperature, seed } }
+    }
+}
+
+impl Mode {
+    fn statistics(self) -> Statistics {
+        match self {
+            Self::Inference => Statistics::Running,
+            Self::Training { .. } => Statistics::TRAINING,
+            Self::Calibration { momentum } => Statistics::Batch { momentum },
+        }
+    }
+
+    /// The same statistics, and nothing changes.
+    fn without_effect(self) -> Self {
+        match self {
+            Self::Inference => Self::Inference,
+            Self::Training { .. } | Self::Calibration { .. } => Self::Calibration { momentum: 0.0 },
+        }
+    }
+}
+
+/// How the gates of one pass decide, and what they decided, in the order of the sites.
+#[derive(Debug)]
+pub(crate) struct Decide<'a> {
+    policy: Policy,
+    /// Decisions made before the pass, which then go before the policy.
+    made: Option<&'a [Tensor]>,
+    /// Per site [N, n, 2].
+    logits: Vec<Tensor>,
+    /// Per site [N, n].
+    openings: Vec<Tensor>,
+}
+
+impl<'a> Decide<'a> {
+    fn new(policy: Policy, made: Option<&'a [Tensor]>) -> Self {
+        Self { policy, made, logits: Vec::new(), openings: Vec::new() }
+    }
+
+    /// The openings of the next site, whose logits are these.
+    pub fn site(&mut self, logits: Tensor) -> Result<Tensor> {
+        let number = self.openings.len();
+        let openings = match self.made.and_then(|made| made.get(number)) {
+            Some(made) => made.shallow_clone(),
+            None => self.policy.decide(&logits, number)?,
+        };
+        self.logits.push(logits);
+        self.openings.push(openings.shallow_clone());
+        Ok(openings)
     }
 }
 
@@ -62,7 +128,7 @@ impl Network {
         let stem = Conv::build(&mut tensors.root(), &spec.stem.conv)?;
         let mut blocks = Vec::with_capacity(spec.blocks.len());
         for block in &spec.blocks {
-            blocks.push(Block::build(&mut tensors.root(), block)?);
+            blocks.push(Block::build(&mut tensors.root(), block, device)?);
         }
         // torch.nn.Linear: both uniform within 1/√inputs.
         let init = Init::Uniform { bound: 1.0 / (spec.head.inputs as f64).sqrt() };
@@ -105,20 +171,47 @@ impl Network {
 
     /// Classifies `images` [N, 3, H, W].
     ///
+    /// A policy that ranks all gates ([`Policy::TopK`]) needs a pass of its own before, with every gate open; no running
+    /// statistic moves in it.
+    ///
     /// # Errors
     /// If the images have another shape or are too small.
     pub fn forward(&self, images: &Tensor, pass: Pass) -> Result<Output> {
-        let mut features = self.stem.forward(images, pass.training)?;
+        if !pass.policy.ranks() || self.spec.gate_count() == 0 {
+            return self.forward_with(images, pass.mode, Decide::new(pass.policy, None));
+        }
+        let open = self.forward_with(images, pass.mode.without_effect(), Decide::new(Policy::AlwaysOpen, None))?;
+        let ranked = pass.policy.decide(&Tensor::f_cat(&open.gate_logits, 1)?, 0)?;
+        let counts: Vec<i64> = self.spec.gate_sites().map(|(_, gates)| gates.count() as i64).collect();
+        let made = ranked.f_split_with_sizes(counts, 1)?;
+        self.forward_with(images, pass.mode, Decide::new(pass.policy, Some(&made)))
+    }
+
+    fn forward_with(&self, images: &Tensor, mode: Mode, mut decide: Decide) -> Result<Output> {
+        let statistics = mode.statistics();
+        let mut features = self.stem.forward(images, statistics)?;
         if let Some(pool) = &self.spec.stem.pool {
             let [kernel, stride, padding] = [pool.kernel, pool.stride, pool.padding].map(|size| [size as i64; 2]);
             features = features.f_max_pool2d(kernel, stride, padding, [1, 1], false)?;
         }
-        let mut decisions = Decisions::default();
         for block in &self.blocks {
-            features = block.forward(&features, pass, &mut decisions)?;
+            features = block.forward(&features, statistics, &mut decide)?;
         }
-        let pooled = features.f_adaptive_avg_pool2d([1, 1])?.f_flatten(1, -1)?;
+        let mut pooled = features.f_adaptive_avg_pool2d([1, 1])?.f_flatten(1, -1)?;
+        if let Mode::Training { seed } = mode
+            && self.spec.head.dropout > 0.0
+        {
+            pooled = dropout(&pooled, self.spec.head.dropout, seed)?;
+        }
         let logits = self.classifier.forward(&pooled)?;
-        Ok(Output { logits, gate_logits: decisions.logits, openings: Openings::new(decisions.openings)? })
+        Ok(Output { logits, gate_logits: decide.logits, openings: Openings::new(decide.openings)? })
     }
+}
+
+/// Sets a share of the values to zero and scales the others to keep the mean, as `torch.nn.Dropout`, as a function of `seed`.
+fn dropout(features: &Tensor, share: f64, seed: u64) -> Result<Tensor> {
+    // A part of the seed that no gate site has.
+    let uniform = torch_ext::uniform(&features.size(), derive_seed(seed, u64::MAX))?;
+    let kept = uniform.f_ge(share)?.f_to_kind(features.kind())?.f_div_scalar(1.0 - share)?;
+    Ok(features.f_mul(&kept.f_to_device(features.device())?)?)
 }

@@ -1,9 +1,8 @@
 //! What a network is: plain data.
 
 use crate::error::{Error, Result};
-use gumbel_gates::GateKind;
+use crate::gating::GateSite;
 use serde::{Deserialize, Serialize};
-use std::fmt;
 
 /// A network: stem, residual blocks, head. Only data; see [`crate::Network`] for its tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,6 +72,8 @@ pub enum Activation {
     Identity,
     /// max(x, 0)
     Relu,
+    /// min(max(x, 0), 6)
+    Relu6,
 }
 
 /// A residual block: activation(shortcut(x) + branch(x)).
@@ -110,27 +111,7 @@ pub enum Shortcut {
     },
 }
 
-/// The gates at one place of a block.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GateSite {
-    /// The place.
-    pub site: Site,
-    /// Whether the gates look at the input.
-    pub kind: GateKind,
-    /// Logits (closed, open) a new gate starts at.
-    pub initial: (f64, f64),
-}
-
-/// A place in a block that gates can sit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Site {
-    /// One gate over the whole residual branch (ConvNet-AIG); state dict name `gate`.
-    Layer,
-}
-
-/// Global average pooling and a fully connected classifier.
+/// Global average pooling, dropout and a fully connected classifier.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeadSpec {
@@ -140,35 +121,9 @@ pub struct HeadSpec {
     pub inputs: usize,
     /// Classes out.
     pub classes: usize,
-}
-
-impl fmt::Display for GateSite {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let site = match self.site {
-            Site::Layer => "layer",
-        };
-        let kind = match self.kind {
-            GateKind::Independent => "independent",
-            GateKind::Dependent => "dependent",
-        };
-        write!(f, "{site}, {kind}")
-    }
-}
-
-impl Site {
-    /// State dict name of the gates, below their block's.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Layer => "gate",
-        }
-    }
-
-    /// How many gates sit there.
-    pub fn count(self) -> usize {
-        match self {
-            Self::Layer => 1,
-        }
-    }
+    /// While training, the share of the channels in front of the classifier that are set to zero.
+    #[serde(default)]
+    pub dropout: f64,
 }
 
 impl ConvSpec {
@@ -202,31 +157,6 @@ impl BlockSpec {
 }
 
 impl NetSpec {
-    /// The same network with a layer gate on every block that `gated` accepts (by position) and that has a path around its
-    /// branch. Gates already there are replaced.
-    pub fn with_layer_gates(mut self, kind: GateKind, gated: impl Fn(usize) -> bool) -> Self {
-        // Dependent: about 87 % open at the start; independent: 98 % (both papers).
-        let initial = match kind {
-            GateKind::Dependent => (0.1, 2.0),
-            GateKind::Independent => (0.1, 4.0),
-        };
-        for (position, block) in self.blocks.iter_mut().enumerate() {
-            let wanted = gated(position) && block.shortcut != Shortcut::None;
-            block.gates = if wanted { vec![GateSite { site: Site::Layer, kind, initial }] } else { Vec::new() };
-        }
-        self
-    }
-
-    /// All gate sites with the block they sit in, in the order of [`gumbel_gates::Openings::sites`].
-    pub fn gate_sites(&self) -> impl Iterator<Item = (&BlockSpec, &GateSite)> {
-        self.blocks.iter().flat_map(|block| block.gates.iter().map(move |site| (block, site)))
-    }
-
-    /// Number of gates at all sites.
-    pub fn gate_count(&self) -> usize {
-        self.gate_sites().map(|(_, gate)| gate.site.count()).sum()
-    }
-
     /// Checks that the pieces fit together. Specs come from files too, so sizes are bounded.
     ///
     /// # Errors
@@ -280,15 +210,16 @@ impl NetSpec {
             if around.is_some_and(|around| around != channels) {
                 block_faults.push(format!("block '{}' adds {around:?} channels to {channels}", block.name));
             }
-            if around.is_none() && block.gates.iter().any(|gate| gate.site == Site::Layer) {
-                block_faults.push(format!("block '{}' has a layer gate but no path around its branch", block.name));
-            }
+            block_faults.extend(block.gate_faults());
         }
         if self.head.inputs != channels || self.head.classes == 0 || self.head.classes > 1 << 20 {
             block_faults.push(format!(
                 "the head reads {} channels where {channels} arrive, for {} classes",
                 self.head.inputs, self.head.classes
             ));
+        }
+        if !(0.0..1.0).contains(&self.head.dropout) {
+            block_faults.push(format!("the head has a dropout of {}; expected 0 to below 1", self.head.dropout));
         }
         faults.extend(block_faults);
         if faults.is_empty() { Ok(()) } else { Err(Error::Spec { faults }) }

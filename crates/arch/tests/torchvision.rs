@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
 use arch::state_dict::StateDict;
-use arch::{Classifier, NetSpec, Network, Pass};
+use arch::{Classifier, Level, Mode, NetSpec, Network, Pass, Place, Preset};
 use gumbel_gates::{GateKind, Policy};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -54,12 +54,19 @@ fn distance(a: &Tensor, b: &Tensor) -> f64 {
 /// Evaluation logits, and loss, gradient and statistics of a training pass.
 fn network_equals_torchvision(name: &str) {
     let Some(reference) = Reference::of(name) else { return };
-    let spec = NetSpec::preset(name, 1000).unwrap();
+    let preset = Preset::named(name).unwrap();
+    let mut spec = preset.spec(1000);
+    spec.head.dropout = 0.0;
+    let filters = preset.group_sizes(Level::Low);
     let weights = StateDict::read(&reference.weights()).unwrap();
     let images = reference.get("images");
 
     // With gates, all open, the network is the ungated one.
-    for spec in [spec.clone(), spec.with_layer_gates(GateKind::Dependent, |_| true)] {
+    for spec in [
+        spec.clone(),
+        spec.clone().with_layer_gates(GateKind::Dependent, |_| true),
+        spec.with_filter_gates(GateKind::Independent, &filters, &Place::ALL),
+    ] {
         let gated = spec.gate_count() > 0;
         let network = Network::build(&spec, Device::Cpu, 1).unwrap();
         let loaded = network.load(&weights, Classifier::Required).unwrap();
@@ -67,15 +74,17 @@ fn network_equals_torchvision(name: &str) {
         let output = tch::no_grad(|| network.forward(images, Pass::inference(Policy::AlwaysOpen))).unwrap();
         assert!(distance(&output.logits, reference.get("logits")) < 1e-4);
         if !gated {
-            let output = network.forward(images, Pass { training: true, policy: Policy::AlwaysOpen }).unwrap();
+            let output =
+                network.forward(images, Pass { mode: Mode::Training { seed: 0 }, policy: Policy::AlwaysOpen }).unwrap();
             let loss = output.logits.cross_entropy_for_logits(&Tensor::from_slice(&[3i64, 7]));
             loss.backward();
             assert!(distance(&loss, reference.get("loss")) < 1e-4);
-            let tensor = |name| &network.tensors().get(name).unwrap().tensor;
+            let tensor = |name: String| &network.tensors().get(&name).unwrap().tensor;
             let gradient = reference.get("gradient");
             let scale = gradient.abs().max().double_value(&[]);
-            assert!(distance(&tensor("conv1.weight").grad(), gradient) < 1e-3 * scale);
-            assert!(distance(tensor("bn1.running_mean"), reference.get("running_mean")) < 1e-5);
+            let stem = &spec.stem.conv;
+            assert!(distance(&tensor(format!("{}.weight", stem.name)).grad(), gradient) < 1e-3 * scale);
+            assert!(distance(tensor(format!("{}.running_mean", stem.norm)), reference.get("running_mean")) < 1e-5);
         }
     }
 }
@@ -93,6 +102,11 @@ fn resnet50_equals_torchvision() {
 #[test]
 fn resnet101_equals_torchvision() {
     network_equals_torchvision("resnet101");
+}
+
+#[test]
+fn mobilenet_v2_equals_torchvision() {
+    network_equals_torchvision("mobilenet_v2");
 }
 
 #[test]

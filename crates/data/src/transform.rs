@@ -19,6 +19,17 @@ pub enum Transform {
         /// Probability of mirroring left and right.
         flip: f64,
     },
+    /// For training on small images: torchvision's `Resize`, `RandomCrop` with black padding and `RandomHorizontalFlip`.
+    RandomPaddedCrop {
+        /// Shorter side after resizing, in pixels; at least `size`.
+        resize: u32,
+        /// Side of the result in pixels.
+        size: u32,
+        /// Black pixels added on every side before the crop.
+        padding: u32,
+        /// Probability of mirroring left and right.
+        flip: f64,
+    },
     /// For evaluation: torchvision's `Resize` and `CenterCrop`.
     ResizeCenterCrop {
         /// Shorter side after resizing, in pixels; at least `size`.
@@ -50,7 +61,9 @@ impl Transform {
     /// Side of the result in pixels.
     pub fn size(&self) -> u32 {
         match *self {
-            Self::RandomResizedCrop { size, .. } | Self::ResizeCenterCrop { size, .. } => size,
+            Self::RandomResizedCrop { size, .. }
+            | Self::RandomPaddedCrop { size, .. }
+            | Self::ResizeCenterCrop { size, .. } => size,
         }
     }
 
@@ -75,6 +88,26 @@ impl Transform {
                 let cropped = CroppedImage::new(&source, area.left, area.top, area.width, area.height);
                 resizer.resize(&cropped.map_err(|e| text(&e))?, &mut resized, &options).map_err(|e| text(&e))?;
                 rng.random_bool(flip)
+            }
+            Self::RandomPaddedCrop { resize, size, padding, flip } => {
+                let (full_width, full_height) = shorter_side(width, height, resize);
+                let columns = random_window(full_width, size, padding, rng);
+                let rows = random_window(full_height, size, padding, rng);
+                let mirrored = rng.random_bool(flip);
+                // Only what the window shows is computed; the rest of it stays black.
+                if columns.length > 0 && rows.length > 0 {
+                    let (left, shown_width) = in_source(width, full_width, columns.source, columns.length);
+                    let (top, shown_height) = in_source(height, full_height, rows.source, rows.length);
+                    let mut shown = Image::new(columns.length, rows.length, PixelType::U8x3);
+                    let options = options.crop(left, top, shown_width, shown_height);
+                    resizer.resize(&source, &mut shown, &options).map_err(|e| text(&e))?;
+                    let bytes = |pixels: u32| 3 * pixels as usize;
+                    let lines = resized.buffer_mut().chunks_exact_mut(bytes(size)).skip(rows.target as usize);
+                    for (line, shown) in lines.zip(shown.buffer().chunks_exact(bytes(columns.length))) {
+                        line[bytes(columns.target)..][..shown.len()].copy_from_slice(shown);
+                    }
+                }
+                mirrored
             }
             Self::ResizeCenterCrop { resize, size } => {
                 // Only what the window shows is computed; the filter still reads the pixels around it.
@@ -143,11 +176,33 @@ fn shorter_side(width: u32, height: u32, shorter: u32) -> (u32, u32) {
 
 /// Where the central `size` pixels of an extent that was resized to `resized` lie in the source: start and length.
 fn central_window(extent: u32, resized: u32, size: u32) -> (f64, f64) {
-    // Multiplied before it is divided, so that a window over the whole extent is no longer than it by rounding.
-    let in_source = |pixels: f64| pixels * f64::from(extent) / f64::from(resized);
     // torchvision's CenterCrop; Python rounds halves to even.
     let margin = (f64::from(resized - size) / 2.0).round_ties_even();
-    (in_source(margin), in_source(f64::from(size)))
+    in_source(extent, resized, margin as u32, size)
+}
+
+/// Where `length` pixels from `start` on of an extent that was resized to `resized` lie in the source: start and length.
+fn in_source(extent: u32, resized: u32, start: u32, length: u32) -> (f64, f64) {
+    // Multiplied before it is divided, so that a window over the whole extent is no longer than it by rounding.
+    let scaled = |pixels: u32| f64::from(pixels) * f64::from(extent) / f64::from(resized);
+    (scaled(start), scaled(length))
+}
+
+/// The part of a window that shows the image rather than its border.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shown {
+    /// Its start in the image.
+    source: u32,
+    /// Its start in the window.
+    target: u32,
+    length: u32,
+}
+
+/// A random window of `size` pixels over an extent with `padding` pixels added at both ends: torchvision's `RandomCrop`.
+fn random_window(extent: u32, size: u32, padding: u32, rng: &mut impl Rng) -> Shown {
+    let start = rng.random_range(0..=extent + 2 * padding - size);
+    let (source, target) = (start.saturating_sub(padding).min(extent), padding.saturating_sub(start).min(size));
+    Shown { source, target, length: (size - target).min(extent - source) }
 }
 
 #[cfg(test)]
@@ -199,6 +254,42 @@ mod tests {
         let area = random_area(1000, 10, (0.9, 1.0), (0.75, 4.0 / 3.0), &mut rng);
         assert_eq!(area, Area { left: 493, top: 0, width: 13, height: 10 });
         assert_eq!(random_area(1, 1, (0.08, 1.0), (0.75, 4.0 / 3.0), &mut rng).width, 1);
+    }
+
+    #[test]
+    fn padded_crops_move_the_image_over_black() {
+        // Every pixel of the image differs from black and from each other.
+        let image = RgbImage::from_fn(4, 4, |x, y| image::Rgb([1 + x as u8, 1 + y as u8, 9]));
+        let normalise = Normalise { mean: [0.0; 3], std: [1.0 / 255.0; 3] };
+        let transform = Transform::RandomPaddedCrop { resize: 4, size: 4, padding: 2, flip: 0.0 };
+        let mut starts = std::collections::HashSet::new();
+        for seed in 0..400 {
+            let mut output = vec![f32::NAN; 4 * 4 * 3];
+            let mut rng = generator(seed, 0, 0);
+            transform.apply(&image, &normalise, &mut rng, &mut Resizer::new(), &mut output).unwrap();
+            let pixel = |x: usize, y: usize| [0, 1, 2].map(|channel| output[3 * (4 * y + x) + channel].round() as i32);
+            // The one shift that explains the pixels.
+            let explains = |dx: i32, dy: i32| {
+                (0..16).all(|i| {
+                    let (x, y) = (i % 4 + dx, i / 4 + dy);
+                    let inside = (0..4).contains(&x) && (0..4).contains(&y);
+                    pixel(i as usize % 4, i as usize / 4) == if inside { [1 + x, 1 + y, 9] } else { [0, 0, 0] }
+                })
+            };
+            let shifts: Vec<_> =
+                (-2..=2).flat_map(|dx| (-2..=2).map(move |dy| (dx, dy))).filter(|&(dx, dy)| explains(dx, dy)).collect();
+            assert_eq!(shifts.len(), 1, "seed {seed}: {output:?}");
+            starts.insert(shifts[0]);
+        }
+        assert_eq!(starts.len(), 25, "every window comes up");
+    }
+
+    #[test]
+    fn padding_wider_than_the_window_can_leave_it_black() {
+        for start in 0..200 {
+            let shown = random_window(3, 2, 5, &mut generator(start, 0, 0));
+            assert!(shown.target + shown.length <= 2 && shown.source + shown.length <= 3, "{shown:?}");
+        }
     }
 
     #[test]

@@ -17,11 +17,11 @@ pub enum Error {
         /// Its shape.
         found: Vec<i64>,
     },
-    /// The number of targets is not the number of gates.
-    #[error("{targets} activation targets for {gates} gates; give one target per gate")]
-    TargetCount {
-        /// Number of targets.
-        targets: usize,
+    /// The number of targets or weights is not the number of gates.
+    #[error("{values} values for {gates} gates; give one activation target, and one weight if any, per gate")]
+    ValueCount {
+        /// Number of values.
+        values: usize,
         /// Number of gates.
         gates: usize,
     },
@@ -29,7 +29,7 @@ pub enum Error {
     #[error("the network has no gates, so there is no activation to pull towards a target")]
     NoGates,
     /// A policy's name was not understood.
-    #[error("unknown policy '{0}'; expected argmax, always-open or sample")]
+    #[error("unknown policy '{0}'; expected argmax, always-open, sample, threshold=P with P from 0 to 1, or topk=K")]
     UnknownPolicy(String),
 }
 

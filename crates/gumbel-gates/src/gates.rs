@@ -1,7 +1,8 @@
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
+use std::cell::OnceCell;
 use tch::{Kind, Tensor};
-use torch_ext::{BatchNorm, Init, Linear, Path};
+use torch_ext::{BatchNorm, Init, Linear, Path, Statistics};
 
 /// The group that all tensors of gates are labelled with (see [`torch_ext::Path::group`]).
 pub const GATE_GROUP: &str = "gate";
@@ -17,6 +18,39 @@ pub enum GateKind {
     Independent,
     /// Computed from the block's input: conditional execution.
     Dependent,
+}
+
+impl GateKind {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Independent => "independent",
+            Self::Dependent => "dependent",
+        }
+    }
+}
+
+/// What the gates of a block look at: the block's input [N, C, H, W], pooled once for all of its sites.
+#[derive(Debug)]
+pub struct GateInput<'a> {
+    input: &'a Tensor,
+    pooled: OnceCell<Tensor>,
+}
+
+impl<'a> GateInput<'a> {
+    /// Nothing is computed before a dependent gate asks for it.
+    pub fn new(input: &'a Tensor) -> Self {
+        Self { input, pooled: OnceCell::new() }
+    }
+
+    /// The global average of every channel, [N, C] in float32.
+    fn pooled(&self) -> Result<&Tensor> {
+        if let Some(pooled) = self.pooled.get() {
+            return Ok(pooled);
+        }
+        let pooled = self.input.f_mean_dim([2i64, 3].as_slice(), false, Kind::Float)?;
+        Ok(self.pooled.get_or_init(|| pooled))
+    }
 }
 
 /// The gates of one site.
@@ -73,17 +107,17 @@ impl Gates {
         Ok(Self { count, logits })
     }
 
-    /// The logits (closed, open) for `input` [N, C, H, W]: [N, n, 2] in float32.
+    /// The logits (closed, open) for an input of N images: [N, n, 2] in float32. A dependent gate's batch norm uses
+    /// `statistics`.
     ///
     /// # Errors
     /// If the input has another shape.
-    pub fn logits(&self, input: &Tensor, training: bool) -> Result<Tensor> {
-        let batch = input.size4()?.0;
+    pub fn logits(&self, input: &GateInput, statistics: Statistics) -> Result<Tensor> {
+        let batch = input.input.size4()?.0;
         match &self.logits {
             Logits::Independent(logits) => Ok(logits.f_unsqueeze(0)?.f_expand([batch, self.count, 2], false)?),
             Logits::Dependent { squeeze, norm, expand } => {
-                let pooled = input.f_mean_dim([2i64, 3].as_slice(), false, Kind::Float)?;
-                let hidden = norm.forward(&squeeze.forward(&pooled)?, training)?.f_relu()?;
+                let hidden = norm.forward(&squeeze.forward(input.pooled()?)?, statistics)?.f_relu()?;
                 Ok(expand.forward(&hidden)?.f_view([batch, self.count, 2])?)
             }
         }

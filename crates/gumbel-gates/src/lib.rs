@@ -17,6 +17,6 @@ mod policy;
 pub mod sampling;
 
 pub use error::{Error, Result};
-pub use gates::{GATE_GROUP, GateKind, Gates};
+pub use gates::{GATE_GROUP, GateInput, GateKind, Gates};
 pub use openings::Openings;
 pub use policy::Policy;

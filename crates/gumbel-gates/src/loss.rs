@@ -4,18 +4,37 @@ use crate::error::{Error, Result};
 use crate::openings::Openings;
 use tch::{Kind, Tensor};
 
-/// The per-gate loss of adaptive inference graphs (ECCV 2018, eq. 5): the mean over gates of (tₗ − mean over the batch of gate
-/// l)², a scalar tensor.
+/// Which side of a target is a loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sides {
+    /// Spending less than the target is a loss as spending more is: (t − a)².
+    Both,
+    /// Only spending more is: (a − t)² while a > t, else 0.
+    Above,
+}
+
+/// The per-gate loss of adaptive inference graphs (ECCV 2018, eq. 5): the mean over gates l of (tₗ − mean over the batch of gate
+/// l)², a scalar tensor. `weights` makes it a weighted mean, for example by the multiply-accumulates behind each gate.
 ///
 /// # Errors
-/// If there are no gates, or not one target per gate.
-pub fn per_gate(openings: &Openings, targets: &[f64]) -> Result<Tensor> {
+/// If there are no gates, or not one target and weight per gate.
+pub fn per_gate(openings: &Openings, targets: &[f64], weights: Option<&[f64]>, sides: Sides) -> Result<Tensor> {
     let rates = openings.rates()?;
-    if rates.numel() != targets.len() {
-        return Err(Error::TargetCount { targets: targets.len(), gates: rates.numel() });
+    for values in [Some(targets), weights].into_iter().flatten() {
+        if rates.numel() != values.len() {
+            return Err(Error::ValueCount { values: values.len(), gates: rates.numel() });
+        }
     }
-    let targets = Tensor::f_from_slice(targets)?.f_to_device(rates.device())?.f_to_kind(Kind::Float)?;
-    Ok(rates.f_sub(&targets)?.f_square()?.f_mean(Kind::Float)?)
+    let on_device = |values: &[f64]| Tensor::f_from_slice(values)?.f_to_kind(Kind::Float)?.f_to_device(rates.device());
+    let losses = squared(&rates.f_sub(&on_device(targets)?)?, sides)?;
+    match weights {
+        None => Ok(losses.f_mean(Kind::Float)?),
+        Some(weights) => {
+            let sum: f64 = weights.iter().sum();
+            let shares: Vec<f64> = weights.iter().map(|weight| weight / sum).collect();
+            Ok(losses.f_mul(&on_device(&shares)?)?.f_sum(Kind::Float)?)
+        }
+    }
 }
 
 /// The batch activation loss (ECCV 2020, section 3.2): (t − a)², a scalar tensor.
@@ -25,6 +44,13 @@ pub fn per_gate(openings: &Openings, targets: &[f64]) -> Result<Tensor> {
 ///
 /// # Errors
 /// If libtorch refuses the tensor.
-pub fn batch(activation: &Tensor, target: f64) -> Result<Tensor> {
-    Ok(activation.f_sub_scalar(target)?.f_square()?)
+pub fn batch(activation: &Tensor, target: f64, sides: Sides) -> Result<Tensor> {
+    squared(&activation.f_sub_scalar(target)?, sides)
+}
+
+fn squared(excess: &Tensor, sides: Sides) -> Result<Tensor> {
+    Ok(match sides {
+        Sides::Both => excess.f_square()?,
+        Sides::Above => excess.f_relu()?.f_square()?,
+    })
 }

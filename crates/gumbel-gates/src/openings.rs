@@ -33,15 +33,23 @@ impl Openings {
         self.sites.is_empty()
     }
 
+    /// All gates side by side, sites in order: [N, number of gates].
+    ///
+    /// # Errors
+    /// If there are no gates.
+    pub fn joined(&self) -> Result<Tensor> {
+        if self.is_empty() {
+            return Err(Error::NoGates);
+        }
+        Ok(Tensor::f_cat(&self.sites, 1)?)
+    }
+
     /// The share of the batch for which each gate is open: [number of gates], sites in order.
     ///
     /// # Errors
     /// If there are no gates.
     pub fn rates(&self) -> Result<Tensor> {
-        if self.is_empty() {
-            return Err(Error::NoGates);
-        }
-        Ok(Tensor::f_cat(&self.sites, 1)?.f_mean_dim(0, false, Kind::Float)?)
+        Ok(self.joined()?.f_mean_dim(0, false, Kind::Float)?)
     }
 
     /// The mean activation over all gates and the batch, the papers' a: a scalar tensor.

@@ -19,6 +19,10 @@ pub enum Policy {
     },
     /// Open if the probability of "open" is above one half. No gradient.
     Argmax,
+    /// Open if the probability of "open" is above this. No gradient.
+    Threshold(f64),
+    /// For each image the most probable gates are open, this many of the whole network. No gradient.
+    TopK(usize),
     /// Every gate is open: the ungated network.
     AlwaysOpen,
 }
@@ -27,23 +31,36 @@ impl Policy {
     /// Openings [N, n] of `logits` [N, n, 2] (closed, open): exactly 0 or 1. `site` is the number of the gate site within the
     /// network; each site draws noise of its own.
     ///
+    /// [`Policy::TopK`] ranks the gates it is given, so a network hands it all its gates at once; of equal gates the first come
+    /// first.
+    ///
     /// # Errors
     /// If the shape is another.
     pub fn decide(self, logits: &Tensor, site: usize) -> Result<Tensor> {
         match self {
             Self::Sample { temperature, seed } => sampling::sample(logits, temperature, derive_seed(seed, site as u64)),
             Self::Argmax => Ok(sampling::margin(logits)?.f_gt(0.0)?.f_to_kind(logits.kind())?),
+            Self::Threshold(p) => Ok(sampling::probability(logits)?.f_gt(p)?.f_to_kind(logits.kind())?),
+            Self::TopK(k) => {
+                let margin = sampling::margin(logits)?;
+                let (_, order) = margin.f_sort_stable(true, 1, true)?;
+                let first = order.f_narrow(1, 0, (k as i64).min(margin.size2()?.1))?;
+                Ok(margin.f_zeros_like()?.f_scatter_value(1, &first, 1.0)?)
+            }
             Self::AlwaysOpen => Ok(sampling::margin(logits)?.f_ones_like()?),
         }
     }
-}
 
-impl Policy {
+    /// Whether it compares the gates of the whole network, so that their logits have to be known before any is decided.
+    pub fn ranks(self) -> bool {
+        matches!(self, Self::TopK(_))
+    }
+
     /// The same policy for batch number `batch` of a pass over many: sampling draws other noise for each.
     pub fn for_batch(self, batch: usize) -> Self {
         match self {
             Self::Sample { temperature, seed } => Self::Sample { temperature, seed: derive_seed(seed, batch as u64) },
-            Self::Argmax | Self::AlwaysOpen => self,
+            Self::Argmax | Self::Threshold(_) | Self::TopK(_) | Self::AlwaysOpen => self,
         }
     }
 }
@@ -66,6 +83,8 @@ impl fmt::Display for Policy {
         match self {
             Self::Sample { .. } => f.write_str("sample"),
             Self::Argmax => f.write_str("argmax"),
+            Self::Threshold(p) => write!(f, "threshold={p}"),
+            Self::TopK(k) => write!(f, "topk={k}"),
             Self::AlwaysOpen => f.write_str("always-open"),
         }
     }
@@ -74,11 +93,20 @@ impl fmt::Display for Policy {
 impl FromStr for Policy {
     type Err = Error;
     fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "sample" => Ok(Self::Sample { temperature: 1.0, seed: 0 }),
-            "argmax" => Ok(Self::Argmax),
-            "always-open" => Ok(Self::AlwaysOpen),
-            _ => Err(Error::UnknownPolicy(name.to_owned())),
+        let unknown = || Error::UnknownPolicy(name.to_owned());
+        match name.split_once('=') {
+            None => match name {
+                "sample" => Ok(Self::Sample { temperature: 1.0, seed: 0 }),
+                "argmax" => Ok(Self::Argmax),
+                "always-open" => Ok(Self::AlwaysOpen),
+                _ => Err(unknown()),
+            },
+            Some(("threshold", p)) => match p.parse() {
+                Ok(p) if (0.0..=1.0).contains(&p) => Ok(Self::Threshold(p)),
+                _ => Err(unknown()),
+            },
+            Some(("topk", k)) => Ok(Self::TopK(k.parse().map_err(|_| unknown())?)),
+            Some(_) => Err(unknown()),
         }
     }
 }

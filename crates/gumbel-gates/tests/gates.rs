@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
-use gumbel_gates::{GateKind, Gates, Openings, Policy, loss, sampling};
+use gumbel_gates::loss::{self, Sides};
+use gumbel_gates::{GateInput, GateKind, Gates, Openings, Policy, sampling};
 use tch::{Device, Kind, Tensor};
-use torch_ext::{Tensors, normal, uniform};
+use torch_ext::{Statistics, Tensors, normal, uniform};
 
 fn values(tensor: &Tensor) -> Vec<f64> {
     Vec::try_from(tensor.to_kind(Kind::Double).flatten(0, -1)).expect("a flat tensor of doubles")
@@ -89,10 +90,32 @@ fn policies_decide_as_they_say() {
     assert_eq!(sample(5, 0), sample(5, 0), "the seed fixes the sample");
     assert_ne!(sample(5, 0), sample(6, 0));
     assert_ne!(sample(5, 0), sample(5, 1), "sites draw noise of their own");
-    for name in ["sample", "argmax", "always-open"] {
+}
+
+#[test]
+fn thresholds_and_ranks_decide_by_probability() {
+    // Probabilities 0.5, 0.73, 0.27 and 0.73; then the same mirrored.
+    let margins = Tensor::from_slice(&[0.0f32, 1.0, -1.0, 1.0, 1.0, -1.0, 1.0, 0.0]).view([2, 4, 1]);
+    let logits = Tensor::cat(&[margins.zeros_like(), margins], 2);
+    let decide = |policy: Policy| values(&policy.decide(&logits, 0).unwrap());
+    assert_eq!(decide(Policy::Threshold(0.5)), decide(Policy::Argmax));
+    assert_eq!(decide(Policy::Threshold(0.2)), [1.0; 8]);
+    assert_eq!(decide(Policy::Threshold(0.7)), [0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0]);
+    assert_eq!(decide(Policy::Threshold(1.0)), [0.0; 8]);
+    // Of equals the first.
+    assert_eq!(decide(Policy::TopK(1)), [0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]);
+    assert_eq!(decide(Policy::TopK(3)), [1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0]);
+    assert_eq!((decide(Policy::TopK(0)), decide(Policy::TopK(9))), (vec![0.0; 8], vec![1.0; 8]));
+}
+
+#[test]
+fn policies_have_names() {
+    for name in ["sample", "argmax", "always-open", "threshold=0.25", "topk=12"] {
         assert_eq!(name.parse::<Policy>().unwrap().to_string(), name);
     }
-    assert!("arg-max".parse::<Policy>().unwrap_err().to_string().contains("expected argmax"));
+    for name in ["arg-max", "threshold", "threshold=1.5", "threshold=NaN", "topk=-1", "topk=1.5", "first=2"] {
+        assert!(name.parse::<Policy>().unwrap_err().to_string().contains("expected argmax"), "{name}");
+    }
 }
 
 #[test]
@@ -115,7 +138,7 @@ fn new_gates_are_mostly_open_and_hold_the_parameters_they_say() {
         let mut tensors = Tensors::new(Device::Cpu, 1);
         let gates = Gates::build(&mut tensors.root().sub("gate"), kind, 3, 8, initial).unwrap();
         let input = normal(&[32, 8, 5, 5], 4).unwrap();
-        let logits = gates.logits(&input, true).unwrap();
+        let logits = gates.logits(&GateInput::new(&input), Statistics::TRAINING).unwrap();
         assert_eq!(logits.size(), [32, 3, 2]);
         let probability = sampling::probability(&logits).unwrap();
         assert!(values(&probability).iter().all(|p| (p - rate).abs() < 0.01));
@@ -131,7 +154,7 @@ fn independent_gates_ignore_the_input_and_dependent_ones_look_at_it() {
         let mut tensors = Tensors::new(Device::Cpu, 1);
         let gates = Gates::build(&mut tensors.root(), kind, 1, 4, (0.1, 2.0)).unwrap();
         let input = normal(&[2, 4, 3, 3], 5).unwrap();
-        let logits = gates.logits(&input, false).unwrap();
+        let logits = gates.logits(&GateInput::new(&input), Statistics::Running).unwrap();
         assert_eq!(logits.get(0) == logits.get(1), same, "{kind:?}");
     }
 }
@@ -142,7 +165,7 @@ fn the_per_gate_loss_and_its_gradient_equal_values_derived_by_hand() {
     let first = Tensor::from_slice(&[1.0f32, 1.0, 1.0, 0.0]).view([4, 1]).set_requires_grad(true);
     let second = Tensor::from_slice(&[0.0f32, 0.0, 1.0, 0.0]).view([4, 1]).set_requires_grad(true);
     let openings = Openings::new(vec![first.shallow_clone(), second.shallow_clone()]).unwrap();
-    let loss = loss::per_gate(&openings, &[0.5, 0.7]).unwrap();
+    let loss = loss::per_gate(&openings, &[0.5, 0.7], None, Sides::Both).unwrap();
     assert!((loss.double_value(&[]) - 0.1325).abs() < 1e-6);
     loss.backward();
     // ∂/∂opening = 2 (rate − target) / (gates · batch).
@@ -156,7 +179,7 @@ fn the_batch_loss_and_its_gradient_equal_values_derived_by_hand() {
     let first = Tensor::from_slice(&[1.0f32, 1.0]).view([2, 1]).set_requires_grad(true);
     let second = Tensor::from_slice(&[1.0f32, 0.0, 0.0, 1.0]).view([2, 2]).set_requires_grad(true);
     let openings = Openings::new(vec![first.shallow_clone(), second.shallow_clone()]).unwrap();
-    let loss = loss::batch(&openings.mean().unwrap(), 0.5).unwrap();
+    let loss = loss::batch(&openings.mean().unwrap(), 0.5, Sides::Both).unwrap();
     assert!((loss.double_value(&[]) - 1.0 / 36.0).abs() < 1e-6);
     loss.backward();
     for gradient in values(&first.grad()).into_iter().chain(values(&second.grad())) {
@@ -165,12 +188,32 @@ fn the_batch_loss_and_its_gradient_equal_values_derived_by_hand() {
 }
 
 #[test]
+fn weights_and_the_one_sided_form_equal_values_derived_by_hand() {
+    // Rates 0.75 and 0.25 against 0.5 and 0.7, weights 3 and 1: (3 · 0.25² + 0.45²) / 4.
+    let site = |values: [f32; 4]| Tensor::from_slice(&values).view([4, 1]).set_requires_grad(true);
+    let sites = [site([1.0, 1.0, 1.0, 0.0]), site([0.0, 0.0, 1.0, 0.0])];
+    let openings = Openings::new(sites.iter().map(Tensor::shallow_clone).collect()).unwrap();
+    let per_gate = |weights, sides| loss::per_gate(&openings, &[0.5, 0.7], weights, sides).unwrap();
+    let found = per_gate(Some(&[3.0, 1.0][..]), Sides::Both).double_value(&[]);
+    assert!((found - (3.0 * 0.0625 + 0.2025) / 4.0).abs() < 1e-6);
+    // Only the first gate is open too often; the second has no gradient.
+    let one_sided = per_gate(None, Sides::Above);
+    assert!((one_sided.double_value(&[]) - 0.0625 / 2.0).abs() < 1e-6);
+    one_sided.backward();
+    assert!(values(&sites[0].grad()).iter().all(|g| (g - 2.0 * 0.25 / 8.0).abs() < 1e-6));
+    assert_eq!(values(&sites[1].grad()), [0.0; 4]);
+    let batch = |target| loss::batch(&openings.mean().unwrap(), target, Sides::Above).unwrap().double_value(&[]);
+    assert!((batch(0.3) - 0.04).abs() < 1e-6);
+    assert_eq!(batch(0.6), 0.0);
+}
+
+#[test]
 fn faults_are_told() {
     assert!(Openings::default().mean().is_err());
     let openings = Openings::new(vec![Tensor::ones([4, 2], (Kind::Float, Device::Cpu))]).unwrap();
     assert_eq!(
-        loss::per_gate(&openings, &[0.5]).unwrap_err().to_string(),
-        "1 activation targets for 2 gates; give one target per gate"
+        loss::per_gate(&openings, &[0.5], None, Sides::Both).unwrap_err().to_string(),
+        "1 values for 2 gates; give one activation target, and one weight if any, per gate"
     );
     let uneven = [3, 4].map(|n| Tensor::ones([n, 1], (Kind::Float, Device::Cpu)));
     assert!(Openings::new(uneven.into()).is_err());

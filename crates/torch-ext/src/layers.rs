@@ -2,7 +2,24 @@ use crate::error::Result;
 use crate::tensors::{Init, Path};
 use tch::Tensor;
 
-/// Batch normalisation over the channels of [N, C, …], with PyTorch's defaults: weight 1, bias 0, momentum 0.1, ε 1e-5.
+/// Which statistics a batch norm normalises with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Statistics {
+    /// The running ones; nothing changes.
+    Running,
+    /// The batch's; the running ones move towards them: running ← (1 − momentum) · running + momentum · batch.
+    Batch {
+        /// Share of the batch.
+        momentum: f64,
+    },
+}
+
+impl Statistics {
+    /// While training: the batch's, with PyTorch's momentum of 0.1.
+    pub const TRAINING: Self = Self::Batch { momentum: 0.1 };
+}
+
+/// Batch normalisation over the channels of [N, C, …], with PyTorch's defaults: weight 1, bias 0, ε 1e-5.
 /// (`tch::nn::batch_norm` starts its weights uniform in (0, 1).)
 #[derive(Debug)]
 pub struct BatchNorm {
@@ -13,7 +30,6 @@ pub struct BatchNorm {
 }
 
 impl BatchNorm {
-    const MOMENTUM: f64 = 0.1;
     const EPSILON: f64 = 1e-5;
 
     /// Makes `weight`, `bias`, `running_mean` and `running_var` for `channels` channels under `path`.
@@ -29,15 +45,19 @@ impl BatchNorm {
         })
     }
 
-    /// Normalises with the batch's statistics and updates the running ones (`training`), or with the running statistics.
+    /// Normalises with the given statistics.
     ///
-    /// While training a channel needs more than one value: a batch of one image without spatial extent would turn the running
+    /// With the batch's a channel needs more than one value: a batch of one image without spatial extent would turn the running
     /// variance into NaN, so it is an error.
     ///
     /// # Errors
-    /// If the shape is another, or a training batch has one value per channel.
-    pub fn forward(&self, input: &Tensor, training: bool) -> Result<Tensor> {
-        if training && input.numel() as i64 <= self.weight.size()[0] {
+    /// If the shape is another, or the batch's statistics are asked for and it has one value per channel.
+    pub fn forward(&self, input: &Tensor, statistics: Statistics) -> Result<Tensor> {
+        let (of_the_batch, momentum) = match statistics {
+            Statistics::Running => (false, 0.0),
+            Statistics::Batch { momentum } => (true, momentum),
+        };
+        if of_the_batch && input.numel() as i64 <= self.weight.size()[0] {
             return Err(crate::Error::OneValuePerChannel(input.size()));
         }
         Ok(input.f_batch_norm(
@@ -45,8 +65,8 @@ impl BatchNorm {
             Some(&self.bias),
             Some(&self.running_mean),
             Some(&self.running_var),
-            training,
-            Self::MOMENTUM,
+            of_the_batch,
+            momentum,
             Self::EPSILON,
             true,
         )?)
@@ -92,8 +112,13 @@ mod tests {
         let mut tensors = Tensors::new(Device::Cpu, 0);
         let norm = BatchNorm::build(&mut tensors.root(), 4).unwrap();
         let one = Tensor::ones([1, 4], (Kind::Float, Device::Cpu));
-        assert!(norm.forward(&one, true).unwrap_err().to_string().contains("more than one value per channel"));
-        assert!(norm.forward(&one, false).is_ok());
+        assert!(
+            norm.forward(&one, Statistics::TRAINING)
+                .unwrap_err()
+                .to_string()
+                .contains("more than one value per channel")
+        );
+        assert!(norm.forward(&one, Statistics::Running).is_ok());
         assert_eq!(tensors.get("running_var").unwrap().tensor, Tensor::ones([4], (Kind::Float, Device::Cpu)));
     }
 
@@ -101,7 +126,7 @@ mod tests {
     fn training_normalises_with_the_batch_and_follows_it_with_the_running_statistics() {
         let mut tensors = Tensors::new(Device::Cpu, 0);
         let norm = BatchNorm::build(&mut tensors.root(), 1).unwrap();
-        let output = norm.forward(&Tensor::from_slice(&[1.0f32, 3.0]).view([2, 1]), true).unwrap();
+        let output = norm.forward(&Tensor::from_slice(&[1.0f32, 3.0]).view([2, 1]), Statistics::TRAINING).unwrap();
         assert!((output.double_value(&[1, 0]) - 1.0).abs() < 1e-4);
         // Mean 2; unbiased variance 2: 0.9 · old + 0.1 · new.
         assert!((tensors.get("running_mean").unwrap().tensor.double_value(&[0]) - 0.2).abs() < 1e-6);

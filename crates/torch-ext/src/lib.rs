@@ -15,7 +15,7 @@ mod tensors;
 
 pub use cuda::cuda_is_available;
 pub use error::{Error, Result};
-pub use layers::{BatchNorm, Linear};
+pub use layers::{BatchNorm, Linear, Statistics};
 pub use optimizer::{SgdStep, fused_sgd};
 pub use random::{derive_seed, normal, uniform};
 pub use tensors::{Entry, Init, Path, Role, Tensors};

@@ -6,7 +6,7 @@ mod source;
 mod table;
 
 use clap::{Parser, Subcommand};
-use commands::{data, eval, fit, inspect, predict};
+use commands::{calibrate, data, eval, fit, inspect, predict};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -23,6 +23,7 @@ struct Cli {
 enum Command {
     Fit(fit::Args),
     Eval(eval::Args),
+    Calibrate(calibrate::Args),
     Inspect(inspect::Args),
     Predict(predict::Args),
     Data(data::Args),
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Fit(args) => fit::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Calibrate(args) => calibrate::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Predict(args) => predict::run(args),
         Command::Data(args) => data::run(args),

@@ -5,9 +5,11 @@ use anyhow::{Result, bail};
 use arch::state_dict::StateDict;
 use arch::{Classifier, NetSpec, Network, Preset};
 use clap::Args;
+use data::Transform;
 use std::path::{Path, PathBuf};
 use tch::Device;
-use trainer::{Checkpoint, Config, Input, is_checkpoint};
+use trainer::config::Augment;
+use trainer::{Checkpoint, Config, Input, Training, is_checkpoint};
 
 #[derive(Args, Debug)]
 #[group(id = "network")]
@@ -31,6 +33,10 @@ pub(crate) struct Loaded {
     /// Whether the names are real.
     pub named: bool,
     pub input: Input,
+    /// How its training images are prepared.
+    pub augmentation: Transform,
+    /// Where its training stood, if a checkpoint says so.
+    pub training: Option<Training>,
     /// What to call it.
     pub name: String,
 }
@@ -43,7 +49,12 @@ impl Source {
                 let checkpoint = Checkpoint::read(path)?;
                 let network = checkpoint.network(device)?;
                 let name = path.display().to_string();
-                Ok(Loaded { network, classes: checkpoint.classes, named: true, input: checkpoint.input, name })
+                let Checkpoint { classes, input, training, .. } = checkpoint;
+                let augmentation = match &training {
+                    Some(training) => training.config.augmentation(),
+                    None => augmentation(input),
+                };
+                Ok(Loaded { network, classes, named: true, input, augmentation, training, name })
             }
             (None, Some(arch), Some(path)) => {
                 let network = network_with_weights(arch, path, device)?;
@@ -52,7 +63,8 @@ impl Source {
                 let mut input = Input::of(&Config::default());
                 let preset = Preset::named(arch)?;
                 (input.image_size, input.resize) = (preset.image_size, preset.resize);
-                Ok(Loaded { network, classes, named: false, input, name })
+                let augmentation = augmentation(input);
+                Ok(Loaded { network, classes, named: false, input, augmentation, training: None, name })
             }
             (None, Some(arch), None) => {
                 bail!(Usage(format!("--arch {arch} alone is an untrained network; give --weights FILE too")))
@@ -62,6 +74,17 @@ impl Source {
             }
         }
     }
+}
+
+/// How training images are prepared for a network of which only the evaluation is known: the CIFAR recipe for images that are
+/// used whole, else ImageNet's.
+fn augmentation(input: Input) -> Transform {
+    let mut config = Config::default();
+    (config.data.image_size, config.data.resize) = (input.image_size, input.resize);
+    if input.image_size == input.resize {
+        config.data.augment = Augment::PaddedCrop;
+    }
+    config.augmentation()
 }
 
 /// A preset with the weights of a file, which says how many classes there are.

@@ -53,7 +53,7 @@ fn train(arguments: &[&str]) -> Output {
 
 /// Tests run on the CPU wherever a command has a choice.
 fn device(arguments: &[&str]) -> &'static [&'static str] {
-    let chooses = ["fit", "eval", "predict"].contains(&arguments[0]);
+    let chooses = ["fit", "eval", "calibrate", "predict"].contains(&arguments[0]);
     if chooses && !arguments.contains(&"--device") && !arguments.contains(&"--help") {
         &["--device", "cpu"]
     } else {
@@ -152,6 +152,68 @@ fn sampled_evaluation_is_a_function_of_its_seed() {
 }
 
 #[test]
+fn strategies_are_compared_side_by_side() {
+    let (checkpoint, data) = (best(), &fixture().data);
+    let compare = |more: &[&str]| {
+        let arguments = ["eval", "--checkpoint", path(&checkpoint), "--data", path(data), "--strategies"];
+        let output = train(&[&arguments, more].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        output
+    };
+    let result: serde_json::Value = serde_json::from_slice(&compare(&["all", "--json"]).stdout).unwrap();
+    let found: Vec<_> =
+        result["strategies"].as_array().unwrap().iter().map(|s| s["strategy"].as_str().unwrap()).collect();
+    let all = ["argmax", "always-open", "stochastic=5", "ensemble=5", "threshold=0.25", "threshold=0.75", "topk=4"];
+    assert_eq!(found, all);
+    let macs = |i: usize| result["strategies"][i]["macs"].as_f64().unwrap();
+    assert!((macs(3) / macs(2) - 5.0).abs() < 1e-9, "an ensemble costs all its runs");
+    assert!(result["strategies"][2]["deviation"]["macs"].as_f64().unwrap() > 0.0);
+    assert!(result["strategies"][0]["deviation"].is_null());
+    let text = stdout(&compare(&["argmax, stochastic=2,topk=3"]));
+    for part in ["strategy", "argmax", "stochastic=2", "±", "37.5%", "of dense"] {
+        assert!(text.contains(part), "{part} is not in:\n{text}");
+    }
+}
+
+#[test]
+fn what_gates_did_is_written_where_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let (report, checkpoint, data) = (folder.path().join("report"), best(), &fixture().data);
+    let arguments = ["eval", "--checkpoint", path(&checkpoint), "--data", path(data), "--gate-report", path(&report)];
+    assert!(train(&arguments).status.success());
+    let images = fs::read_to_string(report.join("images.csv")).unwrap();
+    assert_eq!(images.lines().count(), 21);
+    assert!(images.contains("\ndisc/0000-"), "{images}");
+    assert!(failure(&arguments, 1).contains("report exists; choose another folder for --gate-report"));
+    // The run keeps its own.
+    assert!(fixture().run.join("gates/gates.csv").is_file());
+}
+
+#[test]
+fn a_calibrated_network_is_a_checkpoint_with_other_statistics() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, checkpoint, data) = (folder.path().join("calibrated.safetensors"), best(), &fixture().data);
+    let arguments =
+        ["calibrate", "--checkpoint", path(&checkpoint), "--data", path(data), "--out", path(&out), "--batches", "6"];
+    let output = train(&arguments);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("averaged over 6 batches of up to 8 training images, gates by argmax"));
+    let tensors = |path: &Path| trainer::Checkpoint::read_weights(path).unwrap().tensors;
+    let mut moved = 0;
+    for ((name, before), (_, after)) in tensors(&checkpoint).into_iter().zip(tensors(&out)) {
+        let statistic = name.ends_with("running_mean") || name.ends_with("running_var");
+        assert!(statistic || before == after, "{name}");
+        moved += usize::from(before != after);
+    }
+    assert!(moved > 40, "{moved} statistics moved");
+    assert!(train(&["eval", "--checkpoint", path(&out), "--data", path(data)]).status.success());
+    assert!(failure(&arguments, 1).contains("calibrated.safetensors exists; choose another --out"));
+    let missing = folder.path().join("no/such/folder.safetensors");
+    let elsewhere = [&arguments[..6], &[path(&missing)]].concat();
+    assert!(failure(&elsewhere, 1).contains("is not a folder, so --out cannot be written there"));
+}
+
+#[test]
 fn inspect_knows_presets_and_checkpoints() {
     let text = stdout(&train(&["inspect", "--arch", "resnet50"]));
     assert!(text.contains("25,557,032") && text.contains("4.089 GMACs"), "{text}");
@@ -206,6 +268,7 @@ fn every_command_helps_with_an_example() {
     for command in [
         &["fit"][..],
         &["eval"],
+        &["calibrate"],
         &["inspect"],
         &["predict"],
         &["data", "synth"],
@@ -235,8 +298,17 @@ fn wrong_usage_exits_with_two_and_says_what_to_do() {
         (&["eval", "--data", data, "--arch", "resnet18"], "give --weights FILE too"),
         (
             &["eval", "--data", data, "--checkpoint", "a", "--policy", "argmin"],
-            "expected argmax, always-open or sample",
+            "expected argmax, always-open, sample, threshold=P with P from 0 to 1, or topk=K",
         ),
+        (
+            &["eval", "--data", data, "--checkpoint", path(&best()), "--strategies", "argmax,vote"],
+            "unknown strategy 'vote'; expected argmax",
+        ),
+        (
+            &["eval", "--data", data, "--checkpoint", "a", "--strategies", "all", "--gate-report", "b"],
+            "cannot be used with",
+        ),
+        (&["calibrate", "--data", data, "--checkpoint", "a"], "--out <FILE>"),
         (&["eval", "--data", data, "--checkpoint", "a", "--device", "gpu"], "expected auto, cpu, cuda or cuda:N"),
         (&["inspect"], "--arch NAME"),
         (&["inspect", "--arch", "vgg16"], "unknown architecture 'vgg16'"),

@@ -111,7 +111,8 @@ impl Input {
 }
 
 impl Checkpoint {
-    /// Writes a checkpoint of `network`, whole or not at all.
+    /// Writes a checkpoint of `network`, whole or not at all. Training can go on exactly from where `training` stood only with
+    /// its `optimizer`.
     ///
     /// # Errors
     /// If it cannot be written; then what was at `path` is still there.
@@ -120,21 +121,22 @@ impl Checkpoint {
         network: &Network,
         classes: &[String],
         input: Input,
-        training: Option<(&Training, &Sgd)>,
+        training: Option<&Training>,
+        optimizer: Option<&Sgd>,
     ) -> Result<()> {
         let description = Description {
             format: FORMAT,
             spec: network.spec().clone(),
             classes: classes.to_vec(),
             input,
-            training: training.map(|(training, _)| training.clone()),
+            training: training.cloned(),
         };
         let invalid =
             |error: serde_json::Error| Error::NotACheckpoint { path: path.to_owned(), reason: error.to_string() };
         let description = serde_json::to_string(&description).map_err(invalid)?;
-        let momentum: Vec<(String, &Tensor)> = training
+        let momentum: Vec<(String, &Tensor)> = optimizer
             .iter()
-            .flat_map(|(_, optimizer)| optimizer.state())
+            .flat_map(|optimizer| optimizer.state())
             .map(|(name, buffer)| (format!("{MOMENTUM}{name}"), buffer))
             .collect();
         let tensors = network.tensors().iter().map(|entry| (entry.name.as_str(), &entry.tensor));

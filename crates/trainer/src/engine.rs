@@ -1,19 +1,24 @@
 //! The training loop.
 
 use crate::batch::to_tensors;
+use crate::calibrate::Calibration;
 use crate::checkpoint::{Checkpoint, Input, Training};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::evaluate::{BadImages, Evaluation, Evaluator};
-use crate::event::{Event, Listener, tell};
-use crate::objective::Objective;
+use crate::event::{Event, Listener, Scheduled, tell};
+use crate::gate_report::write_gate_report;
+use crate::listeners::SiteName;
+use crate::objective::{Objective, Pull};
 use crate::optimizer::Sgd;
 use crate::run_dir::RunDir;
+use crate::strategy::Strategy;
 use crate::totals::Totals;
-use arch::{Cost, Network, Pass};
+use arch::{BlockSpec, Cost, GateSite, Meter, Network, Pass};
 use data::{Batch, Loader};
 use std::fs::File;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use torch_ext::derive_seed;
@@ -25,6 +30,7 @@ pub struct Fit {
     pub(crate) run: RunDir,
     pub(crate) network: Network,
     pub(crate) cost: Cost,
+    pub(crate) meter: Rc<Meter>,
     pub(crate) optimizer: Sgd,
     pub(crate) objective: Objective,
     pub(crate) train: Loader,
@@ -58,8 +64,10 @@ pub struct Verdict {
     pub cost: Cost,
     /// The last evaluation.
     pub evaluation: Evaluation,
-    /// Per block its target and opening rate, `None` for blocks without a gate.
+    /// Per block its gates' mean target and opening, `None` for blocks without a gate.
     pub blocks: Vec<Option<BlockVerdict>>,
+    /// What the gates are held to and what they came to in the last evaluation, `None` without gates.
+    pub activation: Option<Activation>,
     /// Epoch (from 1) and top-1 of the best evaluation.
     pub best: (u64, f64),
     /// Images that could not be used, in training and validation together, in the last epoch.
@@ -70,13 +78,22 @@ pub struct Verdict {
     pub epochs: u64,
 }
 
-/// What became of a block's gate.
+/// The activation of a network and its target.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Activation {
+    /// What it should be.
+    pub target: f64,
+    /// What it is: the mean opening, or the share of the gated MACs that is used (`gates.weighting`).
+    pub found: f64,
+}
+
+/// What became of a block's gates.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BlockVerdict {
-    /// Share of images for which it should be open.
+    /// Mean share of images for which they should be open.
     pub target: f64,
-    /// Share of images for which it is.
-    pub rate: f64,
+    /// Mean share of images for which they are.
+    pub opening: f64,
 }
 
 impl Fit {
@@ -90,10 +107,11 @@ impl Fit {
         self.resumed.then_some(self.progress.step)
     }
 
-    /// A name for each gate, in the order of [`crate::Summary::rates`].
-    pub fn gate_names(&self) -> Vec<String> {
+    /// The gate sites, in the order of [`crate::Summary::rates`].
+    pub fn sites(&self) -> Vec<SiteName> {
         let sites = self.network.spec().gate_sites();
-        sites.map(|(block, gate)| format!("{}.{}", block.name, gate.site.name())).collect()
+        let name = |block: &BlockSpec, site: &GateSite| format!("{}.{}", block.name, site.site.name());
+        sites.map(|(block, site)| SiteName { name: name(block, site), gates: site.count() }).collect()
     }
 
     /// What the network costs.
@@ -105,15 +123,14 @@ impl Fit {
         self.train.batches()
     }
 
-    /// One target per gate at a step.
-    fn targets(&self, step: u64) -> Vec<f64> {
-        let epoch = step as f64 / self.steps_per_epoch() as f64;
-        self.config.gates.target.per_gate(&self.blocks_of_gates, epoch)
-    }
-
-    fn mean_target(&self, step: u64) -> Option<f64> {
-        let targets = self.targets(step);
-        (!targets.is_empty()).then(|| targets.iter().sum::<f64>() / targets.len() as f64)
+    /// What pulls on the gates at a step.
+    fn pull(&self, step: u64) -> Pull {
+        let (gates, epoch) = (&self.config.gates, step as f64 / self.steps_per_epoch() as f64);
+        Pull {
+            targets: gates.target.per_gate(&self.blocks_of_gates, epoch),
+            factor: gates.loss_factor.at(epoch),
+            temperature: gates.temperature.at(epoch),
+        }
     }
 
     fn learning_rate(&self, step: u64) -> f64 {
@@ -121,13 +138,24 @@ impl Fit {
         self.config.optimizer.learning_rate * factor
     }
 
+    fn scheduled(&self, step: u64) -> Scheduled {
+        let Pull { targets, factor, temperature } = self.pull(step);
+        Scheduled {
+            learning_rate: self.learning_rate(step),
+            target: self.objective.mean_target(&targets),
+            loss_factor: factor,
+            temperature,
+        }
+    }
+
     /// One step of gradient descent on one batch.
     fn step(&mut self, batch: &Batch, totals: &mut Totals) -> Result<()> {
         let step = self.progress.step;
         let (images, labels) = to_tensors(batch, self.config.data.image_size, self.network.device())?;
         let seed = derive_seed(self.config.train.seed, step);
-        let output = self.network.forward(&images, Pass::training(self.config.gates.temperature, seed))?;
-        let terms = self.objective.terms(&output, &labels, &self.targets(step))?;
+        let pull = self.pull(step);
+        let output = self.network.forward(&images, Pass::training(pull.temperature, seed))?;
+        let terms = self.objective.terms(&output, &labels, &pull, &self.meter)?;
         self.optimizer.zero_gradients();
         terms.total.f_backward()?;
         self.optimizer.step(self.learning_rate(step))?;
@@ -135,20 +163,25 @@ impl Fit {
             Some(activation) => activation.shallow_clone(),
             None => terms.cross_entropy.f_zeros_like()?,
         };
-        totals.add(&output, &labels, [&terms.total, &terms.cross_entropy, &activation], &self.cost)
+        totals.add(&output, &labels, [&terms.total, &terms.cross_entropy, &activation])
     }
 
     fn save(&self, path: PathBuf, listeners: &mut [Box<dyn Listener>]) -> Result<()> {
-        let training = Some((&self.progress, &self.optimizer));
         let classes = &self.train.split().classes;
-        Checkpoint::write(&path, &self.network, classes, Input::of(&self.config), training)?;
+        Checkpoint::write(
+            &path,
+            &self.network,
+            classes,
+            Input::of(&self.config),
+            Some(&self.progress),
+            Some(&self.optimizer),
+        )?;
         tell(listeners, &Event::Saved(&path))
     }
 
     /// The training steps of one epoch: the number of images left out, `None` if interrupted.
     fn train_epoch(&mut self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<Option<usize>> {
-        let gates = self.blocks_of_gates.len();
-        let mut totals = Totals::resume(&self.progress.partial, gates, self.network.device())?;
+        let mut totals = Totals::resume(&self.progress.partial, &self.meter)?;
         let mut bad = BadImages::new(self.config.data.max_bad_share);
         let (epoch, first, batches) = (self.progress.epoch + 1, self.progress.batch, self.steps_per_epoch());
         tell(listeners, &Event::EpochStarted { epoch, first, batches, config: &self.config })?;
@@ -169,11 +202,8 @@ impl Fit {
                 let recent = sums.since(&logged).summary();
                 refuse_not_finite(recent.loss, step)?;
                 let images_per_second = recent.images as f64 / since.elapsed().as_secs_f64().max(1e-9);
-                let (learning_rate, target) = (self.learning_rate(step - 1), self.mean_target(step - 1));
-                tell(
-                    listeners,
-                    &Event::Logged { step, epoch, recent: &recent, learning_rate, target, images_per_second },
-                )?;
+                let scheduled = self.scheduled(step - 1);
+                tell(listeners, &Event::Logged { step, epoch, recent: &recent, scheduled, images_per_second })?;
                 logged = sums;
                 since = Instant::now();
             }
@@ -193,10 +223,31 @@ impl Fit {
             cost: &self.cost,
             loader: &self.val,
             image_size: self.config.data.image_size,
-            policy: self.config.train.policy,
+            seed: self.config.train.seed,
+            max_bad_share: self.config.data.max_bad_share,
+            record: self.config.train.epochs <= self.progress.epoch + 1,
+        };
+        let evaluations = evaluator.run(&[Strategy::Policy(self.config.train.policy)], listeners, interrupt)?;
+        Ok(evaluations.and_then(|evaluations| evaluations.into_iter().next()))
+    }
+
+    /// Re-estimates the batch norm statistics if the run's last evaluation is due and the configuration asks for it; `false`
+    /// if interrupted. The batches are those of an epoch that training does not reach.
+    fn calibrate(&self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<bool> {
+        let train = &self.config.train;
+        if train.calibrate_batches == 0 || self.progress.epoch + 1 < train.epochs {
+            return Ok(true);
+        }
+        let calibration = Calibration {
+            network: &self.network,
+            loader: &self.train,
+            image_size: self.config.data.image_size,
+            policy: train.policy,
+            batches: train.calibrate_batches,
+            epoch: train.epochs,
             max_bad_share: self.config.data.max_bad_share,
         };
-        evaluator.run(listeners, interrupt)
+        Ok(calibration.run(listeners, interrupt)?.is_some())
     }
 
     /// Trains to the end, or until `interrupt` is set: then the step is finished, or the evaluation dropped, and the state
@@ -229,6 +280,7 @@ impl Fit {
             },
         };
         let epochs = self.progress.epoch - first_epoch;
+        write_gate_report(&self.run.gates(), self.network.spec(), &self.cost, self.val.split(), &evaluation)?;
         let verdict = self.verdict(evaluation, bad, start.elapsed().as_secs_f64(), epochs);
         tell(listeners, &Event::Finished(&verdict))?;
         Ok(Outcome::Finished(Box::new(verdict)))
@@ -246,6 +298,9 @@ impl Fit {
             false => Some(0),
         };
         let Some(left_out) = left_out else { return Ok(None) };
+        if !self.calibrate(listeners, interrupt)? {
+            return Ok(None);
+        }
         let Some(evaluation) = self.evaluate(listeners, interrupt)? else { return Ok(None) };
         // The last step may have broken what its own loss did not show yet; such a network is never saved.
         refuse_not_finite(evaluation.summary.loss, self.progress.step)?;
@@ -269,8 +324,7 @@ impl Fit {
                 epoch,
                 train: &train,
                 evaluation: &evaluation,
-                learning_rate: self.learning_rate(step - 1),
-                target: self.mean_target(step - 1),
+                scheduled: self.scheduled(step - 1),
                 is_best,
                 bad_images,
             },
@@ -279,13 +333,23 @@ impl Fit {
     }
 
     fn verdict(self, evaluation: Evaluation, bad: usize, seconds: f64, epochs: u64) -> Verdict {
-        let mut blocks = vec![None; self.network.spec().blocks.len()];
-        let targets = self.targets(self.progress.step.saturating_sub(1));
-        for ((&block, target), &rate) in self.blocks_of_gates.iter().zip(targets).zip(&evaluation.summary.rates) {
-            blocks[block] = Some(BlockVerdict { target, rate });
+        let targets = self.pull(self.progress.step.saturating_sub(1)).targets;
+        let mut sums = vec![(0.0, 0.0, 0.0); self.network.spec().blocks.len()];
+        for ((&block, target), &rate) in self.blocks_of_gates.iter().zip(&targets).zip(&evaluation.summary.rates) {
+            let (gates, targets, rates) = &mut sums[block];
+            (*gates, *targets, *rates) = (*gates + 1.0, *targets + target, *rates + rate);
         }
+        let mean = |(gates, targets, rates): (f64, f64, f64)| {
+            (gates > 0.0).then(|| BlockVerdict { target: targets / gates, opening: rates / gates })
+        };
+        let blocks = sums.into_iter().map(mean).collect();
+        let activation = self.objective.mean_target(&targets).map(|target| {
+            let found = self.config.gates.weighting.activation(&evaluation.summary, &self.cost);
+            Activation { target, found }
+        });
         let best = self.progress.best.unwrap_or((self.progress.epoch, evaluation.summary.top1));
-        Verdict { config: self.config, run: self.run, cost: self.cost, evaluation, blocks, best, bad, seconds, epochs }
+        let (config, run, cost) = (self.config, self.run, self.cost);
+        Verdict { config, run, cost, evaluation, blocks, activation, best, bad, seconds, epochs }
     }
 }
 

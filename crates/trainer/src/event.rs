@@ -39,20 +39,20 @@ pub enum Event<'a> {
         epoch: u64,
         /// Means since the last log entry.
         recent: &'a Summary,
-        /// Learning rate of the last step.
-        learning_rate: f64,
-        /// Mean target of the gates.
-        target: Option<f64>,
+        /// What the schedules said for the last step.
+        scheduled: Scheduled,
         /// Training throughput since the last log entry.
         images_per_second: f64,
     },
-    /// An evaluation begins.
-    EvaluationStarted {
+    /// A pass over images that does not train begins.
+    PassStarted {
+        /// What it is for.
+        pass: ImagePass,
         /// How many batches it has.
         batches: usize,
     },
-    /// A batch of an evaluation is done.
-    EvaluationStep {
+    /// A batch of such a pass is done.
+    PassStep {
         /// Batches done.
         batch: usize,
     },
@@ -66,10 +66,8 @@ pub enum Event<'a> {
         train: &'a Summary,
         /// The evaluation.
         evaluation: &'a Evaluation,
-        /// Learning rate of the last step.
-        learning_rate: f64,
-        /// Mean target of the gates.
-        target: Option<f64>,
+        /// What the schedules said for the last step.
+        scheduled: Scheduled,
         /// Whether this is the best top-1 so far.
         is_best: bool,
         /// Images that could not be used, in training and evaluation together.
@@ -81,6 +79,28 @@ pub enum Event<'a> {
     Saved(&'a Path),
     /// The run is over.
     Finished(&'a Verdict),
+}
+
+/// What a pass over images that does not train is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImagePass {
+    /// Measuring the network.
+    Evaluation,
+    /// Re-estimating its batch norm statistics.
+    Calibration,
+}
+
+/// The scheduled values of one step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scheduled {
+    /// Learning rate of the network's weights.
+    pub learning_rate: f64,
+    /// Mean target of the gates, `None` without gates.
+    pub target: Option<f64>,
+    /// Weight of the activation loss.
+    pub loss_factor: f64,
+    /// Temperature of the gates.
+    pub temperature: f64,
 }
 
 /// Somebody who is told what happens.

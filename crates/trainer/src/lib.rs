@@ -5,6 +5,7 @@
 //! functions of the step, randomness of (seed, step): a resumed run needs nothing but its checkpoint.
 
 mod batch;
+mod calibrate;
 mod checkpoint;
 pub mod config;
 mod engine;
@@ -12,26 +13,33 @@ mod error;
 mod evaluate;
 mod event;
 mod file;
+mod gate_report;
+mod gate_use;
 mod listeners;
 mod objective;
 mod optimizer;
 mod prepare;
 mod run_dir;
 mod schedule;
+mod strategy;
 mod totals;
 
 pub use batch::to_tensors;
+pub use calibrate::Calibration;
 pub use checkpoint::{Checkpoint, Input, Training, is_checkpoint};
 pub use config::Config;
-pub use engine::{BlockVerdict, Fit, Outcome, Verdict};
+pub use engine::{Activation, BlockVerdict, Fit, Outcome, Verdict};
 pub use error::{Error, Result};
-pub use evaluate::{Evaluation, Evaluator};
-pub use event::{Event, Listener};
+pub use evaluate::{Deviation, Evaluation, Evaluator};
+pub use event::{Event, ImagePass, Listener, Scheduled};
 pub use file::write_atomically;
-pub use listeners::{MetricsFile, Progress, TensorBoard};
-pub use objective::{Objective, Terms};
+pub use gate_report::{gate_names, write_gate_report};
+pub use gate_use::{GateState, GateUse, ImageUse, Polarisation};
+pub use listeners::{MetricsFile, Progress, SiteName, TensorBoard};
+pub use objective::{Objective, Pull, Terms};
 pub use optimizer::Sgd;
 pub use prepare::refuse_other_classes;
 pub use run_dir::RunDir;
-pub use schedule::{ActivationTarget, LearningRate};
+pub use schedule::{ActivationTarget, LearningRate, Ramp, RampShape, Schedule};
+pub use strategy::Strategy;
 pub use totals::Summary;

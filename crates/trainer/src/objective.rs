@@ -1,13 +1,14 @@
 //! What training minimises: cross entropy + factor · activation loss.
 
-use crate::config::{ActivationLoss, LossOn};
+use crate::config::{ActivationLoss, GatesConfig, LossOn, Weighting};
 use crate::error::Result;
-use arch::Output;
-use gumbel_gates::{Openings, loss, sampling};
+use arch::{Cost, Meter, Output};
+use gumbel_gates::loss::{self, Sides};
+use gumbel_gates::{Openings, sampling};
 use tch::{Reduction, Tensor};
 
-/// The weights of the objective's terms.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// The objective's terms and what they weigh.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Objective {
     /// Share of the label spread evenly over all classes, as in `torch.nn.CrossEntropyLoss`.
     pub label_smoothing: f64,
@@ -15,10 +16,21 @@ pub struct Objective {
     pub activation: ActivationLoss,
     /// Which openings it sees.
     pub loss_on: LossOn,
-    /// Temperature of the gradient of deployed openings.
-    pub temperature: f64,
-    /// Its weight, the papers' lossfact.
+    /// Which misses of the target it sees.
+    pub sides: Sides,
+    /// What each gate counts: the MACs it decides about. Absent where all count the same.
+    pub gate_macs: Option<Vec<f64>>,
+}
+
+/// What pulls on the gates in one step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pull {
+    /// One target per gate.
+    pub targets: Vec<f64>,
+    /// Weight of the activation loss, the papers' lossfact.
     pub factor: f64,
+    /// Temperature of the softmax behind the gates' gradient.
+    pub temperature: f64,
 }
 
 /// The objective of one batch, as scalar tensors.
@@ -33,11 +45,31 @@ pub struct Terms {
 }
 
 impl Objective {
-    /// The objective for a forward pass, labels `[N]` and one target per gate.
+    /// The objective of a configuration for a network of that cost.
+    pub fn new(label_smoothing: f64, gates: &GatesConfig, cost: &Cost) -> Self {
+        let macs = || cost.per_gate().into_iter().map(|macs| macs as f64).collect();
+        Self {
+            label_smoothing,
+            activation: gates.loss,
+            loss_on: gates.loss_on,
+            sides: if gates.one_sided { Sides::Above } else { Sides::Both },
+            gate_macs: (gates.weighting == Weighting::Macs).then(macs),
+        }
+    }
+
+    /// The mean target over the gates, each counting what it weighs; `None` without gates.
+    pub fn mean_target(&self, targets: &[f64]) -> Option<f64> {
+        let weight = |gate: usize| self.gate_macs.as_ref().map_or(1.0, |macs| macs[gate]);
+        let weights: f64 = (0..targets.len()).map(weight).sum();
+        let sum: f64 = targets.iter().enumerate().map(|(gate, target)| weight(gate) * target).sum();
+        (weights > 0.0).then(|| sum / weights)
+    }
+
+    /// The objective for a forward pass and labels `[N]`.
     ///
     /// # Errors
     /// If there is not one target per gate.
-    pub fn terms(&self, output: &Output, labels: &Tensor, targets: &[f64]) -> Result<Terms> {
+    pub fn terms(&self, output: &Output, labels: &Tensor, pull: &Pull, meter: &Meter) -> Result<Terms> {
         let cross_entropy = output.logits.f_cross_entropy_loss(
             labels,
             None::<&Tensor>,
@@ -45,27 +77,26 @@ impl Objective {
             -100, // PyTorch's ignore_index: no label is negative here
             self.label_smoothing,
         )?;
-        if output.openings.is_empty() {
+        let Some(target) = self.mean_target(&pull.targets).filter(|_| !output.openings.is_empty()) else {
             let total = cross_entropy.shallow_clone();
             return Ok(Terms { total, cross_entropy: cross_entropy.f_detach()?, activation: None });
-        }
+        };
         let deployed;
         let openings = match self.loss_on {
             LossOn::Sampled => &output.openings,
             LossOn::Deployed => {
-                let decide = |logits| Ok(sampling::decide(logits, self.temperature)?);
+                let decide = |logits| Ok(sampling::decide(logits, pull.temperature)?);
                 deployed = Openings::new(output.gate_logits.iter().map(decide).collect::<Result<_>>()?)?;
                 &deployed
             }
         };
-        let activation = match self.activation {
-            ActivationLoss::PerGate => loss::per_gate(openings, targets)?,
-            ActivationLoss::Batch => {
-                loss::batch(&openings.mean()?, targets.iter().sum::<f64>() / targets.len() as f64)?
-            }
+        let activation = match (self.activation, &self.gate_macs) {
+            (ActivationLoss::PerGate, macs) => loss::per_gate(openings, &pull.targets, macs.as_deref(), self.sides)?,
+            (ActivationLoss::Batch, None) => loss::batch(&openings.mean()?, target, self.sides)?,
+            (ActivationLoss::Batch, Some(_)) => loss::batch(&meter.activation(openings)?, target, self.sides)?,
         };
         Ok(Terms {
-            total: cross_entropy.f_add(&activation.f_mul_scalar(self.factor)?)?,
+            total: cross_entropy.f_add(&activation.f_mul_scalar(pull.factor)?)?,
             cross_entropy: cross_entropy.f_detach()?,
             activation: Some(activation.f_detach()?),
         })
@@ -75,7 +106,9 @@ impl Objective {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Kind;
+    use arch::NetSpec;
+    use gumbel_gates::GateKind;
+    use tch::{Device, Kind};
 
     /// Two images, two classes, two gates; class logits (0, 0) and (0, ln 3), labels 0 and 1.
     fn output() -> Output {
@@ -89,8 +122,17 @@ mod tests {
         }
     }
 
+    /// A network of two layer gates, of which the second decides about more MACs.
+    fn cost() -> Cost {
+        let spec = NetSpec::preset("resnet18", 2).unwrap();
+        let spec = spec.with_layer_gates(GateKind::Independent, |block| [1, 2].contains(&block));
+        Cost::of(&spec, 32, 32).unwrap()
+    }
+
     fn terms(objective: &Objective) -> [f64; 3] {
-        let terms = objective.terms(&output(), &Tensor::from_slice(&[0i64, 1]), &[0.5, 0.9]).unwrap();
+        let pull = Pull { targets: vec![0.5, 0.9], factor: 3.0, temperature: 1.0 };
+        let meter = Meter::new(&cost(), Device::Cpu).unwrap();
+        let terms = objective.terms(&output(), &Tensor::from_slice(&[0i64, 1]), &pull, &meter).unwrap();
         let activation = terms.activation.unwrap();
         [terms.total, terms.cross_entropy, activation].map(|term| term.to_kind(Kind::Double).double_value(&[]))
     }
@@ -99,8 +141,8 @@ mod tests {
         label_smoothing: 0.0,
         activation: ActivationLoss::PerGate,
         loss_on: LossOn::Sampled,
-        temperature: 1.0,
-        factor: 3.0,
+        sides: Sides::Both,
+        gate_macs: None,
     };
 
     fn close(found: f64, expected: f64) {
@@ -120,6 +162,41 @@ mod tests {
     fn the_batch_form_holds_the_mean_to_the_mean_target() {
         let [.., activation] = terms(&Objective { activation: ActivationLoss::Batch, ..PLAIN });
         close(activation, (0.7f64 - 0.5).powi(2));
+    }
+
+    #[test]
+    fn one_sided_only_too_much_is_a_loss() {
+        let one_sided = |target: f64| {
+            let objective = Objective { activation: ActivationLoss::Batch, sides: Sides::Above, ..PLAIN };
+            let pull = Pull { targets: vec![target; 2], factor: 1.0, temperature: 1.0 };
+            let meter = Meter::new(&cost(), Device::Cpu).unwrap();
+            let terms = objective.terms(&output(), &Tensor::from_slice(&[0i64, 1]), &pull, &meter).unwrap();
+            terms.activation.unwrap().double_value(&[])
+        };
+        assert_eq!(one_sided(0.6), 0.0);
+        close(one_sided(0.4), 0.01);
+    }
+
+    #[test]
+    fn weighted_by_macs_gates_count_what_they_decide_about() {
+        let cost = cost();
+        let macs: Vec<f64> = [1, 2].map(|block| cost.blocks[block].branch as f64).into();
+        assert_ne!(macs[0], macs[1]);
+        let share = macs[1] / (macs[0] + macs[1]);
+        // Rates 0.5 and 0.5 against 0.5 and 0.9.
+        let [.., activation] = terms(&weighted_by(&cost));
+        close(activation, share * 0.16);
+        let [.., activation] = terms(&Objective { activation: ActivationLoss::Batch, ..weighted_by(&cost) });
+        close(activation, (0.5 * (1.0 - share) + 0.9 * share - 0.5).powi(2));
+        // Deployed, the first gate is open and the second closed: their share of the gated MACs, not of the gates.
+        let objective =
+            Objective { activation: ActivationLoss::Batch, loss_on: LossOn::Deployed, ..weighted_by(&cost) };
+        let [.., activation] = terms(&objective);
+        close(activation, (0.5 * (1.0 - share) + 0.9 * share - (1.0 - share)).powi(2));
+    }
+
+    fn weighted_by(cost: &Cost) -> Objective {
+        Objective { gate_macs: Some(cost.per_gate().into_iter().map(|macs| macs as f64).collect()), ..PLAIN }
     }
 
     #[test]

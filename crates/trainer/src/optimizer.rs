@@ -27,12 +27,12 @@ struct Group {
 }
 
 impl Sgd {
-    /// An optimiser for all parameters: gates with their own factor and decay; of the rest, weights decay and one-dimensional
-    /// parameters (batch norms, biases) do not.
+    /// An optimiser for all parameters of a network with `gate_count` gates: gates with their own factor and decay; of the
+    /// rest, weights decay and one-dimensional parameters (batch norms, biases) do not.
     ///
     /// # Errors
     /// If the momentum buffers cannot be made.
-    pub fn new(tensors: &Tensors, optimizer: &OptimizerConfig, gates: &GatesConfig) -> Result<Self> {
+    pub fn new(tensors: &Tensors, gate_count: usize, optimizer: &OptimizerConfig, gates: &GatesConfig) -> Result<Self> {
         let group = |learning_rate_factor, weight_decay| Group {
             learning_rate_factor,
             weight_decay,
@@ -40,7 +40,8 @@ impl Sgd {
             parameters: Vec::new(),
             momenta: Vec::new(),
         };
-        let mut gate = group(gates.learning_rate_factor, gates.weight_decay);
+        let gate_decay = gates.weight_decay.value(optimizer.weight_decay, gate_count);
+        let mut gate = group(gates.learning_rate_factor, gate_decay);
         let mut weights = group(1.0, optimizer.weight_decay);
         let mut others = group(1.0, 0.0);
         for entry in tensors.parameters() {

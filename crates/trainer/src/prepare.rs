@@ -9,9 +9,10 @@ use crate::objective::Objective;
 use crate::optimizer::Sgd;
 use crate::run_dir::RunDir;
 use crate::totals::Sums;
-use arch::{Classifier, Cost, Network};
-use data::{Dataset, Loader, Order, Split, Transform};
+use arch::{BlockSpec, Classifier, Cost, Meter, Network};
+use data::{Dataset, Loader, Order, Split};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use tch::Device;
 
 impl Fit {
@@ -30,7 +31,7 @@ impl Fit {
         if config.network.zero_init_residual {
             network.zero_init_residual()?;
         }
-        let mut optimizer = Sgd::new(network.tensors(), &config.optimizer, &config.gates)?;
+        let mut optimizer = Sgd::new(network.tensors(), spec.gate_count(), &config.optimizer, &config.gates)?;
 
         let resumed_from =
             resume.then(|| RunDir::at(&out.clone().unwrap_or_else(|| Path::new("runs").join(&config.train.name))));
@@ -53,7 +54,9 @@ impl Fit {
             dataset.classes().len()
         );
         let (train, val) = loaders(&config, dataset)?;
-        let gated = spec.blocks.iter().enumerate().flat_map(|(number, block)| block.gates.iter().map(move |_| number));
+        let gates_of = |block: &BlockSpec| block.gates.iter().map(|site| site.count()).sum();
+        let gated =
+            spec.blocks.iter().enumerate().flat_map(|(number, block)| std::iter::repeat_n(number, gates_of(block)));
 
         // Last of all: from here on there is something on the disk.
         let run = match (resumed_from, out) {
@@ -67,13 +70,8 @@ impl Fit {
             None => run.lock()?,
         };
         Ok(Self {
-            objective: Objective {
-                label_smoothing: config.train.label_smoothing,
-                activation: config.gates.loss,
-                loss_on: config.gates.loss_on,
-                temperature: config.gates.temperature,
-                factor: config.gates.loss_factor,
-            },
+            objective: Objective::new(config.train.label_smoothing, &config.gates, &cost),
+            meter: Rc::new(Meter::new(&cost, device)?),
             blocks_of_gates: gated.collect(),
             config,
             run,
@@ -189,17 +187,11 @@ fn create(run: RunDir, config: &Config) -> Result<RunDir> {
 
 fn loaders(config: &Config, dataset: Dataset) -> Result<(Loader, Loader)> {
     let (data, train, input) = (&config.data, &config.train, Input::of(config));
-    let augment = Transform::RandomResizedCrop {
-        size: data.image_size,
-        scale: data.crop_scale,
-        ratio: data.crop_ratio,
-        flip: data.flip,
-    };
     let loader = |split, transform, order, batch_size| {
         Loader::new(split, transform, input.normalise(), order, batch_size, data.threads, data.batches_ahead)
     };
     Ok((
-        loader(dataset.train, augment, Order::Shuffled(train.seed), train.batch_size)?,
+        loader(dataset.train, config.augmentation(), Order::Shuffled(train.seed), train.batch_size)?,
         loader(dataset.val, input.transform(), Order::InOrder, train.eval_batch_size)?,
     ))
 }

@@ -100,6 +100,11 @@ impl RunDir {
         self.path.join("metrics.jsonl")
     }
 
+    /// What the gates did in the last evaluation ([`crate::write_gate_report`]).
+    pub fn gates(&self) -> PathBuf {
+        self.path.join("gates")
+    }
+
     /// TensorBoard's event files.
     pub fn tensorboard(&self) -> PathBuf {
         self.path.join("tensorboard")

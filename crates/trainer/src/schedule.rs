@@ -53,7 +53,17 @@ impl LearningRate {
     }
 }
 
-/// The share of images for which gates should be open.
+/// A number that may change over the run.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a number, or { from = 1.0, to = 0.5, epochs = 10 }")]
+pub enum Schedule {
+    /// Always the same.
+    Constant(f64),
+    /// Moving from one value to another.
+    Ramp(Ramp),
+}
+
+/// The activation that gates are held to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(
     untagged,
@@ -64,20 +74,76 @@ pub enum ActivationTarget {
     Constant(f64),
     /// One per block, 1 for blocks that stay open without a gate.
     PerBlock(Vec<f64>),
-    /// The same for every gate, moving linearly over the first epochs.
+    /// The same for every gate, moving over the run.
     Ramp(Ramp),
 }
 
-/// A linear change over the first epochs.
+/// A change from one value to another.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ramp {
-    /// Value at the first step.
+    /// Value up to its start.
     pub from: f64,
-    /// Value from `epochs` on.
+    /// Value from its end on.
     pub to: f64,
     /// How long the change takes, in epochs.
     pub epochs: f64,
+    /// When it begins, in epochs.
+    #[serde(default)]
+    pub start: f64,
+    /// How it moves.
+    #[serde(default)]
+    pub shape: RampShape,
+}
+
+/// How a ramp moves from one value to the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RampShape {
+    /// Evenly.
+    #[default]
+    Linear,
+    /// Half a cosine: slowly at both ends.
+    Cosine,
+}
+
+impl Ramp {
+    /// The value after `epoch` epochs (with its fraction).
+    fn at(&self, epoch: f64) -> f64 {
+        let after = epoch - self.start;
+        let progress = match self.epochs > 0.0 {
+            true => (after / self.epochs).clamp(0.0, 1.0),
+            // A jump.
+            false => f64::from(u8::from(after >= 0.0)),
+        };
+        let progress = match self.shape {
+            RampShape::Linear => progress,
+            RampShape::Cosine => 0.5 * (1.0 - (PI * progress).cos()),
+        };
+        self.from + (self.to - self.from) * progress
+    }
+
+    fn has_sane_times(&self) -> bool {
+        [self.epochs, self.start].iter().all(|time| *time >= 0.0 && time.is_finite())
+    }
+}
+
+impl Schedule {
+    /// The value after `epoch` epochs (with its fraction).
+    pub fn at(&self, epoch: f64) -> f64 {
+        match self {
+            Self::Constant(value) => *value,
+            Self::Ramp(ramp) => ramp.at(epoch),
+        }
+    }
+
+    /// Whether every value it takes passes `test`, given that the values between two good ones are good.
+    pub(crate) fn is_always(&self, test: impl Fn(f64) -> bool) -> bool {
+        match self {
+            Self::Constant(value) => test(*value),
+            Self::Ramp(ramp) => ramp.has_sane_times() && test(ramp.from) && test(ramp.to),
+        }
+    }
 }
 
 impl ActivationTarget {
@@ -95,10 +161,7 @@ impl ActivationTarget {
                 // Validated: one per block.
                 blocks_of_gates.iter().map(|&block| targets.get(block).copied().unwrap_or(1.0)).collect()
             }
-            Self::Ramp(Ramp { from, to, epochs }) => {
-                let progress = if *epochs > 0.0 { (epoch / epochs).clamp(0.0, 1.0) } else { 1.0 };
-                everywhere(from + (to - from) * progress)
-            }
+            Self::Ramp(ramp) => everywhere(ramp.at(epoch)),
         }
     }
 
@@ -106,9 +169,7 @@ impl ActivationTarget {
     pub(crate) fn fault(&self, blocks: Option<usize>) -> Option<String> {
         let out_of_range = |target: &f64| !(0.0..=1.0).contains(target);
         match self {
-            Self::Ramp(ramp) if !(ramp.epochs >= 0.0 && ramp.epochs.is_finite()) => {
-                Some("expected epochs of at least 0".into())
-            }
+            Self::Ramp(ramp) if !ramp.has_sane_times() => Some("expected start and epochs of at least 0".into()),
             Self::Constant(target) if out_of_range(target) => Some("expected a target from 0 to 1".into()),
             Self::PerBlock(targets) if targets.iter().any(out_of_range) => Some("expected targets from 0 to 1".into()),
             Self::Ramp(ramp) if [ramp.from, ramp.to].iter().any(out_of_range) => {
@@ -161,9 +222,27 @@ mod tests {
         let list = ActivationTarget::PerBlock(vec![0.8, 1.0, 0.5, 0.7]);
         assert_eq!(list.per_gate(&blocks, 3.0), [0.8, 0.5, 0.7]);
         assert!(list.is_always_open(1) && !list.is_always_open(0));
-        let ramp = ActivationTarget::Ramp(Ramp { from: 1.0, to: 0.5, epochs: 10.0 });
-        for (epoch, expected) in [(0.0, 1.0), (5.0, 0.75), (10.0, 0.5), (20.0, 0.5)] {
+        let ramp = ActivationTarget::Ramp(ramp(RampShape::Linear));
+        for (epoch, expected) in [(0.0, 1.0), (2.0, 1.0), (7.0, 0.75), (12.0, 0.5), (20.0, 0.5)] {
             close(ramp.per_gate(&blocks, epoch)[1], expected);
         }
+    }
+
+    fn ramp(shape: RampShape) -> Ramp {
+        Ramp { from: 1.0, to: 0.5, epochs: 10.0, start: 2.0, shape }
+    }
+
+    #[test]
+    fn ramps_move_evenly_or_as_half_a_cosine() {
+        let at = |shape, epoch| Schedule::Ramp(ramp(shape)).at(epoch);
+        for (epoch, linear, cosine) in
+            [(0.0, 1.0, 1.0), (4.5, 0.875, 1.0 - 0.25 * (1.0 - (PI / 4.0).cos())), (7.0, 0.75, 0.75), (12.0, 0.5, 0.5)]
+        {
+            close(at(RampShape::Linear, epoch), linear);
+            close(at(RampShape::Cosine, epoch), cosine);
+        }
+        let jump = Schedule::Ramp(Ramp { epochs: 0.0, ..ramp(RampShape::Linear) });
+        assert_eq!((jump.at(1.9), jump.at(2.0)), (1.0, 0.5));
+        assert_eq!(Schedule::Constant(3.0).at(7.0), 3.0);
     }
 }

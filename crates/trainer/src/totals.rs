@@ -1,8 +1,9 @@
 //! Sums over the batches of an epoch.
 
 use crate::error::Result;
-use arch::{Cost, Output};
+use arch::{Meter, Output};
 use serde::{Deserialize, Serialize};
+use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
 
 /// Means over the images of an epoch or a part of it.
@@ -22,6 +23,8 @@ pub struct Summary {
     pub top5: f64,
     /// MACs used per image, gates included.
     pub macs: f64,
+    /// MACs used per image in each block, gates left out.
+    pub block_macs: Vec<f64>,
     /// Share of images for which each gate was open, in the order of the spec's gate sites.
     pub rates: Vec<f64>,
 }
@@ -37,11 +40,13 @@ impl Summary {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Sums {
     images: u64,
+    /// How many of the values are MACs of blocks.
+    blocks: usize,
     /// In the order of the fields of [`Summary`].
     values: Vec<f64>,
 }
 
-/// Sums before the gates' rates.
+/// Sums before the blocks' MACs and the gates' rates.
 const SCALARS: usize = 6;
 
 impl Sums {
@@ -55,7 +60,8 @@ impl Sums {
             top1: mean(3),
             top5: mean(4),
             macs: mean(5),
-            rates: (SCALARS..self.values.len()).map(mean).collect(),
+            block_macs: (SCALARS..SCALARS + self.blocks).map(mean).collect(),
+            rates: (SCALARS + self.blocks..self.values.len()).map(mean).collect(),
         }
     }
 
@@ -63,50 +69,60 @@ impl Sums {
     pub fn since(&self, earlier: &Self) -> Self {
         let before = earlier.values.iter().copied().chain(std::iter::repeat(0.0));
         let values = self.values.iter().zip(before).map(|(now, before)| now - before).collect();
-        Self { images: self.images - earlier.images, values }
+        Self { images: self.images - earlier.images, blocks: self.blocks, values }
     }
 }
 
 /// Running sums. They stay on the device: reading them would make the host wait for it.
 #[derive(Debug)]
 pub(crate) struct Totals {
+    meter: Rc<Meter>,
     images: u64,
-    /// Float64 [SCALARS + gates].
+    blocks: usize,
+    /// Float64 [SCALARS + blocks + gates].
     values: Tensor,
 }
 
 impl Totals {
-    pub fn new(gates: usize, device: Device) -> Result<Self> {
-        Ok(Self { images: 0, values: Tensor::f_zeros([(SCALARS + gates) as i64], (Kind::Double, device))? })
+    /// Sums of nothing, for a network that `meter` counts.
+    pub fn new(meter: &Rc<Meter>) -> Result<Self> {
+        let blocks = meter.dense().size1()?;
+        let length = SCALARS as i64 + blocks + meter.gates()?;
+        let values = Tensor::f_zeros([length], (Kind::Double, meter.dense().device()))?;
+        Ok(Self { meter: Rc::clone(meter), images: 0, blocks: blocks as usize, values })
     }
 
     /// Continues where `sums` were read.
-    pub fn resume(sums: &Sums, gates: usize, device: Device) -> Result<Self> {
-        if sums.values.len() != SCALARS + gates {
-            return Self::new(gates, device);
+    pub fn resume(sums: &Sums, meter: &Rc<Meter>) -> Result<Self> {
+        let mut totals = Self::new(meter)?;
+        if sums.values.len() == totals.values.size1()? as usize {
+            totals.images = sums.images;
+            totals.values = Tensor::f_from_slice(&sums.values)?.f_to_device(totals.values.device())?;
         }
-        Ok(Self { images: sums.images, values: Tensor::f_from_slice(&sums.values)?.f_to_device(device)? })
+        Ok(totals)
     }
 
     /// Adds a batch with labels `[N]` and its mean (loss, cross entropy, activation loss).
-    pub fn add(&mut self, output: &Output, labels: &Tensor, losses: [&Tensor; 3], cost: &Cost) -> Result<()> {
+    pub fn add(&mut self, output: &Output, labels: &Tensor, losses: [&Tensor; 3]) -> Result<()> {
         let logits = output.logits.f_detach()?;
-        let (count, classes) = (labels.size1()?, logits.size2()?.1);
-        let (_, best) = logits.f_topk(classes.min(5), 1, true, true)?;
-        let hits = best.f_eq_tensor(&labels.f_unsqueeze(1)?)?.f_to_kind(Kind::Double)?;
+        let count = labels.size1()?;
+        let (top1, top5) = hits(&logits, labels)?;
+        let gated = !output.openings.is_empty();
+        let blocks = match gated {
+            true => self.meter.per_block(&output.openings)?.f_detach()?.f_sum_dim_intlist(
+                [0i64].as_slice(),
+                false,
+                Kind::Double,
+            )?,
+            false => self.meter.dense().f_mul_scalar(count)?,
+        };
         let mut scalars = Vec::with_capacity(SCALARS);
         for loss in losses {
             scalars.push(loss.f_detach()?.f_to_kind(Kind::Double)?.f_mul_scalar(count as f64)?);
         }
-        scalars.push(hits.f_select(1, 0)?.f_sum(Kind::Double)?);
-        scalars.push(hits.f_sum(Kind::Double)?);
-        let gated = !output.openings.is_empty();
-        scalars.push(if gated {
-            cost.used(&output.openings)?.f_detach()?.f_sum(Kind::Double)?
-        } else {
-            Tensor::f_full(Vec::<i64>::new(), (cost.dense * count as u64) as f64, (Kind::Double, logits.device()))?
-        });
-        let mut parts = vec![Tensor::f_stack(&scalars, 0)?];
+        scalars.extend([top1, top5]);
+        scalars.push(blocks.f_sum(Kind::Double)?.f_add_scalar(self.meter.outside() * count as f64)?);
+        let mut parts = vec![Tensor::f_stack(&scalars, 0)?, blocks];
         if gated {
             let rates = output.openings.rates()?.f_detach()?.f_to_kind(Kind::Double)?;
             parts.push(rates.f_mul_scalar(count as f64)?);
@@ -118,21 +134,31 @@ impl Totals {
 
     /// Waits for the device.
     pub fn read(&self) -> Result<Sums> {
-        Ok(Sums { images: self.images, values: Vec::try_from(self.values.f_to_device(Device::Cpu)?)? })
+        let values = Vec::try_from(self.values.f_to_device(Device::Cpu)?)?;
+        Ok(Sums { images: self.images, blocks: self.blocks, values })
     }
+}
+
+/// How many labels `[N]` are the class of the largest score, and among the five largest: scalars in float64, for scores
+/// [N, classes].
+pub(crate) fn hits(scores: &Tensor, labels: &Tensor) -> Result<(Tensor, Tensor)> {
+    let (_, best) = scores.f_topk(scores.size2()?.1.min(5), 1, true, true)?;
+    let hits = best.f_eq_tensor(&labels.f_unsqueeze(1)?)?.f_to_kind(Kind::Double)?;
+    Ok((hits.f_select(1, 0)?.f_sum(Kind::Double)?, hits.f_sum(Kind::Double)?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arch::NetSpec;
+    use arch::{Cost, NetSpec};
     use gumbel_gates::{GateKind, Openings};
 
     #[test]
     fn means_are_over_images_and_hits_are_counted_by_rank() {
         let spec = NetSpec::preset("resnet18", 10).unwrap().with_layer_gates(GateKind::Independent, |block| block < 2);
         let cost = Cost::of(&spec, 32, 32).unwrap();
-        let mut totals = Totals::new(2, Device::Cpu).unwrap();
+        let meter = Rc::new(Meter::new(&cost, Device::Cpu).unwrap());
+        let mut totals = Totals::new(&meter).unwrap();
         let mut add = |labels: &[i64], loss: f64, open: [f32; 2]| {
             let count = labels.len() as i64;
             // Class 9 is the most probable, then 8, and so on.
@@ -141,7 +167,7 @@ mod tests {
             let openings = Openings::new(vec![site(open[0]), site(open[1])]).unwrap();
             let output = Output { logits, gate_logits: Vec::new(), openings };
             let [total, entropy, activation] = [loss, loss / 2.0, loss / 4.0].map(Tensor::from);
-            totals.add(&output, &Tensor::from_slice(labels), [&total, &entropy, &activation], &cost).unwrap();
+            totals.add(&output, &Tensor::from_slice(labels), [&total, &entropy, &activation]).unwrap();
         };
         add(&[9, 5, 4], 1.0, [1.0, 0.0]);
         add(&[9], 5.0, [1.0, 1.0]);
@@ -150,11 +176,28 @@ mod tests {
         assert_eq!((summary.images, summary.top1, summary.top5), (4, 0.5, 0.75));
         assert_eq!((summary.loss, summary.cross_entropy, summary.activation_loss), (2.0, 1.0, 0.5));
         assert_eq!((summary.rates.as_slice(), summary.opening()), (&[1.0, 0.25][..], 0.625));
-        assert_eq!(summary.macs, cost.dense as f64 - 0.75 * cost.blocks[1].branch as f64);
+        let branch = cost.blocks[1].branch as f64;
+        assert_eq!(summary.macs, cost.dense as f64 - 0.75 * branch);
+        assert_eq!(summary.block_macs[0], cost.blocks[0].macs() as f64);
+        assert_eq!(summary.block_macs[1], cost.blocks[1].macs() as f64 - 0.75 * branch);
         // What came after the first batch, as the log shows it.
-        let mut first = Totals::new(2, Device::Cpu).unwrap().read().unwrap();
+        let mut first = Totals::new(&meter).unwrap().read().unwrap();
         assert_eq!(sums.since(&first), sums);
         first = sums.clone();
         assert_eq!(sums.since(&first).summary().loss, 0.0);
+    }
+
+    #[test]
+    fn without_gates_every_image_costs_the_dense_network() {
+        let cost = Cost::of(&NetSpec::preset("resnet18", 3).unwrap(), 32, 32).unwrap();
+        let meter = Rc::new(Meter::new(&cost, Device::Cpu).unwrap());
+        let mut totals = Totals::new(&meter).unwrap();
+        let logits = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu));
+        let output = Output { logits, gate_logits: Vec::new(), openings: Openings::default() };
+        let loss = Tensor::from(0.0);
+        totals.add(&output, &Tensor::from_slice(&[0i64, 1]), [&loss, &loss, &loss]).unwrap();
+        let sums = totals.read().unwrap();
+        assert_eq!(sums.summary().macs, cost.dense as f64);
+        assert_eq!(Totals::resume(&sums, &meter).unwrap().read().unwrap(), sums);
     }
 }

@@ -12,14 +12,19 @@ fn fault(text: &str) -> String {
 #[test]
 fn shipped_configurations_are_valid_and_say_what_they_mean() {
     let configs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
-    let mut count = 0;
+    let mut names = Vec::new();
     for entry in std::fs::read_dir(configs).unwrap() {
         let path = entry.unwrap().path();
         let config = Config::read(&path, &[]).unwrap();
         assert_eq!(path.file_stem().unwrap().to_string_lossy(), config.train.name, "a run is named like its file");
-        count += 1;
+        names.push(config.train.name);
     }
-    assert!(count >= 2);
+    for network in ["resnet50", "resnet101", "mobilenetv2", "cifar-resnet20", "cifar-resnet56", "cifar-resnet110"] {
+        let layer = if network.starts_with("resnet") { "aig" } else { "layer" };
+        for gates in ["filter", layer] {
+            assert!(names.contains(&format!("{network}-{gates}")), "{network}-{gates}");
+        }
+    }
 }
 
 #[test]
@@ -32,9 +37,53 @@ fn the_papers_recipe_gates_ten_blocks() {
 }
 
 #[test]
+fn granularities_are_names_numbers_or_one_size_per_place() {
+    // Filters per gate in the last stage: 512 channels between, 2048 out, one or two groups of each site open.
+    let sites = |gates: &str| {
+        let spec = parse("x", &format!("[gates]\n{gates}"), &[]).unwrap().spec(10).unwrap();
+        let last = spec.blocks.last().unwrap().clone();
+        last.gates.iter().map(|site| (site.site.to_string(), site.count())).collect::<Vec<_>>()
+    };
+    let expected = |counts: [(&str, usize); 4]| counts.map(|(site, count)| (site.to_owned(), count)).to_vec();
+    let low = [("input", 15), ("between1", 7), ("between2", 7), ("output", 15)];
+    assert_eq!(sites("granularity = \"low\""), expected(low));
+    let explicit = [("input", 128), ("between1", 32), ("between2", 32), ("output", 64)];
+    assert_eq!(sites("granularity = { input = 16, between = 16, output = 32 }"), expected(explicit));
+    let uniform = [("input", 253), ("between1", 61), ("between2", 61), ("output", 253)];
+    assert_eq!(sites("granularity = 8\nfixed_open = 3"), expected(uniform));
+    assert_eq!(sites("granularity = 8\nsites = [\"output\"]"), [("output".to_owned(), 256)]);
+    for (gates, part) in [
+        ("granularity = 0", "gates.granularity: expected at least 1 filter per gate"),
+        ("granularity = 8\nsites = []", "gates.sites: expected at least one of input"),
+        ("granularity = 8\nsites = [\"middle\"]", "gates.sites: unknown variant `middle`"),
+        ("granularity = \"low\"\nfixed_open = 99", "no group is left to gate"),
+        ("granularity = { input = 16 }", "gates.granularity: expected \"none\""),
+        ("weight_decay = { over_gate = 1.0 }", "gates.weight_decay: expected a number, or { over_gates = 40.0 }"),
+        ("temperature = { from = 1.0, to = 0.0, epochs = 3 }", "gates.temperature: expected numbers above 0"),
+        ("loss_factor = { from = -1.0, to = 1.0, epochs = 3 }", "gates.loss_factor: expected numbers of at least 0"),
+    ] {
+        let faults = fault(&format!("[gates]\n{gates}"));
+        assert!(faults.contains(part), "{gates}: {faults}");
+    }
+}
+
+#[test]
+fn the_papers_decay_of_gates_is_shared_among_them() {
+    let config = parse("x", "[gates]\nweight_decay = { over_gates = 40.0 }", &[]).unwrap();
+    assert_eq!(config.gates.weight_decay.value(1e-4, 1000), 40.0 * 1e-4 / 1000.0);
+    assert_eq!(Config::default().gates.weight_decay.value(1e-4, 1000), 0.0);
+}
+
+#[test]
 fn a_configuration_survives_being_written_and_read() {
-    let mut config =
-        parse("x", "[gates]\ntarget = { from = 1.0, to = 0.5, epochs = 3 }\nloss = \"batch\"", &[]).unwrap();
+    let mut config = parse(
+        "x",
+        "[gates]\ntarget = { from = 1.0, to = 0.5, epochs = 3 }\nloss = \"batch\"\nweighting = \"macs\"\n\
+             granularity = { input = 16, between = 8, output = 16 }\nweight_decay = { over_gates = 40.0 }\n\
+             temperature = { from = 1.0, to = 0.5, start = 2, epochs = 3, shape = \"cosine\" }\nfixed_open = 1",
+        &[],
+    )
+    .unwrap();
     config.data.path = Some("/data/images".into());
     assert_eq!(config.gates.loss, ActivationLoss::Batch);
     assert_eq!(parse("x", &config.to_toml(), &[]).unwrap(), config);
@@ -72,7 +121,7 @@ a = 1
         "line 10: data.flip: expected a probability from 0 to 1",
         "line 11: data.mean: invalid length 2, expected an array of length 3",
         "line 14: gates.target: expected a target from 0 to 1",
-        "line 15: gates.granularity: unknown variant `filtre`, expected `none` or `layer`",
+        "line 15: gates.granularity: expected \"none\", \"layer\", \"low\", \"medium\", \"high\", a number of filters per gate",
         "line 17: colour: there is no such key",
     ] {
         assert!(faults.contains(part), "{part} is not in:\n{faults}");
@@ -103,7 +152,7 @@ fn overrides_change_single_keys() {
         parse("run.toml", "[train]\nepochs = 5", &pairs)
     };
     let config = set(&[("train.epochs", "7"), ("gates.granularity", "none"), ("gates.target", "[0.5, 1.0]")]).unwrap();
-    assert_eq!((config.train.epochs, config.gates.granularity), (7, Granularity::None));
+    assert_eq!((config.train.epochs, config.gates.granularity), (7, Granularity::NONE));
     let faults = set(&[("train.epochs", "soon"), ("train.speed", "9")]).unwrap_err().to_string();
     assert!(
         faults.contains("\n  train.epochs: invalid type: string \"soon\""),

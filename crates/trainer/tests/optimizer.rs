@@ -6,6 +6,7 @@ use arch::{NetSpec, Network, Pass};
 use gumbel_gates::GateKind;
 use tch::{Device, Tensor};
 use torch_ext::normal;
+use trainer::config::GateDecay;
 use trainer::{Config, Sgd};
 
 #[test]
@@ -13,10 +14,10 @@ fn every_parameter_moves_by_the_formula_whatever_its_layout() {
     let mut config = Config::default();
     config.optimizer.weight_decay = 0.01;
     config.gates.learning_rate_factor = 5.0;
-    config.gates.weight_decay = 0.002;
+    config.gates.weight_decay = GateDecay::Constant(0.002);
     let spec = NetSpec::preset("resnet18", 10).unwrap().with_layer_gates(GateKind::Dependent, |_| true);
     let network = Network::build(&spec, Device::Cpu, 1).unwrap();
-    let mut optimizer = Sgd::new(network.tensors(), &config.optimizer, &config.gates).unwrap();
+    let mut optimizer = Sgd::new(network.tensors(), spec.gate_count(), &config.optimizer, &config.gates).unwrap();
     // Channels last, as the loader delivers: gradients may then come in that layout too.
     let images = normal(&[4, 32, 32, 3], 1).unwrap().permute([0, 3, 1, 2]);
     let mut momenta: Vec<Tensor> = network.tensors().parameters().map(|e| e.tensor.detach().zeros_like()).collect();

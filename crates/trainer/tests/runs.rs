@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
 use data::synth::{SampleSet, draw};
+use data::{Dataset, Loader, Order};
+use gumbel_gates::{GateKind, Policy};
 use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,8 +12,12 @@ use std::rc::Rc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tch::Device;
+use torch_ext::Role;
 use trainer::config::{Granularity, parse};
-use trainer::{Checkpoint, Config, Error, Event, Fit, Listener, MetricsFile, Outcome, RunDir, Verdict};
+use trainer::{
+    Calibration, Checkpoint, Config, Error, Evaluation, Evaluator, Event, Fit, Input, Listener, MetricsFile, Outcome,
+    RunDir, Strategy, Verdict,
+};
 
 /// One drawn set for all tests.
 fn sample_set() -> &'static Path {
@@ -162,7 +168,7 @@ fn the_activation_loss_moves_gates_to_their_target() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config("");
     config.train.epochs = 6;
-    config.gates.loss_factor = 20.0;
+    config.gates.loss_factor = trainer::Schedule::Constant(20.0);
     config.gates.target = trainer::ActivationTarget::Constant(0.3);
     config.gates.learning_rate_factor = 5.0;
     run(config, &folder.path().join("run"), false, None).unwrap();
@@ -181,11 +187,153 @@ fn the_activation_loss_moves_gates_to_their_target() {
 fn networks_without_gates_train_too() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config("");
-    config.gates.granularity = Granularity::None;
+    config.gates.granularity = Granularity::NONE;
     config.train.epochs = 1;
     let verdict = run(config, &folder.path().join("run"), false, None).unwrap().unwrap();
     assert!(verdict.blocks.iter().all(Option::is_none));
     assert_eq!(verdict.evaluation.summary.macs, verdict.cost.dense as f64);
+}
+
+/// Filter gates with everything about them that changes over a run.
+const FILTERS: &str = "calibrate_batches = 3\n[gates]\ngranularity = \"low\"\nloss = \"batch\"\nweighting = \"macs\"\n\
+     loss_factor = { from = 0.0, to = 2.0, epochs = 1 }\ntarget = { from = 1.0, to = 0.5, epochs = 1.5, shape = \"cosine\" }\n\
+     temperature = { from = 1.0, to = 0.5, start = 1, epochs = 1 }\nweight_decay = { over_gates = 40.0 }";
+
+#[test]
+fn a_run_with_filter_gates_schedules_and_calibration_resumes_exactly() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = folder.path().join("whole");
+    let verdict = run(config(FILTERS), &whole, false, None).unwrap().unwrap();
+    // After the last step of training, which calibration and evaluation follow, and in the middle.
+    for step in [10, 7] {
+        let parts = folder.path().join(format!("parts-{step}"));
+        assert!(run(config(FILTERS), &parts, false, Some(step)).unwrap().is_none());
+        let resumed = run(config(FILTERS), &parts, true, None).unwrap().unwrap();
+        assert_eq!(
+            resumed.evaluation,
+            Evaluation { seconds: resumed.evaluation.seconds, ..verdict.evaluation.clone() }
+        );
+        assert_eq!(weights(&RunDir::at(&parts).last()), weights(&RunDir::at(&whole).last()), "step {step}");
+    }
+    // The verdict speaks of the gated MACs.
+    let (activation, summary, cost) = (verdict.activation.unwrap(), &verdict.evaluation.summary, &verdict.cost);
+    assert_eq!(
+        activation.target,
+        0.5 + 0.25 * (1.0 + (std::f64::consts::PI * 1.8 / 1.5).min(std::f64::consts::PI).cos())
+    );
+    assert_eq!(activation.found, (summary.macs - cost.constant() as f64) / cost.gated() as f64);
+    assert!((summary.block_macs.iter().sum::<f64>() - summary.macs).abs() < 0.1 * summary.macs);
+    let first = &metrics(&whole)[0];
+    for part in ["\"loss_factor\":0.4", "\"temperature\":1.0"] {
+        assert!(first.contains(part), "{part} is not in {first}");
+    }
+    let names = ["gates.csv", "classes.csv", "images.csv", "summary.json"];
+    let lines = |name: &str| fs::read_to_string(verdict.run.gates().join(name)).unwrap().lines().count();
+    let gates = summary.rates.len();
+    assert_eq!(names[..3].iter().map(|name| lines(name)).collect::<Vec<_>>(), [gates + 1, 11, 21]);
+    assert!(lines(names[3]) > 10);
+}
+
+#[test]
+fn calibration_changes_statistics_alone_and_the_same_way_whatever_they_were() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let verdict = run(config(""), &out, false, None).unwrap().unwrap();
+    let network = Checkpoint::read(&RunDir::at(&out).last()).unwrap().network(Device::Cpu).unwrap();
+    let copies = |role| {
+        let entries = network.tensors().iter().filter(move |entry| entry.role == role);
+        entries.map(|entry| entry.tensor.detach().copy()).collect::<Vec<_>>()
+    };
+    let (parameters, statistics) = (copies(Role::Parameter), copies(Role::Buffer));
+    let (config, input) = (&verdict.config, Input::of(&verdict.config));
+    let split = Dataset::open(sample_set()).unwrap().train;
+    let loader = Loader::new(split, config.augmentation(), input.normalise(), Order::Shuffled(1), 8, 2, 2).unwrap();
+    for policy in [Policy::Argmax, Policy::TopK(3), Policy::Sample { temperature: 1.0, seed: 4 }] {
+        let calibration = Calibration {
+            network: &network,
+            loader: &loader,
+            image_size: 32,
+            policy,
+            // More than an epoch of 5.
+            batches: 7,
+            epoch: 0,
+            max_bad_share: 0.0,
+        };
+        assert_eq!(calibration.run(&mut [], &AtomicBool::new(false)).unwrap(), Some(7));
+        let first = copies(Role::Buffer);
+        assert_ne!(first, statistics);
+        calibration.run(&mut [], &AtomicBool::new(false)).unwrap();
+        assert_eq!(copies(Role::Buffer), first, "{policy}");
+    }
+    assert_eq!(copies(Role::Parameter), parameters);
+}
+
+#[test]
+fn strategies_are_what_their_runs_come_to() {
+    let spec = arch::NetSpec::preset("resnet18", 10).unwrap().with_layer_gates(GateKind::Dependent, |_| true);
+    let network = arch::Network::build(&spec, Device::Cpu, 9).unwrap();
+    let cost = arch::Cost::of(&spec, 32, 32).unwrap();
+    let input = Input::of(&config(""));
+    let split = Dataset::open(sample_set()).unwrap().val;
+    let loader = Loader::new(split, input.transform(), input.normalise(), Order::InOrder, 8, 2, 2).unwrap();
+    let evaluator = Evaluator {
+        network: &network,
+        cost: &cost,
+        loader: &loader,
+        image_size: 32,
+        seed: 7,
+        max_bad_share: 0.0,
+        record: true,
+    };
+    let evaluate = |names: &[&str]| {
+        let strategies: Vec<Strategy> = names.iter().map(|name| name.parse().unwrap()).collect();
+        evaluator.run(&strategies, &mut [], &AtomicBool::new(false)).unwrap().unwrap()
+    };
+    let found = evaluate(&["argmax", "stochastic=3", "ensemble=3", "topk=5", "threshold=0.0", "ensemble=1"]);
+    let sample = |run| Strategy::Policy(Policy::Sample { temperature: 1.0, seed: torch_ext::derive_seed(7, run) });
+    let runs = evaluator.run(&[sample(0), sample(1), sample(2)], &mut [], &AtomicBool::new(false)).unwrap().unwrap();
+    let of_runs = |of: fn(&Evaluation) -> f64| runs.iter().map(of).sum::<f64>();
+    let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-9 * b.abs().max(1.0), "{a} and {b}");
+    close(found[1].summary.top1, of_runs(|run| run.summary.top1) / 3.0);
+    close(found[1].summary.macs, of_runs(|run| run.summary.macs) / 3.0);
+    assert!(found[1].deviation.unwrap().macs > 0.0);
+    close(found[2].summary.macs, of_runs(|run| run.summary.macs));
+    close(found[2].summary.opening(), found[1].summary.opening());
+    close(found[3].summary.opening(), 5.0 / 8.0);
+    close(found[4].summary.opening(), 1.0);
+    // An ensemble of one is that run.
+    assert_eq!(found[5].summary.top1, runs[0].summary.top1);
+    // Up to float32.
+    assert!((found[5].summary.cross_entropy - runs[0].summary.cross_entropy).abs() < 1e-5);
+    // A strategy measures the same alone and in company, and what gates did is kept for single policies.
+    assert_eq!(evaluate(&["topk=5"])[0].summary, found[3].summary);
+    assert_eq!(found[0].gate_use.as_ref().unwrap().images.len(), 20);
+    assert!(found[1].gate_use.is_none() && found[2].gate_use.is_none());
+    assert!(found[3].gate_use.as_ref().unwrap().images.iter().all(|image| image.open == 5));
+}
+
+#[test]
+fn every_shipped_configuration_trains() {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut config = Config::read(&path, &[]).unwrap();
+        if config.data.image_size > 64 {
+            (config.data.image_size, config.data.resize) = (64, 72);
+        }
+        config.data.path = Some(sample_set().to_owned());
+        config.schedule.warmup_epochs = config.schedule.warmup_epochs.min(0.5);
+        (config.train.epochs, config.train.batch_size, config.train.log_every) = (1, 4, 5);
+        config.train.calibrate_batches = config.train.calibrate_batches.min(2);
+        let notes = Notes::default();
+        let out = folder.path().join(&config.train.name);
+        let fit = Fit::prepare(config, Some(out), false, Device::Cpu).unwrap();
+        let outcome = fit.run(&mut [Box::new(notes.clone())], &AtomicBool::new(false)).unwrap();
+        let Outcome::Finished(verdict) = outcome else { panic!("nothing interrupts {}", path.display()) };
+        assert!(verdict.evaluation.summary.loss.is_finite() && verdict.activation.is_some());
+        // The line about the run, and no warning.
+        assert_eq!(notes.0.borrow().len(), 1, "{}: {:?}", path.display(), notes.0.borrow());
+    }
 }
 
 #[test]
@@ -302,7 +450,7 @@ fn an_interrupted_evaluation_is_done_again() {
     struct DuringEvaluation(&'static AtomicBool);
     impl Listener for DuringEvaluation {
         fn on(&mut self, event: &Event) -> trainer::Result<()> {
-            if matches!(event, Event::EvaluationStarted { .. }) {
+            if matches!(event, Event::PassStarted { .. }) {
                 self.0.store(true, Ordering::Relaxed);
             }
             Ok(())

@@ -33,20 +33,28 @@ impl StateDict {
     /// If the file cannot be read, is of another format, or is damaged.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        Self::parse(path, &bytes)
+    }
+
+    /// Reads the bytes of such a file; `origin` is its name for messages.
+    ///
+    /// # Errors
+    /// If they are of another format or damaged.
+    pub fn parse(origin: &Path, bytes: &[u8]) -> Result<Self> {
         let torch = |tensors| (tensors, HashMap::new());
-        let contents = match bytes.as_slice() {
+        let contents = match bytes {
             [] => Err("the file is empty".to_owned()),
             // Eight bytes of length, which can be anything, then JSON: told apart first.
-            [_, _, _, _, _, _, _, _, b'{', ..] => safetensors::parse(&bytes),
-            [b'P', b'K', 3, 4, ..] => torch_zip::read(&bytes).map(torch),
-            _ if bytes.starts_with(&torch_legacy::MAGIC) => torch_legacy::read(&bytes).map(torch),
+            [_, _, _, _, _, _, _, _, b'{', ..] => safetensors::parse(bytes),
+            [b'P', b'K', 3, 4, ..] => torch_zip::read(bytes).map(torch),
+            _ if bytes.starts_with(&torch_legacy::MAGIC) => torch_legacy::read(bytes).map(torch),
             [0x80, ..] => {
                 Err("it is a pickle that torch.save did not write; save it with torch.save(model.state_dict(), …)"
                     .to_owned())
             }
-            _ => safetensors::parse(&bytes),
+            _ => safetensors::parse(bytes),
         };
-        let (tensors, metadata) = contents.map_err(|reason| Error::Format { path: path.to_owned(), reason })?;
-        Ok(Self { origin: path.to_owned(), tensors, metadata })
+        let (tensors, metadata) = contents.map_err(|reason| Error::Format { path: origin.to_owned(), reason })?;
+        Ok(Self { origin: origin.to_owned(), tensors, metadata })
     }
 }

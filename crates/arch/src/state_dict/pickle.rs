@@ -63,8 +63,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Outcome<(Pickle, &[u8])> {
     Machine { input: bytes, ..Machine::default() }.run()
 }
 
-/// Tensors of networks have at most four dimensions; libtorch allows 64.
-const MOST_DIMENSIONS: usize = 64;
+/// Tensors of networks have at most five dimensions.
+const MOST_DIMENSIONS: usize = 8;
 
 #[derive(Default)]
 struct Machine<'a> {

@@ -85,8 +85,8 @@ impl<'a, F: FnMut(&StorageRef) -> Outcome<Cow<'a, [u8]>>> Storages<F> {
             return Err(invalid());
         }
         let flat = self.flat(storage)?;
-        let view = flat.f_as_strided(size, stride, *offset).and_then(|view| view.f_contiguous());
-        view.map_err(|error| error.to_string())
+        // A view: many names for one storage cost no memory of their own.
+        flat.f_as_strided(size, stride, *offset).map_err(|error| error.to_string())
     }
 
     fn flat(&mut self, storage: &StorageRef) -> Outcome<&Tensor> {

@@ -3,23 +3,27 @@
 use super::Usage;
 use crate::Done;
 use crate::device::DeviceChoice;
-use crate::source::Source;
+use crate::source::{Loaded, Source};
 use crate::table::{macs, percent, table};
 use anyhow::{Result, bail};
 use arch::Cost;
 use data::{Loader, Order, Split};
 use gumbel_gates::Policy;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use trainer::{Evaluator, Listener, Progress, refuse_other_classes};
+use trainer::{
+    Evaluation, Evaluator, Listener, Polarisation, Progress, Strategy, gate_names, refuse_other_classes,
+    write_gate_report,
+};
 
 /// Measure a network on images
 ///
-/// Reports top-1, top-5, the opening rate of every gate and the MACs used per image.
+/// Reports top-1, top-5, the opening rates of the gates and the MACs used per image, for one policy, or for several
+/// strategies side by side.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  train eval --checkpoint runs/resnet50-aig/checkpoints/best.safetensors --data /data/imagenet\n  train eval --arch resnet50 --weights weights/resnet50.pth --data /data/imagenet --json"
+    after_help = "Examples:\n  train eval --checkpoint runs/resnet50-aig/checkpoints/best.safetensors --data /data/imagenet\n  train eval --checkpoint best.safetensors --data /data/imagenet --strategies all\n  train eval --checkpoint best.safetensors --data /data/imagenet --strategies argmax,threshold=0.3,topk=12,ensemble=9\n  train eval --arch resnet50 --weights weights/resnet50.pth --data /data/imagenet --json"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -27,9 +31,16 @@ pub(crate) struct Args {
     /// Folder in ImageNet layout; its val/ is used, or the folder itself if it has no val/
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// How gates decide: argmax, always-open or sample
-    #[arg(long, value_name = "POLICY", default_value = "argmax")]
+    /// How gates decide: argmax, always-open, sample, threshold=P or topk=K
+    #[arg(long, value_name = "POLICY", default_value = "argmax", conflicts_with = "strategies")]
     policy: Policy,
+    /// Compare several: a list of policies, stochastic[=RUNS] (mean and deviation of sampled runs) and ensemble[=RUNS]
+    /// (their majority vote), or all
+    #[arg(long, value_name = "LIST")]
+    strategies: Option<String>,
+    /// Write what each gate did to DIR: gates.csv, classes.csv, images.csv and summary.json
+    #[arg(long, value_name = "DIR", conflicts_with = "strategies")]
+    gate_report: Option<PathBuf>,
     /// Seed of the sampled gates
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -54,83 +65,181 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     if !(0.0..=1.0).contains(&args.max_bad_share) {
         bail!(Usage("--max-bad-share: expected a share from 0 to 1".into()));
     }
+    if let Some(folder) = args.gate_report.as_deref().filter(|folder| folder.exists()) {
+        bail!("{} exists; choose another folder for --gate-report or remove it first", folder.display());
+    }
     let device = args.device.resolve()?;
     let loaded = args.source.load(device)?;
+    let gates = loaded.network.spec().gate_count();
+    let strategies = match &args.strategies {
+        None => vec![Strategy::Policy(match args.policy {
+            Policy::Sample { temperature, .. } => Policy::Sample { temperature, seed: args.seed },
+            other => other,
+        })],
+        Some(list) if list == "all" => Strategy::all(gates),
+        Some(list) => list.split(',').map(|name| name.trim().parse().map_err(Usage)).collect::<Result<_, _>>()?,
+    };
     let val = args.data.join("val");
     let split = Split::open(if val.is_dir() { &val } else { &args.data })?;
-    if loaded.named {
-        refuse_other_classes(&loaded.classes, &split)?;
-    } else if loaded.classes.len() != split.classes.len() {
-        bail!(
-            "the network knows {} classes and {} holds {}; evaluate on the classes it was trained on",
-            loaded.classes.len(),
-            split.root.display(),
-            split.classes.len()
-        );
-    }
+    refuse_classes(&loaded, &split)?;
     let input = loaded.input;
     let size = input.image_size;
     let cost = Cost::of(loaded.network.spec(), size as usize, size as usize)?;
     let (batch_size, threads) = (args.batch_size as usize, usize::from(args.threads));
     let loader = Loader::new(split, input.transform(), input.normalise(), Order::InOrder, batch_size, threads, 2)?;
-    let policy = match args.policy {
-        Policy::Sample { temperature, .. } => Policy::Sample { temperature, seed: args.seed },
-        other => other,
-    };
     let evaluator = Evaluator {
         network: &loaded.network,
         cost: &cost,
         loader: &loader,
         image_size: size,
-        policy,
+        seed: args.seed,
         max_bad_share: args.max_bad_share,
+        record: args.gate_report.is_some(),
     };
-    let mut progress: Vec<Box<dyn Listener>> = vec![Box::new(Progress::new(cost.dense, 0))];
+    let mut progress: Vec<Box<dyn Listener>> = vec![Box::new(Progress::new(&cost, 0))];
     // Nothing sets the flag: an evaluation has nothing to save, so a signal simply ends the program.
-    let evaluation = evaluator.run(&mut progress, &AtomicBool::new(false))?;
-    let Some(evaluation) = evaluation else { return Ok(Done::default()) };
+    let evaluations = evaluator.run(&strategies, &mut progress, &AtomicBool::new(false))?.unwrap_or_default();
     drop(progress);
 
+    if let (Some(folder), [evaluation]) = (&args.gate_report, evaluations.as_slice()) {
+        if evaluation.gate_use.is_none() {
+            bail!("{} has no gates, so there is nothing for --gate-report to write", loaded.name);
+        }
+        write_gate_report(folder, loaded.network.spec(), &cost, loader.split(), evaluation)?;
+    }
+    Ok(Done::ok(match (evaluations.as_slice(), &args.strategies, args.json) {
+        ([evaluation], None, true) => format!("{:#}\n", json_of_one(&loaded, evaluation, &cost)),
+        ([evaluation], None, false) => text_of_one(&loaded, evaluation, &cost),
+        (all, _, true) => format!("{:#}\n", json_of_many(&loaded, all, &cost)),
+        (all, _, false) => text_of_many(&loaded, all, &cost),
+    }))
+}
+
+/// A network without class names is held to their number.
+fn refuse_classes(loaded: &Loaded, split: &Split) -> Result<()> {
+    if loaded.named {
+        return Ok(refuse_other_classes(&loaded.classes, split)?);
+    }
+    let (network, data) = (loaded.classes.len(), split.classes.len());
+    if network != data {
+        bail!(
+            "the network knows {network} classes and {} holds {data}; evaluate on the classes it was trained on",
+            split.root.display()
+        );
+    }
+    Ok(())
+}
+
+/// What every evaluation says as JSON.
+fn json_of(evaluation: &Evaluation) -> Value {
     let summary = &evaluation.summary;
-    let sites: Vec<&str> = loaded.network.spec().gate_sites().map(|(block, _)| block.name.as_str()).collect();
-    if args.json {
-        let gates: Vec<_> =
-            sites.iter().zip(&summary.rates).map(|(site, rate)| json!({ "block": site, "opening": rate })).collect();
-        let value = json!({
-            "network": loaded.name,
-            "policy": policy.to_string(),
-            "images": summary.images,
-            "bad_images": evaluation.bad,
-            "top1": summary.top1,
-            "top5": summary.top5,
-            "cross_entropy": summary.cross_entropy,
-            "opening": summary.opening(),
-            "macs": summary.macs,
-            "macs_dense": cost.dense,
-            "gates": gates,
-            "seconds": evaluation.seconds,
-        });
-        return Ok(Done::ok(format!("{value:#}\n")));
-    }
-    let mut text = String::new();
-    if !sites.is_empty() {
-        let mut rows = vec![vec!["gate".to_owned(), "open".to_owned()]];
-        rows.extend(sites.iter().zip(&summary.rates).map(|(site, rate)| vec![(*site).to_owned(), percent(*rate)]));
-        text += &format!("{}\n", table(&rows));
-    }
+    json!({
+        "strategy": evaluation.strategy.to_string(),
+        "top1": summary.top1,
+        "top5": summary.top5,
+        "cross_entropy": summary.cross_entropy,
+        "opening": summary.opening(),
+        "macs": summary.macs,
+        "deviation": evaluation.deviation.map(|deviation| json!({
+            "top1": deviation.top1,
+            "top5": deviation.top5,
+            "opening": deviation.opening,
+            "macs": deviation.macs,
+        })),
+    })
+}
+
+fn json_of_many(loaded: &Loaded, evaluations: &[Evaluation], cost: &Cost) -> Value {
+    let first = evaluations.first();
+    json!({
+        "network": loaded.name,
+        "images": first.map(|evaluation| evaluation.summary.images),
+        "bad_images": first.map(|evaluation| evaluation.bad),
+        "macs_dense": cost.dense,
+        "strategies": evaluations.iter().map(json_of).collect::<Vec<_>>(),
+        "seconds": first.map(|evaluation| evaluation.seconds),
+    })
+}
+
+fn json_of_one(loaded: &Loaded, evaluation: &Evaluation, cost: &Cost) -> Value {
+    let names = gate_names(loaded.network.spec());
+    let rates = &evaluation.summary.rates;
+    let gates: Vec<_> = names.iter().zip(rates).map(|(name, rate)| json!({ "gate": name, "opening": rate })).collect();
+    let mut value = json_of(evaluation);
+    value["network"] = json!(loaded.name);
+    value["images"] = json!(evaluation.summary.images);
+    value["bad_images"] = json!(evaluation.bad);
+    value["macs_dense"] = json!(cost.dense);
+    value["gates"] = json!(gates);
+    value["seconds"] = json!(evaluation.seconds);
+    value
+}
+
+/// The facts that belong to the whole evaluation: those before what was found, and the time.
+fn facts(loaded: &Loaded, evaluation: &Evaluation) -> [(&'static str, String); 3] {
+    let (images, seconds) = (evaluation.summary.images, evaluation.seconds);
     let bad = if evaluation.bad > 0 { format!(", {} left out", evaluation.bad) } else { String::new() };
-    let rate = summary.images as f64 / evaluation.seconds.max(1e-9);
-    for (name, value) in [
-        ("network", loaded.name),
-        ("images", format!("{}{bad}", summary.images)),
-        ("policy", policy.to_string()),
+    let rate = images as f64 / seconds.max(1e-9);
+    [
+        ("network", loaded.name.clone()),
+        ("images", format!("{images}{bad}")),
+        ("time", format!("{seconds:.1} s, {rate:.1} images per second")),
+    ]
+}
+
+fn lines(facts: impl IntoIterator<Item = (&'static str, String)>) -> String {
+    facts.into_iter().map(|(name, value)| format!("{name:<10}{value}\n")).collect()
+}
+
+fn text_of_many(loaded: &Loaded, evaluations: &[Evaluation], cost: &Cost) -> String {
+    let Some(first) = evaluations.first() else { return String::new() };
+    let heading = ["strategy", "top-1", "top-5", "open", "MACs per image", "of dense"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    for Evaluation { strategy, summary, deviation, .. } in evaluations {
+        let spread = |share: f64| format!(" ±{:.1}", 100.0 * share);
+        let [top1, top5, opening, share] = match deviation {
+            None => Default::default(),
+            Some(d) => [d.top1, d.top5, d.opening, d.macs / cost.dense as f64].map(spread),
+        };
+        rows.push(vec![
+            strategy.to_string(),
+            percent(summary.top1) + &top1,
+            percent(summary.top5) + &top5,
+            percent(summary.opening()) + &opening,
+            macs(summary.macs),
+            percent(summary.macs / cost.dense as f64) + &share,
+        ]);
+    }
+    let notes =
+        if first.summary.rates.is_empty() { "" } else { "The MACs of an ensemble are those of all its runs.\n" };
+    format!("{}\n{notes}{}", table(&rows), lines(facts(loaded, first)))
+}
+
+fn text_of_one(loaded: &Loaded, evaluation: &Evaluation, cost: &Cost) -> String {
+    let summary = &evaluation.summary;
+    let mut rows = vec![["gates", "count", "open", "always open", "always closed"].map(str::to_owned).to_vec()];
+    let mut rates = summary.rates.as_slice();
+    for (block, site) in loaded.network.spec().gate_sites() {
+        let (own, rest) = rates.split_at(site.count());
+        let Polarisation { always_open, always_closed, .. } = Polarisation::of(own);
+        rows.push(vec![
+            format!("{}.{}", block.name, site.site.name()),
+            own.len().to_string(),
+            percent(own.iter().sum::<f64>() / own.len() as f64),
+            always_open.to_string(),
+            always_closed.to_string(),
+        ]);
+        rates = rest;
+    }
+    let gates = if rows.len() > 1 { format!("{}\n", table(&rows)) } else { String::new() };
+    let used = format!("{} per image, {} of dense", macs(summary.macs), percent(summary.macs / cost.dense as f64));
+    let [network, images, time] = facts(loaded, evaluation);
+    let found = [
+        ("policy", evaluation.strategy.to_string()),
         ("top-1", percent(summary.top1)),
         ("top-5", percent(summary.top5)),
         ("opening", percent(summary.opening())),
-        ("MACs", format!("{} per image, {} of dense", macs(summary.macs), percent(summary.macs / cost.dense as f64))),
-        ("time", format!("{:.1} s, {rate:.1} images per second", evaluation.seconds)),
-    ] {
-        text += &format!("{name:<10}{value}\n");
-    }
-    Ok(Done::ok(text))
+        ("MACs", used),
+    ];
+    gates + &lines([network, images].into_iter().chain(found).chain([time]))
 }

@@ -11,8 +11,8 @@ use signal_hook::flag;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use trainer::config::ActivationLoss;
-use trainer::{Config, Fit, Listener, MetricsFile, Outcome, Progress, RunDir, TensorBoard, Verdict};
+use trainer::config::{ActivationLoss, Weighting};
+use trainer::{Config, Fit, Listener, MetricsFile, Outcome, Polarisation, Progress, RunDir, TensorBoard, Verdict};
 
 /// Train a network
 ///
@@ -64,9 +64,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let dense = fit.cost().dense;
     let run = fit.run_dir();
     let mut listeners: Vec<Box<dyn Listener>> = vec![
-        Box::new(Progress::new(dense, epochs)),
+        Box::new(Progress::new(fit.cost(), epochs)),
         Box::new(MetricsFile::open(&run.metrics(), fit.resumed_after())?),
-        Box::new(TensorBoard::create(&run.tensorboard(), fit.gate_names(), dense)?),
+        Box::new(TensorBoard::create(&run.tensorboard(), fit.sites(), dense)?),
     ];
     match fit.run(&mut listeners, &interrupt)? {
         Outcome::Finished(verdict) => Ok(Done::ok(if args.json { json(&verdict) } else { text(&verdict) })),
@@ -113,37 +113,40 @@ fn config(args: &Args) -> Result<Config> {
 fn text(verdict: &Verdict) -> String {
     let (summary, cost) = (&verdict.evaluation.summary, &verdict.cost);
     let mut rows = vec![["block", "output", "target", "open", "MACs dense", "MACs used"].map(str::to_owned).to_vec()];
-    for (block, gate) in cost.blocks.iter().zip(&verdict.blocks) {
-        let rate = gate.map_or(1.0, |gate| gate.rate);
-        let target = gate.map_or("no gate".to_owned(), |gate| percent(gate.target));
+    for ((block, gates), used) in cost.blocks.iter().zip(&verdict.blocks).zip(&summary.block_macs) {
+        let target = gates.map_or("no gate".to_owned(), |gates| percent(gates.target));
         rows.push(vec![
             block.name.clone(),
             format!("{}×{}", block.extent.0, block.extent.1),
             target,
-            percent(rate),
+            percent(gates.map_or(1.0, |gates| gates.opening)),
             macs(block.macs() as f64),
-            macs(block.used(rate)),
+            macs(*used),
         ]);
     }
-    let targets: Vec<f64> = verdict.blocks.iter().flatten().map(|gate| gate.target).collect();
     let mut text = format!("\n{}\n", table(&rows));
     let mut fact = |name: &str, value: String| text += &format!("{name:<12}{value}\n");
     fact("top-1", format!("{}  (best {} in epoch {})", percent(summary.top1), percent(verdict.best.1), verdict.best.0));
     fact("top-5", percent(summary.top5));
-    fact("policy", format!("{}, {} validation images", verdict.evaluation.policy, summary.images));
-    if !targets.is_empty() {
-        let target = targets.iter().sum::<f64>() / targets.len() as f64;
+    fact("policy", format!("{}, {} validation images", verdict.evaluation.strategy, summary.images));
+    if let Some(activation) = verdict.activation {
         let held = match verdict.config.gates.loss {
             ActivationLoss::PerGate => "",
             ActivationLoss::Batch => " for this mean",
         };
+        let target = format!(", target {}{held}", percent(activation.target));
+        let (gates, share) = match verdict.config.gates.weighting {
+            Weighting::Gates => (target, String::new()),
+            Weighting::Macs => (String::new(), target),
+        };
+        fact("opening", format!("{} on average over the gates{gates}", percent(summary.opening())));
+        if verdict.config.gates.weighting == Weighting::Macs {
+            fact("gated MACs", format!("{} of them used{share}", percent(activation.found)));
+        }
+        let Polarisation { always_open, always_closed, conditional } = Polarisation::of(&summary.rates);
         fact(
-            "opening",
-            format!(
-                "{} on average over the gated blocks, target {}{held}",
-                percent(summary.opening()),
-                percent(target)
-            ),
+            "gates",
+            format!("{always_open} always open, {always_closed} always closed, {conditional} open for some images"),
         );
     }
     fact(
@@ -165,13 +168,17 @@ fn text(verdict: &Verdict) -> String {
         fact("left out", format!("{} images that could not be used, in the last epoch", verdict.bad));
     }
     let run = &verdict.run;
+    let gate_use = verdict.activation.map(|_| ("gate use", run.gates()));
     for (name, path) in [
         ("best", run.best()),
         ("last", run.last()),
         ("config", run.config()),
         ("metrics", run.metrics()),
         ("tensorboard", run.tensorboard()),
-    ] {
+    ]
+    .into_iter()
+    .chain(gate_use)
+    {
         fact(name, path.display().to_string());
     }
     text
@@ -183,13 +190,14 @@ fn json(verdict: &Verdict) -> String {
         .blocks
         .iter()
         .zip(&verdict.blocks)
-        .map(|(block, gate)| {
+        .zip(&summary.block_macs)
+        .map(|((block, gates), used)| {
             json!({
                 "name": block.name,
-                "target": gate.map(|gate| gate.target),
-                "opening": gate.map_or(1.0, |gate| gate.rate),
+                "target": gates.map(|gates| gates.target),
+                "opening": gates.map_or(1.0, |gates| gates.opening),
                 "macs_dense": block.macs(),
-                "macs": block.used(gate.map_or(1.0, |gate| gate.rate)),
+                "macs": used,
             })
         })
         .collect();
@@ -197,8 +205,10 @@ fn json(verdict: &Verdict) -> String {
         "top1": summary.top1,
         "top5": summary.top5,
         "best": { "epoch": verdict.best.0, "top1": verdict.best.1 },
-        "policy": verdict.evaluation.policy.to_string(),
+        "policy": verdict.evaluation.strategy.to_string(),
         "opening": summary.opening(),
+        "target": verdict.activation.map(|activation| activation.target),
+        "activation": verdict.activation.map(|activation| activation.found),
         "macs": summary.macs,
         "macs_dense": cost.dense,
         "blocks": blocks,

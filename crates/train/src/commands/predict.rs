@@ -5,7 +5,7 @@ use crate::device::DeviceChoice;
 use crate::source::Source;
 use crate::table::{macs, percent};
 use anyhow::Result;
-use arch::{Cost, Pass};
+use arch::{Cost, Meter, Pass};
 use data::{Item, Loader, Order, Split};
 use gumbel_gates::Policy;
 use serde_json::json;
@@ -29,7 +29,7 @@ pub(crate) struct Args {
     /// How many classes to show
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     top: u16,
-    /// How gates decide: argmax, always-open or sample
+    /// How gates decide: argmax, always-open, sample, threshold=P or topk=K
     #[arg(long, value_name = "POLICY", default_value = "argmax")]
     policy: Policy,
     /// cpu, cuda, cuda:N or auto
@@ -53,6 +53,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let loaded = args.source.load(device)?;
     let (network, input) = (&loaded.network, loaded.input);
     let cost = Cost::of(network.spec(), input.image_size as usize, input.image_size as usize)?;
+    let meter = Meter::new(&cost, device)?;
     let items: Vec<Item> = args.images.into_iter().map(|path| Item { path, class: 0 }).collect();
     let paths: Vec<PathBuf> = items.iter().map(|item| item.path.clone()).collect();
     let split = Split { root: PathBuf::new(), classes: Vec::new(), items, ignored: 0 };
@@ -70,7 +71,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         let (probabilities, best) = output.logits.f_softmax(1, Kind::Double)?.f_topk(shown, 1, true, true)?;
         let used: Vec<f64> = match output.openings.is_empty() {
             true => vec![cost.dense as f64; batch.items.len()],
-            false => Vec::try_from(cost.used(&output.openings)?)?,
+            false => Vec::try_from(meter.used(&output.openings)?)?,
         };
         for (row, &item) in batch.items.iter().enumerate() {
             let row = row as i64;

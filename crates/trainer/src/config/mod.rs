@@ -7,8 +7,10 @@ mod validate;
 pub use faults::{Fault, Faults};
 pub use parse::parse;
 
-use crate::schedule::{ActivationTarget, LearningRate};
-use arch::NetSpec;
+use crate::schedule::{ActivationTarget, LearningRate, Schedule};
+use crate::totals::Summary;
+use arch::{Cost, GroupSizes, Level, NetSpec, Place, Preset};
+use data::Transform;
 use gumbel_gates::{GateKind, Policy};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -48,34 +50,132 @@ pub struct NetworkConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GatesConfig {
-    /// Where gates sit.
+    /// Where gates sit, and how finely they cut.
     pub granularity: Granularity,
+    /// Where filter gates sit.
+    pub sites: Vec<Place>,
+    /// Filter gates: groups of every place that stay open; absent, what the granularity says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fixed_open: Option<usize>,
     /// Whether they look at the input.
     pub kind: GateKind,
     /// Which activation loss.
     pub loss: ActivationLoss,
     /// Which openings it sees.
     pub loss_on: LossOn,
+    /// What a gate counts in it.
+    pub weighting: Weighting,
+    /// Whether only activations above the target are a loss.
+    pub one_sided: bool,
     /// Weight of the activation loss beside the cross entropy.
-    pub loss_factor: f64,
-    /// Share of images for which a gate should be open.
+    pub loss_factor: Schedule,
+    /// The activation gates are held to.
     pub target: ActivationTarget,
     /// Temperature of the softmax behind the gates' gradient.
-    pub temperature: f64,
+    pub temperature: Schedule,
     /// Learning rate of the gates relative to the network's.
     pub learning_rate_factor: f64,
     /// Weight decay of the gates' parameters.
-    pub weight_decay: f64,
+    pub weight_decay: GateDecay,
 }
 
-/// Where gates sit.
+/// Where gates sit, and how finely they cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected \"none\", \"layer\", \"low\", \"medium\", \"high\", a number of filters per gate, or { input = 16, between = 8, output = 16 }"
+)]
+pub enum Granularity {
+    /// By name.
+    Named(NamedGranularity),
+    /// Filter gates, this many filters each.
+    Filters(usize),
+    /// Filter gates, of another size at each kind of place.
+    PerPlace {
+        /// Channels per gate at the input of a branch.
+        input: usize,
+        /// Filters per gate between its convolutions.
+        between: usize,
+        /// Filters per gate at its output and on a projection shortcut.
+        output: usize,
+    },
+}
+
+/// The granularities that have names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Granularity {
-    /// Nowhere: the ordinary network.
+pub enum NamedGranularity {
+    /// No gates: the ordinary network.
     None,
     /// One over each residual branch.
     Layer,
+    /// Filter gates over large groups.
+    Low,
+    /// Filter gates over smaller groups.
+    Medium,
+    /// Filter gates over the smallest groups.
+    High,
+}
+
+impl Granularity {
+    /// No gates at all.
+    pub const NONE: Self = Self::Named(NamedGranularity::None);
+    /// One gate over each residual branch.
+    pub const LAYER: Self = Self::Named(NamedGranularity::Layer);
+}
+
+/// What a gate counts in the activation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Weighting {
+    /// All the same: the activation is the share of open gates.
+    Gates,
+    /// The MACs it decides about: the activation is the share of the gated MACs that is used.
+    Macs,
+}
+
+/// The weight decay of gates.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a number, or { over_gates = 40.0 } for 40 · optimizer.weight_decay / number of gates"
+)]
+pub enum GateDecay {
+    /// This.
+    Constant(f64),
+    /// ECCV 2020's rule for filter gates: factor · optimizer.weight_decay / number of gates.
+    Shared {
+        /// The factor.
+        over_gates: f64,
+    },
+}
+
+impl Weighting {
+    /// The activation of a network of that cost that used `summary`: what is held to the target.
+    pub fn activation(self, summary: &Summary, cost: &Cost) -> f64 {
+        match self {
+            Self::Gates => summary.opening(),
+            Self::Macs => (summary.macs - cost.constant() as f64) / cost.gated().max(1) as f64,
+        }
+    }
+
+    /// What the activation is a share of.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gates => "open",
+            Self::Macs => "gated MACs",
+        }
+    }
+}
+
+impl GateDecay {
+    /// The decay for a network with `gates` gates and `weight_decay` of its own.
+    pub fn value(&self, weight_decay: f64, gates: usize) -> f64 {
+        match self {
+            Self::Constant(decay) => *decay,
+            Self::Shared { over_gates } => over_gates * weight_decay / gates.max(1) as f64,
+        }
+    }
 }
 
 /// Which activation loss.
@@ -110,9 +210,13 @@ pub struct DataConfig {
     pub image_size: u32,
     /// Evaluation: the shorter side is resized to this many pixels before the centre is cut out.
     pub resize: u32,
-    /// Training: smallest and largest share of the image's area that is cropped.
+    /// Training: how images are cropped.
+    pub augment: Augment,
+    /// `padded-crop`: black pixels added on every side before the crop.
+    pub padding: u32,
+    /// `resized-crop`: smallest and largest share of the image's area that is cropped.
     pub crop_scale: (f64, f64),
-    /// Training: smallest and largest width over height of the crop.
+    /// `resized-crop`: smallest and largest width over height of the crop.
     pub crop_ratio: (f64, f64),
     /// Training: probability of mirroring left and right.
     pub flip: f64,
@@ -126,6 +230,16 @@ pub struct DataConfig {
     pub batches_ahead: usize,
     /// Share of a split's images that may be unusable before the run stops.
     pub max_bad_share: f64,
+}
+
+/// How training images are cropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Augment {
+    /// A random part, resized: the ImageNet recipe.
+    ResizedCrop,
+    /// The whole image with a black border, cut at random: the CIFAR recipe.
+    PaddedCrop,
 }
 
 /// Gradient descent with momentum.
@@ -162,6 +276,9 @@ pub struct TrainConfig {
     pub log_every: u64,
     /// How gates decide in the evaluation after each epoch.
     pub policy: Policy,
+    /// Training batches that batch norm statistics are re-estimated over, with that policy, before the last evaluation; 0 keeps
+    /// the statistics of the training.
+    pub calibrate_batches: usize,
 }
 
 impl Default for NetworkConfig {
@@ -173,15 +290,19 @@ impl Default for NetworkConfig {
 impl Default for GatesConfig {
     fn default() -> Self {
         Self {
-            granularity: Granularity::Layer,
+            granularity: Granularity::LAYER,
+            sites: Place::ALL.to_vec(),
+            fixed_open: None,
             kind: GateKind::Dependent,
             loss: ActivationLoss::PerGate,
             loss_on: LossOn::Sampled,
-            loss_factor: 1.0,
+            weighting: Weighting::Gates,
+            one_sided: false,
+            loss_factor: Schedule::Constant(1.0),
             target: ActivationTarget::Constant(0.6),
-            temperature: 1.0,
+            temperature: Schedule::Constant(1.0),
             learning_rate_factor: 1.0,
-            weight_decay: 0.0,
+            weight_decay: GateDecay::Constant(0.0),
         }
     }
 }
@@ -192,6 +313,8 @@ impl Default for DataConfig {
             path: None,
             image_size: 224,
             resize: 256,
+            augment: Augment::ResizedCrop,
+            padding: 4,
             crop_scale: (0.08, 1.0),
             crop_ratio: (0.75, 4.0 / 3.0),
             flip: 0.5,
@@ -221,6 +344,7 @@ impl Default for TrainConfig {
             seed: 0,
             log_every: 50,
             policy: Policy::Argmax,
+            calibrate_batches: 0,
         }
     }
 }
@@ -231,12 +355,54 @@ impl Config {
     /// # Errors
     /// If the preset is unknown.
     pub fn spec(&self, classes: usize) -> arch::Result<NetSpec> {
-        let spec = NetSpec::preset(&self.network.arch, classes)?;
-        Ok(match self.gates.granularity {
-            Granularity::None => spec,
-            Granularity::Layer => {
-                spec.with_layer_gates(self.gates.kind, |block| !self.gates.target.is_always_open(block))
+        let preset = Preset::named(&self.network.arch)?;
+        let (spec, gates) = (preset.spec(classes), &self.gates);
+        let gated = |block: usize| !gates.target.is_always_open(block);
+        let level = match gates.granularity {
+            Granularity::Named(NamedGranularity::None) => return Ok(spec),
+            Granularity::Named(NamedGranularity::Layer) => return Ok(spec.with_layer_gates(gates.kind, gated)),
+            Granularity::Named(NamedGranularity::Medium) => Level::Medium,
+            Granularity::Named(NamedGranularity::High) => Level::High,
+            // Of the explicit ones it says which blocks can be gated.
+            Granularity::Named(NamedGranularity::Low) | Granularity::Filters(_) | Granularity::PerPlace { .. } => {
+                Level::Low
             }
-        })
+        };
+        let size = |preset: GroupSizes| {
+            let explicit = match gates.granularity {
+                Granularity::Named(_) => preset,
+                Granularity::Filters(channels) => GroupSizes::uniform(channels, 0),
+                Granularity::PerPlace { input, between, output } => {
+                    GroupSizes { input, between, output, fixed_open: 0 }
+                }
+            };
+            GroupSizes { fixed_open: gates.fixed_open.unwrap_or(explicit.fixed_open), ..explicit }
+        };
+        let sizes: Vec<Option<GroupSizes>> = preset
+            .group_sizes(level)
+            .into_iter()
+            .enumerate()
+            .map(|(block, preset)| preset.filter(|_| gated(block)).map(size))
+            .collect();
+        Ok(spec.with_filter_gates(gates.kind, &sizes, &gates.sites))
+    }
+
+    /// How training images are prepared.
+    pub fn augmentation(&self) -> Transform {
+        let data = &self.data;
+        match data.augment {
+            Augment::ResizedCrop => Transform::RandomResizedCrop {
+                size: data.image_size,
+                scale: data.crop_scale,
+                ratio: data.crop_ratio,
+                flip: data.flip,
+            },
+            Augment::PaddedCrop => Transform::RandomPaddedCrop {
+                resize: data.resize,
+                size: data.image_size,
+                padding: data.padding,
+                flip: data.flip,
+            },
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Values that have the right type and make no sense.
 
-use super::{Config, Granularity};
+use super::{Config, GateDecay, Granularity};
 use crate::schedule::{ActivationTarget, LearningRate};
 use arch::Cost;
 
@@ -17,14 +17,26 @@ impl Config {
         let not_negative = |value: f64| value >= 0.0 && value.is_finite();
 
         let gates = &self.gates;
-        check("gates.loss_factor", not_negative(gates.loss_factor), "expected a number of at least 0");
-        check("gates.temperature", positive(gates.temperature), "expected a number above 0");
+        check("gates.loss_factor", gates.loss_factor.is_always(not_negative), "expected numbers of at least 0");
+        check(
+            "gates.temperature",
+            gates.temperature.is_always(positive),
+            "expected numbers above 0, and times of at least 0",
+        );
         check(
             "gates.learning_rate_factor",
             not_negative(gates.learning_rate_factor),
             "expected a number of at least 0",
         );
-        check("gates.weight_decay", not_negative(gates.weight_decay), "expected a number of at least 0");
+        let (GateDecay::Constant(decay) | GateDecay::Shared { over_gates: decay }) = gates.weight_decay;
+        check("gates.weight_decay", not_negative(decay), "expected a number of at least 0");
+        let sizes = match gates.granularity {
+            Granularity::Named(_) => vec![1],
+            Granularity::Filters(size) => vec![size],
+            Granularity::PerPlace { input, between, output } => vec![input, between, output],
+        };
+        check("gates.granularity", !sizes.contains(&0), "expected at least 1 filter per gate");
+        check("gates.sites", !gates.sites.is_empty(), "expected at least one of input, between, output, projection");
 
         let data = &self.data;
         check("data.image_size", (1..=4096).contains(&data.image_size), "expected 1 to 4096 pixels");
@@ -45,6 +57,7 @@ impl Config {
             0.0 < low && low <= high && high.is_finite(),
             "expected [low, high] with 0 < low <= high",
         );
+        check("data.padding", data.padding <= data.image_size, "expected at most data.image_size");
         check("data.flip", share(data.flip), "expected a probability from 0 to 1");
         check(
             "data.mean",
@@ -95,11 +108,12 @@ impl Config {
             (0.0..1.0).contains(&train.label_smoothing),
             "expected a number from 0 to below 1",
         );
+        check("train.calibrate_batches", train.calibrate_batches <= 1_000_000, "expected at most 1,000,000 batches");
         check("train.log_every", train.log_every >= 1, "expected at least 1 step");
         check("train.seed", i64::try_from(train.seed).is_ok(), "expected a number below 2^63");
 
         let spec = self.spec(1000);
-        if gates.granularity != Granularity::None {
+        if gates.granularity != Granularity::NONE {
             let message = gates.target.fault(spec.as_ref().ok().map(|spec| spec.blocks.len()));
             check("gates.target", message.is_none(), &message.unwrap_or_default());
         }
@@ -109,10 +123,13 @@ impl Config {
                 let size = data.image_size as usize;
                 let fits = Cost::of(&spec, size, size);
                 check("data.image_size", fits.is_ok(), &fits.err().map(|error| error.to_string()).unwrap_or_default());
-                let wanted =
-                    gates.granularity != Granularity::None && matches!(gates.target, ActivationTarget::PerBlock(_));
+                let wanted = gates.granularity != Granularity::NONE;
+                let all_open = matches!(gates.target, ActivationTarget::PerBlock(_));
                 let message = "every target is 1, so no gate is left; use gates.granularity = \"none\"";
-                check("gates.target", !wanted || spec.gate_count() > 0, message);
+                check("gates.target", !wanted || !all_open || spec.gate_count() > 0, message);
+                let message =
+                    "no group is left to gate; lower gates.fixed_open or the granularity, or choose other gates.sites";
+                check("gates.granularity", !wanted || all_open || spec.gate_count() > 0, message);
             }
         }
     }

@@ -66,30 +66,35 @@ fn means(summary: &Summary) -> Value {
 impl Listener for MetricsFile {
     fn on(&mut self, event: &Event) -> Result<()> {
         match event {
-            Event::Logged { step, epoch, recent, learning_rate, target, images_per_second } => self.write(&json!({
+            Event::Logged { step, epoch, recent, scheduled, images_per_second } => self.write(&json!({
                 "event": "step",
                 "step": step,
                 "epoch": epoch,
-                "learning_rate": learning_rate,
-                "target": target,
+                "learning_rate": scheduled.learning_rate,
+                "target": scheduled.target,
+                "loss_factor": scheduled.loss_factor,
+                "temperature": scheduled.temperature,
                 "train": means(recent),
                 "images_per_second": images_per_second,
             })),
-            Event::EpochEnded { step, epoch, train, evaluation, learning_rate, target, is_best, bad_images } => self
-                .write(&json!({
+            Event::EpochEnded { step, epoch, train, evaluation, scheduled, is_best, bad_images } => {
+                self.write(&json!({
                     "event": "epoch",
                     "step": step,
                     "epoch": epoch,
-                    "learning_rate": learning_rate,
-                    "target": target,
+                    "learning_rate": scheduled.learning_rate,
+                    "target": scheduled.target,
+                    "loss_factor": scheduled.loss_factor,
+                    "temperature": scheduled.temperature,
                     "train": means(train),
-                    "policy": evaluation.policy.to_string(),
+                    "policy": evaluation.strategy.to_string(),
                     "val": means(&evaluation.summary),
                     "rates": evaluation.summary.rates,
                     "bad_images": bad_images,
                     "is_best": is_best,
                     "evaluation_seconds": evaluation.seconds,
-                })),
+                }))
+            }
             _ => Ok(()),
         }
     }

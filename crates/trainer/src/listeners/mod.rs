@@ -6,4 +6,4 @@ mod tensorboard;
 
 pub use metrics_file::MetricsFile;
 pub use progress::Progress;
-pub use tensorboard::TensorBoard;
+pub use tensorboard::{SiteName, TensorBoard};

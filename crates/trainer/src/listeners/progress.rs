@@ -1,5 +1,8 @@
+use crate::config::Weighting;
 use crate::error::Result;
-use crate::event::{Event, Listener};
+use crate::event::{Event, ImagePass, Listener};
+use crate::totals::Summary;
+use arch::Cost;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -9,7 +12,9 @@ use std::time::{Duration, Instant};
 pub struct Progress {
     bar: ProgressBar,
     terminal: bool,
-    dense_macs: f64,
+    cost: Cost,
+    /// What a gate counts in the run's activation.
+    weighting: Weighting,
     /// Epochs of the run; 0 where there is only an evaluation.
     epochs: u64,
     /// Steps per epoch.
@@ -20,8 +25,8 @@ pub struct Progress {
     batch: usize,
     epoch: u64,
     epoch_start: Instant,
-    /// When the evaluation began, and its batches.
-    evaluation: (Instant, usize),
+    /// When the pass that does not train began, and its batches.
+    pass: (Instant, usize),
     bad: usize,
     batch_size: usize,
     /// Loss, top-1 and opening of the last log entry.
@@ -34,8 +39,8 @@ const TEMPLATE: &str = "{prefix} {bar:16} {pos}/{len}  {wide_msg}";
 const BAD_SHOWN: usize = 10;
 
 impl Progress {
-    /// `dense_macs` is what the network without gates costs per image; `epochs` how many the run has.
-    pub fn new(dense_macs: u64, epochs: u64) -> Self {
+    /// `cost` is that of the network; `epochs` how many the run has.
+    pub fn new(cost: &Cost, epochs: u64) -> Self {
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(5));
         if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
             bar.set_style(style.progress_chars("━╸ "));
@@ -43,14 +48,15 @@ impl Progress {
         Self {
             bar,
             terminal: std::io::stderr().is_terminal(),
-            dense_macs: dense_macs as f64,
+            cost: cost.clone(),
+            weighting: Weighting::Gates,
             epochs,
             batches: 0,
             first: 0,
             batch: 0,
             epoch: 0,
             epoch_start: Instant::now(),
-            evaluation: (Instant::now(), 0),
+            pass: (Instant::now(), 0),
             bad: 0,
             batch_size: 0,
             recent: String::new(),
@@ -85,6 +91,15 @@ impl Progress {
     }
 }
 
+impl Progress {
+    /// How far the gates are from their target.
+    fn activation(&self, summary: &Summary, target: Option<f64>) -> String {
+        let Some(target) = target else { return String::new() };
+        let found = percent(self.weighting.activation(summary, &self.cost));
+        format!("  {} {found} (target {})", self.weighting.name(), percent(target))
+    }
+}
+
 /// A closed stderr is no reason to stop training.
 fn write_line(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
@@ -104,13 +119,6 @@ fn percent(share: f64) -> String {
     format!("{:.1}%", 100.0 * share)
 }
 
-fn opening(rate: f64, target: Option<f64>) -> String {
-    match target {
-        Some(target) => format!("  open {} (target {})", percent(rate), percent(target)),
-        None => String::new(),
-    }
-}
-
 impl Listener for Progress {
     fn on(&mut self, event: &Event) -> Result<()> {
         match event {
@@ -118,6 +126,7 @@ impl Listener for Progress {
             Event::EpochStarted { epoch, first, batches, config } => {
                 (self.epoch, self.batches) = (*epoch, *batches);
                 self.batch_size = config.train.batch_size;
+                self.weighting = config.gates.weighting;
                 self.recent.clear();
                 (self.first, self.batch) = (*first, *first);
                 self.epoch_start = Instant::now();
@@ -132,12 +141,12 @@ impl Listener for Progress {
                     self.bar.set_message(format!("{rate:.1} img/s  {} left{}", self.time_left(), self.recent));
                 }
             }
-            Event::Logged { recent, target, images_per_second, .. } => {
+            Event::Logged { recent, scheduled, images_per_second, .. } => {
                 self.recent = format!(
                     "  loss {:.3}  top-1 {}{}",
                     recent.loss,
                     percent(recent.top1),
-                    opening(recent.opening(), *target),
+                    self.activation(recent, scheduled.target),
                 );
                 if !self.terminal {
                     write_line(&format!(
@@ -151,17 +160,21 @@ impl Listener for Progress {
                     ));
                 }
             }
-            Event::EvaluationStarted { batches } => {
-                self.evaluation = (Instant::now(), *batches);
-                self.restart("evaluation".into(), 0, *batches);
+            Event::PassStarted { pass, batches } => {
+                self.pass = (Instant::now(), *batches);
+                let name = match pass {
+                    ImagePass::Evaluation => "evaluation",
+                    ImagePass::Calibration => "calibration",
+                };
+                self.restart(name.into(), 0, *batches);
             }
-            Event::EvaluationStep { batch } => {
+            Event::PassStep { batch } => {
                 self.bar.set_position(*batch as u64);
-                let (start, batches) = self.evaluation;
+                let (start, batches) = self.pass;
                 let left = batches.saturating_sub(*batch) as f64 / (*batch).max(1) as f64;
                 self.bar.set_message(format!("{} left", duration(start.elapsed().mul_f64(left))));
             }
-            Event::EpochEnded { epoch, train, evaluation, target, is_best, bad_images, .. } => {
+            Event::EpochEnded { epoch, train, evaluation, scheduled, is_best, bad_images, .. } => {
                 let val = &evaluation.summary;
                 self.line(&format!(
                     "epoch {epoch}/{}  train loss {:.3} top-1 {}  val top-1 {} top-5 {}{}  MACs {} of dense  {}{}",
@@ -170,8 +183,8 @@ impl Listener for Progress {
                     percent(train.top1),
                     percent(val.top1),
                     percent(val.top5),
-                    opening(val.opening(), *target),
-                    percent(val.macs / self.dense_macs),
+                    self.activation(val, scheduled.target),
+                    percent(val.macs / self.cost.dense as f64),
                     duration(self.epoch_start.elapsed()),
                     if *is_best { "  best so far" } else { "" },
                 ));
