@@ -3,20 +3,27 @@
 # Both set everything up first. `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test check format clean train-resnet50-aig
 
 SAMPLE_DATA := sample-data
 TRAIN := target/release/train
+CONFIGS := $(filter-out %-sample,$(patsubst configs/%.toml,%,$(sort $(wildcard configs/*.toml))))
 # Settings of the environment that would lose the run path of .cargo/config.toml or point past .libtorch.
 CARGO := @env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u LIBTORCH CARGO_TARGET_DIR=target cargo
+
+.PHONY: help setup build test check format fuzz clean $(CONFIGS:%=train-%)
 
 help:
 	@echo "make train-resnet50-aig [DATA=DIR] [WEIGHTS=FILE] [ARGS='--set KEY=VALUE ...']"
 	@echo "                   train a ResNet-50 with layer gates: on DATA, or on a sample set in a few minutes"
+	@echo "make train-NAME DATA=DIR [WEIGHTS=FILE] [ARGS='--set KEY=VALUE ...']"
+	@echo "                   train configs/NAME.toml; NAME is one of"
+	@printf '                   %s\n' $(CONFIGS)
+	@echo "make sample-data   draw a small set of images to try things on"
 	@echo "make test          run every test"
 	@echo "make check         formatting, lints and documentation, warnings denied"
 	@echo "make build         build target/release/train"
 	@echo "make setup         bring libtorch (LIBTORCH=DIR uses your own, TORCH_INDEX=URL another package index)"
+	@echo "make fuzz          fuzz the readers of weights files for SECONDS (600)"
 	@echo "make clean         remove what was built; runs/ and data stay"
 
 setup:
@@ -25,16 +32,26 @@ setup:
 build: setup
 	$(CARGO) build --release
 
-# Without DATA the first line must say what happens, before set-up and build begin.
-train-resnet50-aig:
-ifdef DATA
+$(SAMPLE_DATA):
 	@$(MAKE) --no-print-directory build
-	$(TRAIN) fit --config configs/resnet50-aig.toml --data "$(DATA)" $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(ARGS)
+	$(TRAIN) data synth $(SAMPLE_DATA)
+
+# The first line says what happens, before set-up and build begin.
+ifdef DATA
+$(CONFIGS:%=train-%): train-%:
+	@$(MAKE) --no-print-directory build
+	$(TRAIN) fit --config configs/$*.toml --data "$(DATA)" $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(ARGS)
 else
+train-resnet50-aig:
 	@echo "No DATA=DIR was given: training on the sample set in $(SAMPLE_DATA)/, with small images and few epochs."
 	@$(MAKE) --no-print-directory build
 	@[ -d $(SAMPLE_DATA) ] || $(TRAIN) data synth $(SAMPLE_DATA)
 	$(TRAIN) fit --config configs/resnet50-aig-sample.toml --data $(SAMPLE_DATA) $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(ARGS)
+
+$(filter-out train-resnet50-aig,$(CONFIGS:%=train-%)): train-%:
+	@echo "make $@ needs images: DATA=DIR in ImageNet layout, DIR/train/CLASS/IMAGE.jpg and DIR/val/CLASS/IMAGE.jpg." >&2
+	@echo "To try it: make sample-data && make $@ DATA=$(SAMPLE_DATA) ARGS='--set train.epochs=1'" >&2
+	@exit 2
 endif
 
 test: setup
@@ -47,6 +64,9 @@ check: setup
 
 format: setup
 	$(CARGO) fmt --all
+
+fuzz:
+	@scripts/fuzz.sh $(SECONDS)
 
 clean:
 	$(CARGO) clean

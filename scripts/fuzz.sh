@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 seconds=${1:-600}
 scripts/setup.sh
 mkdir -p fuzz/corpus/state_dict fuzz/artifacts/state_dict
-if [ -x .venv/bin/python ]; then .venv/bin/python fuzz/seeds.py fuzz/corpus/state_dict; fi
+if [ -x .venv/bin/python ]; then .venv/bin/python scripts/torch_save_samples.py fuzz/corpus/state_dict; fi
 
 host=$(rustc -vV | awk '/^host:/ { print $2 }')
 flags="-Cpasses=sancov-module --cfg fuzzing"

@@ -174,16 +174,6 @@ impl GateSite {
     }
 }
 
-impl fmt::Display for GateSite {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self.site {
-            Site::Layer => f.write_str("layer")?,
-            site => write!(f, "{site} {}", self.count())?,
-        }
-        write!(f, ", {}", self.kind.name())
-    }
-}
-
 impl BlockSpec {
     /// The gates at a place.
     pub fn gates_at(&self, site: Site) -> Option<&GateSite> {

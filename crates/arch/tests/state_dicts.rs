@@ -8,6 +8,7 @@ use gumbel_gates::GateKind;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use tch::{Device, Kind, Tensor};
 
 fn network(seed: u64) -> Network {
@@ -183,6 +184,83 @@ fn a_state_dict_may_lie_in_a_dictionary_and_come_from_data_parallel_training() {
     }
 }
 
+/// The files of scripts/torch_save_samples.py; `None` without a Python that has PyTorch.
+fn torch_save_samples() -> Option<tempfile::TempDir> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let python = root.join(".venv/bin/python");
+    if !python.exists() {
+        let _ = writeln!(std::io::stderr(), "skipped: no PyTorch at {} (make setup brings it)", python.display());
+        return None;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let script = root.join("scripts/torch_save_samples.py");
+    assert!(Command::new(python).arg(script).arg(folder.path()).status().unwrap().success());
+    Some(folder)
+}
+
+#[test]
+fn what_torch_save_writes_is_read_value_for_value() {
+    let Some(folder) = torch_save_samples() else { return };
+    for format in ["pth", "legacy.pth"] {
+        let read = |name: &str| StateDict::read(&folder.path().join(format!("{name}.{format}"))).unwrap().tensors;
+        let views = read("views");
+        let base = Tensor::arange(12, (Kind::Float, Device::Cpu)).view([3, 4]);
+        assert_eq!(views.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["transposed", "steps", "whole"]);
+        assert_eq!(views[0].1, base.tr());
+        assert_eq!(views[1].1, base.slice(0, 1, None, 1).slice(1, None, None, 2));
+        assert_eq!(views[2].1, base);
+        let nested = read("nested");
+        assert_eq!((nested[0].0.as_str(), nested[1].0.as_str(), nested[1].1.int64_value(&[])), ("w", "n", 7));
+        assert_eq!((read("parameter").len(), read("module").len()), (1, 5));
+        let empty = read("empty");
+        assert_eq!((empty[0].1.size(), empty[1].1.double_value(&[])), (vec![0, 3], 2.5));
+        for (name, kind) in [
+            ("float16", Kind::Half),
+            ("bfloat16", Kind::BFloat16),
+            ("float64", Kind::Double),
+            ("int64", Kind::Int64),
+            ("int32", Kind::Int),
+            ("uint8", Kind::Uint8),
+            ("bool", Kind::Bool),
+        ] {
+            let tensors = read(name);
+            assert_eq!((tensors.len(), tensors[0].1.kind(), tensors[0].1.size()), (1, kind, vec![3]), "{name}");
+            assert_eq!(tensors[0].1.to_kind(Kind::Double).sum(Kind::Double).double_value(&[]), 3.0, "{name}");
+        }
+    }
+}
+
+#[test]
+fn every_kind_of_number_and_layout_loads_into_a_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = network(1);
+    for kind in [Kind::Half, Kind::BFloat16, Kind::Double] {
+        let mut tensors: Vec<_> = contents(&first).into_iter().map(|(name, t)| (name, t.to_kind(kind))).collect();
+        // PyTorch's counters, which files may or may not hold.
+        tensors.push(("bn1.num_batches_tracked".into(), Tensor::from(17i64)));
+        let path = write(&folder.path().join(format!("{kind:?}")), &tensors);
+        let second = network(2);
+        second.load(&StateDict::read(&path).unwrap(), Classifier::Required).unwrap();
+        for ((name, expected), (_, found)) in tensors.iter().zip(contents(&second)) {
+            assert_eq!(found, expected.to_kind(Kind::Float), "{name} as {kind:?}");
+        }
+    }
+    // A view that is not contiguous is copied by value.
+    let weights = StateDict {
+        origin: "views".into(),
+        tensors: contents(&first)
+            .into_iter()
+            .map(|(name, t)| {
+                (name, if t.dim() == 4 { t.permute([3, 2, 1, 0]).contiguous().permute([3, 2, 1, 0]) } else { t })
+            })
+            .collect(),
+        metadata: std::collections::HashMap::new(),
+    };
+    let second = network(2);
+    second.load(&weights, Classifier::Required).unwrap();
+    assert_eq!(contents(&second)[0].1, contents(&first)[0].1);
+}
+
 #[test]
 fn the_published_cifar_weights_are_read() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/weights");
@@ -233,6 +311,79 @@ fn tensors_that_reach_outside_their_storage_are_refused() {
     assert!(refusal(&torch_file(&pickle_of_one_tensor(0, 4, &[5]), &[0; 16])).contains("do not fit its storage"));
     assert!(refusal(&torch_file(&pickle_of_one_tensor(1, 4, &[4]), &[0; 16])).contains("do not fit its storage"));
     assert!(refusal(&torch_file(&pickle_of_one_tensor(0, 4, &[4]), &[0; 12])).contains("4 elements were promised"));
+}
+
+#[test]
+fn pickles_that_cycle_repeat_or_claim_absurd_shapes_cost_no_memory() {
+    // A dictionary that holds itself, and a list that does.
+    assert!(refusal(&torch_file(b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.", &[])).contains("'a' is not a tensor"));
+    assert!(refusal(&torch_file(b"\x80\x02]q\x00h\x00a.", &[])).contains("no dictionary of tensors"));
+    // The state dict inside itself: read once.
+    let inside = b"\x80\x02}q\x00X\x0a\x00\x00\x00state_dicth\x00s.";
+    assert!(refusal(&torch_file(inside, &[])).contains("'state_dict' is not a tensor"));
+    // 2^40 elements over a storage of 4, and a shape whose product overflows.
+    assert!(refusal(&torch_file(&shaped_by(&[1 << 20, 1 << 20]), &[0; 16])).contains("do not fit"));
+    assert!(refusal(&torch_file(&shaped_by(&[i64::MAX, i64::MAX]), &[0; 16])).contains("do not fit"));
+    assert!(refusal(&torch_file(&shaped_by(&[1; 9]), &[0; 16])).contains("9 dimensions"));
+    // One tensor of a megabyte under 200,000 names: views of one storage.
+    let one = pickle_of_one_tensor(0, 4, &[2, 2]);
+    let tensor = &one[9..one.len() - 2];
+    let mut many = [b"\x80\x02".to_vec(), tensor.to_vec(), b"q\x00}(".to_vec()].concat();
+    for name in 0..200_000u32 {
+        many.extend(b"X\x06\x00\x00\x00");
+        many.extend(format!("{name:06}").bytes());
+        many.extend(b"h\x00");
+    }
+    many.extend(b"u.");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w.pth");
+    fs::write(&path, torch_file(&many, &[0; 16])).unwrap();
+    let tensors = StateDict::read(&path).unwrap().tensors;
+    assert_eq!(tensors.len(), 200_000);
+    assert_eq!(tensors[0].1.data_ptr(), tensors[199_999].1.data_ptr(), "they share their memory");
+}
+
+#[test]
+fn records_that_overlap_hold_no_more_than_the_file() {
+    // {"w": storage "0", "w": storage "1", …}: eight storages of 250 floats.
+    let one = pickle_of_one_tensor(0, 250, &[250]);
+    let key = one.windows(7).position(|part| part == b"X\x01\x00\x00\x000X").unwrap() + 5;
+    let tensors = (b'0'..b'8').flat_map(|number| {
+        let mut tensor = one[3..one.len() - 1].to_vec();
+        tensor[key - 3] = number;
+        tensor
+    });
+    let pickle: Vec<u8> = b"\x80\x02}".iter().copied().chain(tensors).chain([b'.']).collect();
+    let file = torch_file(&pickle, &[0; 1000]);
+    // The directory of the archive is made to name the one record eight times.
+    let directory = file.windows(4).position(|part| part == b"PK\x01\x02").unwrap();
+    let end = file.windows(4).position(|part| part == b"PK\x05\x06").unwrap();
+    let last = directory + file[directory..end].windows(14).rposition(|part| part == b"archive/data/0").unwrap() - 46;
+    let mut crafted = file[..end].to_vec();
+    for number in b'1'..b'8' {
+        let mut entry = file[last..end].to_vec();
+        entry[46 + 13] = number;
+        crafted.extend(entry);
+    }
+    let length = crafted.len() - directory;
+    let mut tail = file[end..].to_vec();
+    (tail[8], tail[10]) = (9, 9);
+    tail[12..16].copy_from_slice(&(length as u32).to_le_bytes());
+    crafted.extend(tail);
+    assert!(crafted.len() < 8 * 1000, "the storages together are larger than the file");
+    assert!(refusal(&crafted).contains("together they are larger than the file"), "{}", refusal(&crafted));
+}
+
+/// The pickle of one tensor of that size, of eight-byte numbers, over a float storage of 4.
+fn shaped_by(size: &[i64]) -> Vec<u8> {
+    let small = pickle_of_one_tensor(0, 4, &[2]);
+    let at = small.windows(4).position(|part| part == b"(K\x02t").unwrap();
+    let numbers = |values: &[i64]| {
+        let number = |value: &i64| [&[0x8a, 8][..], &value.to_le_bytes()].concat();
+        [b"(".to_vec(), values.iter().flat_map(number).collect(), b"t".to_vec()].concat()
+    };
+    let rest = small[at + 4..].windows(2).position(|part| part == b"\x89}").unwrap();
+    [&small[..at], &numbers(size), &numbers(&vec![1; size.len()]), &small[at + 4 + rest..]].concat()
 }
 
 #[test]

@@ -6,6 +6,7 @@ use arch::state_dict::StateDict;
 use arch::{Classifier, NetSpec, Network, Preset};
 use clap::Args;
 use data::Transform;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use tch::Device;
 use trainer::config::Augment;
@@ -15,7 +16,7 @@ use trainer::{Checkpoint, Config, Input, Training, is_checkpoint};
 #[group(id = "network")]
 pub(crate) struct Source {
     /// A checkpoint written by `train fit`
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["arch", "weights"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["arch", "weights", "num_classes"])]
     pub checkpoint: Option<PathBuf>,
     /// A preset, such as resnet50
     #[arg(long, value_name = "NAME")]
@@ -23,6 +24,9 @@ pub(crate) struct Source {
     /// Weights for --arch: a .pth or .safetensors state dict with torchvision's names
     #[arg(long, value_name = "FILE", requires = "arch")]
     pub weights: Option<PathBuf>,
+    /// Classes of --arch [default: as many as --weights has, else 1000]; if the file has others, the classifier is fresh
+    #[arg(long, value_name = "N", requires = "arch", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub num_classes: Option<u32>,
 }
 
 /// A network and what is needed to use it.
@@ -57,7 +61,7 @@ impl Source {
                 Ok(Loaded { network, classes, named: true, input, augmentation, training, name })
             }
             (None, Some(arch), Some(path)) => {
-                let network = network_with_weights(arch, path, device)?;
+                let network = network_with_weights(arch, path, self.num_classes, device)?;
                 let classes = (0..network.spec().head.classes).map(|class| class.to_string()).collect();
                 let name = format!("{arch} with {}", path.display());
                 let mut input = Input::of(&Config::default());
@@ -87,8 +91,13 @@ fn augmentation(input: Input) -> Transform {
     config.augmentation()
 }
 
-/// A preset with the weights of a file, which says how many classes there are.
-pub(crate) fn network_with_weights(arch: &str, path: &Path, device: Device) -> Result<Network> {
+/// A preset with the weights of a file, which says how many classes there are unless `num_classes` does.
+pub(crate) fn network_with_weights(
+    arch: &str,
+    path: &Path,
+    num_classes: Option<u32>,
+    device: Device,
+) -> Result<Network> {
     let weights = StateDict::read(path)?;
     if is_checkpoint(&weights) {
         // It knows its architecture better than the command line.
@@ -96,8 +105,16 @@ pub(crate) fn network_with_weights(arch: &str, path: &Path, device: Device) -> R
     }
     let bias = format!("{}.bias", NetSpec::preset(arch, 1)?.head.name);
     let found = weights.tensors.iter().find(|(name, _)| *name == bias);
-    let classes = found.and_then(|(_, bias)| bias.size1().ok()).unwrap_or(1000).clamp(1, 1 << 20);
-    let network = Network::build(&NetSpec::preset(arch, classes as usize)?, device, 0)?;
-    network.load(&weights, Classifier::Required)?;
+    let found = found.and_then(|(_, bias)| bias.size1().ok()).unwrap_or(1000).clamp(1, 1 << 20);
+    let (classes, classifier) = match num_classes {
+        None => (found as usize, Classifier::Required),
+        Some(classes) => (classes as usize, Classifier::MayBeFresh),
+    };
+    let network = Network::build(&NetSpec::preset(arch, classes)?, device, 0)?;
+    if let Some(other) = network.load(&weights, classifier)?.other_classes {
+        let note =
+            format!("the classifier is fresh: {} has {other} classes, --num-classes is {classes}", path.display());
+        let _ = writeln!(std::io::stderr(), "{note}");
+    }
     Ok(network)
 }

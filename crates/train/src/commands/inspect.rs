@@ -5,7 +5,7 @@ use crate::Done;
 use crate::source::{Source, network_with_weights};
 use crate::table::{grouped, macs, percent, table};
 use anyhow::{Result, bail};
-use arch::{Cost, NetSpec, Preset};
+use arch::{BlockSpec, Cost, GateSite, NetSpec, Preset, Site};
 use serde_json::json;
 use std::path::PathBuf;
 use tch::Device;
@@ -20,13 +20,10 @@ use trainer::{Checkpoint, Training};
 )]
 pub(crate) struct Args {
     /// A checkpoint
-    #[arg(value_name = "FILE", conflicts_with_all = ["checkpoint", "arch"])]
+    #[arg(value_name = "FILE", conflicts_with_all = ["checkpoint", "arch", "num_classes"])]
     file: Option<PathBuf>,
     #[command(flatten)]
     source: Source,
-    /// Classes of a preset without weights
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
-    num_classes: u32,
     /// Side of the images the cost is for, in pixels [default: the checkpoint's or preset's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     image_size: Option<u32>,
@@ -36,17 +33,19 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
-    let Source { checkpoint, arch, weights } = args.source;
+    let Source { checkpoint, arch, weights, num_classes } = args.source;
     let (spec, size, training) = match (checkpoint.or(args.file), arch, weights) {
         (Some(path), ..) => {
             let checkpoint = Checkpoint::read(&path)?;
             (checkpoint.spec, checkpoint.input.image_size, checkpoint.training)
         }
-        (None, Some(name), Some(path)) => {
-            (network_with_weights(&name, &path, Device::Cpu)?.spec().clone(), Preset::named(&name)?.image_size, None)
-        }
+        (None, Some(name), Some(path)) => (
+            network_with_weights(&name, &path, num_classes, Device::Cpu)?.spec().clone(),
+            Preset::named(&name)?.image_size,
+            None,
+        ),
         (None, Some(name), None) => {
-            (NetSpec::preset(&name, args.num_classes as usize)?, Preset::named(&name)?.image_size, None)
+            (NetSpec::preset(&name, num_classes.unwrap_or(1000) as usize)?, Preset::named(&name)?.image_size, None)
         }
         (None, None, _) => bail!(Usage("which network? Give a checkpoint FILE, or --arch NAME".into())),
     };
@@ -56,7 +55,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
 }
 
 fn text(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> String {
-    let mut rows = vec![["block", "channels", "output", "parameters", "MACs", "gate"].map(str::to_owned).to_vec()];
+    let mut rows = vec![["block", "channels", "output", "parameters", "MACs", "gates"].map(str::to_owned).to_vec()];
     for (block, cost) in spec.blocks.iter().zip(&cost.blocks) {
         rows.push(vec![
             block.name.clone(),
@@ -64,7 +63,7 @@ fn text(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> S
             format!("{}×{}", cost.extent.0, cost.extent.1),
             grouped(cost.parameters),
             macs(cost.macs() as f64),
-            block.gates.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+            gates(block),
         ]);
     }
     let mut text =
@@ -108,6 +107,17 @@ fn text(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> S
     text
 }
 
+/// The gates of a block, their kind named once.
+fn gates(block: &BlockSpec) -> String {
+    let Some(first) = block.gates.first() else { return String::new() };
+    let place = |site: &GateSite| match site.site {
+        Site::Layer => site.site.to_string(),
+        _ => format!("{} {}", site.site, site.count()),
+    };
+    let kind = if block.gates.iter().all(|site| site.kind == first.kind) { first.kind.name() } else { "mixed" };
+    format!("{}, {kind}", block.gates.iter().map(place).collect::<Vec<_>>().join(" + "))
+}
+
 fn json(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> Result<String> {
     let blocks: Vec<_> = spec
         .blocks
@@ -123,7 +133,11 @@ fn json(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> R
                 "parameters": cost.parameters,
                 "macs": cost.macs(),
                 "macs_branch": cost.branch,
-                "gates": block.gates.iter().map(|site| json!({ "site": site.site, "kind": site.kind })).collect::<Vec<_>>(),
+                "gates": block.gates.iter().map(|site| json!({
+                    "site": site.site.to_string(),
+                    "kind": site.kind.name(),
+                    "count": site.count(),
+                })).collect::<Vec<_>>(),
             })
         })
         .collect();

@@ -1,0 +1,47 @@
+#!/usr/bin/env python3
+"""Writes weights files as PyTorch writes them, for crates/arch/tests/state_dicts.rs and as seeds for scripts/fuzz.sh.
+
+usage: torch_save_samples.py OUT
+
+OUT/NAME.pth         the zip format
+OUT/NAME.legacy.pth  the format before PyTorch 1.6
+OUT/NAME.pickle      the pickle inside, behind a Z, for the fuzzer
+"""
+
+import io
+import pickle
+import sys
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+
+
+def samples():
+    base = torch.arange(12, dtype=torch.float32).reshape(3, 4)
+    # Three views of one storage: transposed, with steps, and whole.
+    yield "views", OrderedDict(transposed=base.t(), steps=base[1:, ::2], whole=base)
+    yield "nested", {"epoch": 3, "state_dict": {"module.w": torch.ones(4), "module.n": torch.tensor(7)}}
+    yield "parameter", {"w": torch.nn.Parameter(torch.ones(3))}
+    yield "empty", {"w": torch.ones(0, 3), "scalar": torch.tensor(2.5)}
+    for kind in [torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool]:
+        yield str(kind).removeprefix("torch."), {"w": torch.ones(3, dtype=kind)}
+    yield "module", torch.nn.BatchNorm1d(2).state_dict()
+
+
+def main(out: str) -> None:
+    folder = Path(out)
+    for name, content in samples():
+        torch.save(content, folder / f"{name}.pth")
+        torch.save(content, folder / f"{name}.legacy.pth", _use_new_zipfile_serialization=False)
+        archive = zipfile.ZipFile(folder / f"{name}.pth")
+        entry = next(entry for entry in archive.namelist() if entry.endswith("data.pkl"))
+        (folder / f"{name}.pickle").write_bytes(b"Z" + archive.read(entry))
+    (folder / "protocol5.pickle").write_bytes(b"Z" + pickle.dumps({"a": [1, 2.0, None, b"x", ("y", True)]}, protocol=5))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main(sys.argv[1])
