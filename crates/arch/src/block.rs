@@ -1,31 +1,22 @@
+use crate::channels::Channels;
 use crate::conv::Conv;
 use crate::error::Result;
-use crate::gating::{GateSite, Site};
-use crate::network::Decide;
-use crate::spec::{Activation, BlockSpec, Shortcut};
+use crate::gating::{GateSite, OpenChannels, Site};
+use crate::network::{Decide, Execution};
+use crate::spec::{BlockSpec, Shortcut};
 use gumbel_gates::{GateInput, Gates};
-use tch::{Device, Tensor};
-use torch_ext::{Path, Statistics};
+use tch::{Device, Kind, Tensor};
+use torch_ext::{Init, Path, Statistics};
 
 /// A residual block with its gates: activation(shortcut(x) + branch(x)), each place multiplied by its openings.
 #[derive(Debug)]
 pub(crate) struct Block {
+    spec: BlockSpec,
     branch: Vec<Conv>,
-    shortcut: Around,
-    activation: Activation,
+    projection: Option<Conv>,
+    /// `[outputs]`
+    bias: Option<Tensor>,
     gates: Vec<GatedPlace>,
-}
-
-#[derive(Debug)]
-enum Around {
-    Nothing,
-    Identity,
-    Projection(Conv),
-    /// Step in pixels, and channels of zeros to add on each side.
-    ZeroPadded {
-        stride: i64,
-        channels: i64,
-    },
 }
 
 /// The gates of one place, and which channels they decide about.
@@ -35,6 +26,23 @@ struct GatedPlace {
     gates: Gates,
     /// For every channel its column among the gates and a last column of ones; absent for a layer gate.
     columns: Option<Tensor>,
+}
+
+/// What the gates of a block decided in one pass.
+struct Decided<'a> {
+    places: &'a [GatedPlace],
+    /// One per place: [N, n].
+    openings: Vec<Tensor>,
+}
+
+/// Values on their way into a block's sum.
+struct Addend {
+    /// [n, channels, H, W]
+    values: Tensor,
+    /// The images they belong to; absent: all.
+    rows: Option<Tensor>,
+    /// The channels they belong to; absent: all.
+    channels: Option<Channels>,
 }
 
 impl GatedPlace {
@@ -66,55 +74,286 @@ impl GatedPlace {
     }
 }
 
+impl<'a> Decided<'a> {
+    /// `features` [N, C, H, W] of a place, the closed ones zero.
+    fn masked(&self, site: Site, features: Tensor) -> Result<Tensor> {
+        match self.places.iter().zip(&self.openings).find(|(place, _)| place.site == site) {
+            Some((place, openings)) => Ok(features.f_mul(&place.mask(openings)?)?),
+            None => Ok(features),
+        }
+    }
+
+    fn of(&self, site: Site) -> Option<&Tensor> {
+        self.places.iter().zip(&self.openings).find(|(place, _)| place.site == site).map(|(_, openings)| openings)
+    }
+
+    /// The same for some images only.
+    fn of_rows(&self, rows: &Tensor) -> Result<Decided<'a>> {
+        let openings = self.openings.iter().map(|openings| openings.f_index_select(0, rows));
+        Ok(Decided { places: self.places, openings: openings.collect::<std::result::Result<_, _>>()? })
+    }
+
+    /// The decisions at filter sites, if they are the same for every image. Waits for the device.
+    fn alike(&self) -> Result<Option<Vec<(Site, Vec<bool>)>>> {
+        let mut decisions = Vec::new();
+        for (place, openings) in self.places.iter().zip(&self.openings).filter(|(place, _)| place.site != Site::Layer) {
+            let first = openings.f_narrow(0, 0, 1)?;
+            if openings.f_ne_tensor(&first)?.f_any()?.f_int64_value(&[])? != 0 {
+                return Ok(None);
+            }
+            let first: Vec<f32> = Vec::try_from(first.f_view([-1])?.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?)?;
+            decisions.push((place.site, first.into_iter().map(|open| open > 0.0).collect()));
+        }
+        Ok(Some(decisions))
+    }
+}
+
 impl Block {
     pub fn build(path: &mut Path, spec: &BlockSpec, device: Device) -> Result<Self> {
         let mut path = path.sub(&spec.name);
         let branch = spec.branch.iter().map(|conv| Conv::build(&mut path, conv)).collect::<Result<_>>()?;
-        let shortcut = match &spec.shortcut {
-            Shortcut::None => Around::Nothing,
-            Shortcut::Identity => Around::Identity,
-            Shortcut::Projection(conv) => Around::Projection(Conv::build(&mut path, conv)?),
-            Shortcut::ZeroPadded { stride, outputs } => {
-                Around::ZeroPadded { stride: *stride as i64, channels: (outputs - spec.inputs()) as i64 / 2 }
-            }
+        let projection = match &spec.shortcut {
+            Shortcut::Projection(conv) => Some(Conv::build(&mut path, conv)?),
+            Shortcut::None | Shortcut::Identity | Shortcut::ZeroPadded { .. } => None,
+        };
+        let bias = match spec.bias {
+            true => Some(path.parameter("bias", &[spec.outputs as i64], Init::Constant(0.0))?),
+            false => None,
         };
         let mut gates = Vec::with_capacity(spec.gates.len());
         for place in &spec.gates {
-            gates.push(GatedPlace::build(&mut path, place, spec.inputs(), device)?);
+            gates.push(GatedPlace::build(&mut path, place, spec.inputs, device)?);
         }
-        Ok(Self { branch, shortcut, activation: spec.activation, gates })
+        Ok(Self { spec: spec.clone(), branch, projection, bias, gates })
     }
 
     /// [N, C, H, W] to [N, C', H', W']; gates decide by `decide`, which keeps what they decided.
-    pub fn forward(&self, input: &Tensor, statistics: Statistics, decide: &mut Decide) -> Result<Tensor> {
+    pub fn forward(
+        &self,
+        input: &Tensor,
+        statistics: Statistics,
+        execution: Execution,
+        decide: &mut Decide,
+    ) -> Result<Tensor> {
         let gate_input = GateInput::new(input);
-        let mut masks = Vec::with_capacity(self.gates.len());
+        let mut openings = Vec::with_capacity(self.gates.len());
         for place in &self.gates {
-            let openings = decide.site(place.gates.logits(&gate_input, statistics)?)?;
-            masks.push((place.site, place.mask(&openings)?));
+            openings.push(decide.site(place.gates.logits(&gate_input, statistics)?)?);
         }
-        let gated = |site: Site, features: Tensor| -> Result<Tensor> {
-            match masks.iter().find(|(gated, _)| *gated == site) {
-                Some((_, mask)) => Ok(features.f_mul(mask)?),
-                None => Ok(features),
+        let decided = Decided { places: &self.gates, openings };
+        let mut addends = Vec::with_capacity(2);
+        match execution {
+            Execution::Masked => {
+                addends.extend(self.masked_projection(input, statistics, &decided)?);
+                addends.extend(self.masked_branch(input, statistics, &decided)?);
             }
-        };
+            Execution::Skipping => {
+                addends.extend(self.skipping_projection(input, statistics, &decided)?);
+                addends.extend(self.skipping_branch(input, statistics, &decided)?);
+            }
+        }
+        let sum = self.sum(input, addends)?;
+        self.spec.activation.apply(match &self.bias {
+            Some(bias) => sum.f_add(&bias.f_view([1, -1, 1, 1])?)?,
+            None => sum,
+        })
+    }
 
-        let mut output = gated(Site::Input, input.shallow_clone())?;
+    fn masked_branch(&self, input: &Tensor, statistics: Statistics, decided: &Decided) -> Result<Option<Addend>> {
+        if self.branch.is_empty() {
+            return Ok(None);
+        }
+        let mut values = decided.masked(Site::Input, select(input, self.spec.reads.as_ref())?)?;
         for (position, conv) in (1..).zip(&self.branch) {
             let site = if position < self.branch.len() { Site::Between(position) } else { Site::Output };
-            output = gated(site, conv.forward(&output, statistics)?)?;
+            values = decided.masked(site, conv.forward(&values, statistics)?)?;
         }
-        output = gated(Site::Layer, output)?;
-        let sum = match &self.shortcut {
-            Around::Nothing => output,
-            Around::Identity => output.f_add(input)?,
-            Around::Projection(conv) => output.f_add(&gated(Site::Projection, conv.forward(input, statistics)?)?)?,
-            Around::ZeroPadded { stride, channels } => {
-                let picked = input.f_slice(2, None, None, *stride)?.f_slice(3, None, None, *stride)?;
-                output.f_add(&picked.f_constant_pad_nd([0, 0, 0, 0, *channels, *channels])?)?
+        let values = decided.masked(Site::Layer, values)?;
+        Ok(Some(Addend { values, rows: None, channels: self.spec.writes.clone() }))
+    }
+
+    fn masked_projection(&self, input: &Tensor, statistics: Statistics, decided: &Decided) -> Result<Option<Addend>> {
+        let Some(projection) = &self.projection else { return Ok(None) };
+        let values = decided.masked(Site::Projection, projection.forward(input, statistics)?)?;
+        Ok(Some(Addend { values, rows: None, channels: self.spec.projects.clone() }))
+    }
+
+    /// The branch for the images whose layer gate is open; with the same filters open for all of them only those are computed.
+    fn skipping_branch(&self, input: &Tensor, statistics: Statistics, decided: &Decided) -> Result<Option<Addend>> {
+        let rows = match decided.of(Site::Layer) {
+            None => None,
+            Some(openings) => {
+                let open = openings.f_view([-1])?.f_nonzero()?.f_view([-1])?;
+                match open.size1()? {
+                    0 => return Ok(None),
+                    count if count == openings.size2()?.0 => None,
+                    _ => Some(open),
+                }
             }
         };
-        self.activation.apply(sum)
+        let (gathered, of_rows);
+        let (input, decided) = match &rows {
+            None => (input, decided),
+            Some(rows) => {
+                gathered = select_rows(input, rows)?;
+                of_rows = decided.of_rows(rows)?;
+                (&gathered, &of_rows)
+            }
+        };
+        let addend = match self.open_channels(decided)? {
+            Some(open) if open.behind.last().is_some_and(Vec::is_empty) => return Ok(None),
+            Some(open) if !open.starves() => self.narrow_branch(input, statistics, &open)?,
+            // A batch norm behind a convolution of nothing still has its bias.
+            _ => self.masked_branch(input, statistics, decided)?,
+        };
+        Ok(addend.map(|addend| Addend { rows, ..addend }))
     }
+
+    fn skipping_projection(&self, input: &Tensor, statistics: Statistics, decided: &Decided) -> Result<Option<Addend>> {
+        let Some(projection) = &self.projection else { return Ok(None) };
+        match self.open_channels(decided)?.and_then(|open| open.projection) {
+            Some(open) if open.is_empty() => Ok(None),
+            Some(open) if open.len() < projection.outputs() => {
+                let narrow = projection.narrow(None, Some(&positions(&open, input.device())?))?;
+                let channels = Some(compose(self.spec.projects.as_ref(), &open));
+                Ok(Some(Addend { values: narrow.forward(input, statistics)?, rows: None, channels }))
+            }
+            _ => self.masked_projection(input, statistics, decided),
+        }
+    }
+
+    /// What is open, if all filter gates decide alike for every image.
+    fn open_channels(&self, decided: &Decided) -> Result<Option<OpenChannels>> {
+        let filters = self.gates.iter().any(|place| place.site != Site::Layer);
+        let alike = if filters { decided.alike()? } else { None };
+        Ok(alike.map(|alike| {
+            let open = |site: Site| alike.iter().find(|(found, _)| *found == site).map(|(_, open)| open.as_slice());
+            self.spec.open_channels(open)
+        }))
+    }
+
+    /// The branch with only its open filters.
+    fn narrow_branch(&self, input: &Tensor, statistics: Statistics, open: &OpenChannels) -> Result<Option<Addend>> {
+        let reads = compose(self.spec.reads.as_ref(), &open.input);
+        let everything = reads.count() == self.spec.inputs;
+        let mut values = select(input, (!everything).then_some(&reads))?;
+        let mut before = &open.input;
+        for (conv, behind) in self.branch.iter().zip(&open.behind) {
+            let some = |open: &Vec<usize>, all: usize| match open.len() < all {
+                true => positions(open, input.device()).map(Some),
+                false => Ok(None),
+            };
+            let (inputs, outputs) = (some(before, conv.inputs())?, some(behind, conv.outputs())?);
+            values = conv.narrow(inputs.as_ref(), outputs.as_ref())?.forward(&values, statistics)?;
+            before = behind;
+        }
+        let written = compose(self.spec.writes.as_ref(), before);
+        let channels = (written.count() < self.spec.outputs).then_some(written);
+        Ok(Some(Addend { values, rows: None, channels }))
+    }
+
+    /// The shortcut with everything that is added to it.
+    fn sum(&self, input: &Tensor, mut addends: Vec<Addend>) -> Result<Tensor> {
+        let shortcut = match &self.spec.shortcut {
+            Shortcut::None | Shortcut::Projection(_) => None,
+            Shortcut::Identity => Some(input.shallow_clone()),
+            Shortcut::ZeroPadded { stride, outputs } => {
+                let (stride, channels) = (*stride as i64, (outputs - self.spec.inputs) as i64 / 2);
+                let picked = input.f_slice(2, None, None, stride)?.f_slice(3, None, None, stride)?;
+                Some(picked.f_constant_pad_nd([0, 0, 0, 0, channels, channels])?)
+            }
+        };
+        let is_whole = |addend: &Addend| addend.rows.is_none() && addend.channels.is_none();
+        let (mut sum, mut is_own) = match shortcut {
+            Some(shortcut) => (shortcut, matches!(self.spec.shortcut, Shortcut::ZeroPadded { .. })),
+            None => match addends.iter().position(is_whole) {
+                Some(first) => (addends.swap_remove(first).values, true),
+                None => (self.nothing(input)?, true),
+            },
+        };
+        for Addend { values, rows, channels } in addends {
+            let Some(channels) = channels.or_else(|| rows.is_some().then(|| Channels::of(0..self.spec.outputs))) else {
+                sum = sum.f_add(&values)?;
+                is_own = true;
+                continue;
+            };
+            if !is_own {
+                sum = copy(&sum)?;
+                is_own = true;
+            }
+            let mut from = 0;
+            for &(first, count) in channels.runs() {
+                let (first, count) = (first as i64, count as i64);
+                let mut target = sum.f_narrow(1, first, count)?;
+                let values = values.f_narrow(1, from, count)?;
+                let _ = match &rows {
+                    None => target.f_add_(&values)?,
+                    Some(rows) => target.f_index_add_(0, rows, &values)?,
+                };
+                from += count;
+            }
+        }
+        Ok(if is_own { sum } else { copy(&sum)? })
+    }
+
+    /// Zeros of the block's output shape.
+    fn nothing(&self, input: &Tensor) -> Result<Tensor> {
+        let (batch, _, mut height, mut width) = input.size4()?;
+        let convs = match &self.spec.shortcut {
+            Shortcut::Projection(conv) => std::slice::from_ref(conv),
+            _ => self.spec.branch.as_slice(),
+        };
+        for conv in convs {
+            let extent = |extent: i64| conv.output_extent(extent as usize).unwrap_or(0) as i64;
+            (height, width) = (extent(height), extent(width));
+        }
+        let zeros =
+            input.f_new_zeros([batch, height, width, self.spec.outputs as i64], (input.kind(), input.device()))?;
+        Ok(zeros.f_permute([0, 3, 1, 2])?)
+    }
+}
+
+/// The channels of a selection, `open` of them by position.
+pub(crate) fn compose(selection: Option<&Channels>, open: &[usize]) -> Channels {
+    match selection {
+        None => Channels::of(open.iter().copied()),
+        Some(channels) => {
+            let numbers: Vec<usize> = channels.numbers().collect();
+            Channels::of(open.iter().map(|&position| numbers[position]))
+        }
+    }
+}
+
+/// Positions as an index for libtorch.
+pub(crate) fn positions(numbers: &[usize], device: Device) -> Result<Tensor> {
+    let numbers: Vec<i64> = numbers.iter().map(|&number| number as i64).collect();
+    Ok(Tensor::f_from_slice(&numbers)?.f_to_device(device)?)
+}
+
+/// Some channels of `input` [N, C, H, W], in its memory layout.
+fn select(input: &Tensor, channels: Option<&Channels>) -> Result<Tensor> {
+    let Some(channels) = channels else { return Ok(input.shallow_clone()) };
+    let run = |&(first, count): &(usize, usize)| input.f_narrow(1, first as i64, count as i64);
+    let runs = channels.runs().iter().map(run).collect::<std::result::Result<Vec<_>, _>>()?;
+    Ok(Tensor::f_cat(&runs, 1)?)
+}
+
+/// Some images of `input` [N, C, H, W], in its memory layout.
+fn select_rows(input: &Tensor, rows: &Tensor) -> Result<Tensor> {
+    if is_channels_last(input) {
+        let selected = input.f_permute([0, 2, 3, 1])?.f_index_select(0, rows)?;
+        return Ok(selected.f_permute([0, 3, 1, 2])?);
+    }
+    Ok(input.f_index_select(0, rows)?)
+}
+
+/// A copy in the same memory layout.
+fn copy(input: &Tensor) -> Result<Tensor> {
+    // Cloning preserves strides, which an out-of-place addition of nothing does too, with a gradient.
+    Ok(input.f_add_scalar(0.0)?)
+}
+
+/// Whether neighbouring channels of a pixel are neighbours in memory.
+fn is_channels_last(input: &Tensor) -> bool {
+    input.stride().get(1) == Some(&1) && input.size().get(1).is_some_and(|&channels| channels > 1)
 }

@@ -30,6 +30,35 @@ impl Conv {
         })
     }
 
+    /// Channels it reads.
+    pub fn inputs(&self) -> usize {
+        self.weight.size().get(1).map_or(0, |&inputs| (inputs * self.groups) as usize)
+    }
+
+    /// Its filters.
+    pub fn outputs(&self) -> usize {
+        self.weight.size().first().map_or(0, |&outputs| outputs as usize)
+    }
+
+    /// The same convolution with some of its input channels and filters, by their positions; `None` keeps all. A depthwise
+    /// convolution goes by its filters alone.
+    pub fn narrow(&self, inputs: Option<&Tensor>, outputs: Option<&Tensor>) -> Result<Self> {
+        let mut weight = match outputs {
+            None => self.weight.shallow_clone(),
+            Some(outputs) => self.weight.f_index_select(0, outputs)?,
+        };
+        let depthwise = self.groups > 1;
+        if let Some(inputs) = inputs.filter(|_| !depthwise) {
+            weight = weight.f_index_select(1, inputs)?;
+        }
+        let groups = if depthwise { weight.size4()?.0 } else { 1 };
+        let norm = match outputs {
+            None => self.norm.shallow_clone(),
+            Some(outputs) => self.norm.narrow(outputs)?,
+        };
+        Ok(Self { weight, norm, groups, ..*self })
+    }
+
     /// [N, C, H, W] to [N, filters, H', W'].
     pub fn forward(&self, input: &Tensor, statistics: Statistics) -> Result<Tensor> {
         let output =

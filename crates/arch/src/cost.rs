@@ -104,8 +104,8 @@ impl Cost {
             let prefix = format!("{}.", block.name);
             let factors = Factors { block, first: widths.len() };
             for site in &block.gates {
-                gates += Gates::macs(site.kind, site.count(), block.inputs());
-                gate_parameters += Gates::parameters(site.kind, site.count(), block.inputs());
+                gates += Gates::macs(site.kind, site.count(), block.inputs);
+                gate_parameters += Gates::parameters(site.kind, site.count(), block.inputs);
                 widths.push(match site.site {
                     Site::Layer => Width { fixed: 0, sizes: vec![1] },
                     _ => Width {
@@ -121,6 +121,7 @@ impl Cost {
                 let gated = ungated(0, layer.inputs).saturating_mul(ungated(1, layer.outputs));
                 terms.push(Term { block: number, coefficient: macs / gated.max(1), factors });
             };
+            let around = block.shortcut.output_extent(extent.0).zip(block.shortcut.output_extent(extent.1));
             let (mut branch, mut output) = (0u64, extent);
             for (position, layer) in (1..).zip(&block.branch) {
                 let (macs, next) = conv(&prefix, layer, output)?;
@@ -136,7 +137,8 @@ impl Cost {
                 }
                 Shortcut::None | Shortcut::Identity | Shortcut::ZeroPadded { .. } => 0,
             };
-            extent = output;
+            // A branch that was pruned away has no extent of its own.
+            extent = if block.branch.is_empty() { around.unwrap_or(output) } else { output };
             let own = block_parameters(block);
             parameters = own.saturating_add(parameters);
             blocks.push(BlockCost { name: block.name.clone(), extent, parameters: own, branch, shortcut });
@@ -227,5 +229,6 @@ fn block_parameters(block: &BlockSpec) -> u64 {
         Shortcut::Projection(conv) => conv_parameters(conv),
         Shortcut::None | Shortcut::Identity | Shortcut::ZeroPadded { .. } => 0,
     };
-    block.branch.iter().map(conv_parameters).fold(shortcut, u64::saturating_add)
+    let bias = if block.bias { block.outputs as u64 } else { 0 };
+    block.branch.iter().map(conv_parameters).fold(shortcut.saturating_add(bias), u64::saturating_add)
 }

@@ -87,6 +87,25 @@ impl GroupSizes {
     }
 }
 
+/// The channels of a block that gates leave open, by their positions at each place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OpenChannels {
+    /// As the branch reads them.
+    pub input: Vec<usize>,
+    /// Behind each convolution of the branch.
+    pub behind: Vec<Vec<usize>>,
+    /// Of a projection shortcut.
+    pub projection: Option<Vec<usize>>,
+}
+
+impl OpenChannels {
+    /// Whether a convolution of the branch has nothing to read.
+    pub fn starves(&self) -> bool {
+        let before_the_last = self.behind.len().saturating_sub(1);
+        self.input.is_empty() || self.behind[..before_the_last].iter().any(Vec::is_empty)
+    }
+}
+
 impl Site {
     /// State dict name of the gates, below their block's.
     pub fn name(self) -> String {
@@ -187,6 +206,37 @@ impl BlockSpec {
             None => Site::Output,
             Some(next) if next.is_depthwise() => self.site_behind(position + 1),
             Some(_) => Site::Between(position),
+        }
+    }
+
+    /// The channels that the gates leave open at every place; `open` gives the decisions at a site that has gates.
+    pub(crate) fn open_channels<'a>(&self, open: impl Fn(Site) -> Option<&'a [bool]>) -> OpenChannels {
+        let at = |site: Site, channels: usize| -> Vec<usize> {
+            match self.gates_at(site).zip(open(site)) {
+                None => (0..channels).collect(),
+                Some((gates, open)) => {
+                    let gates = gates.gate_of_channel();
+                    let is_open =
+                        |&channel: &usize| gates.get(channel).copied().flatten().is_none_or(|gate| open[gate]);
+                    (0..channels).filter(is_open).collect()
+                }
+            }
+        };
+        OpenChannels {
+            input: match self.branch.first() {
+                None => Vec::new(),
+                // It needs no channel whose result is closed behind it.
+                Some(first) if first.is_depthwise() => at(self.site_behind(1), first.outputs),
+                Some(first) => at(Site::Input, first.inputs),
+            },
+            behind: (1..)
+                .zip(&self.branch)
+                .map(|(position, conv)| at(self.site_behind(position), conv.outputs))
+                .collect(),
+            projection: match &self.shortcut {
+                Shortcut::Projection(conv) => Some(at(Site::Projection, conv.outputs)),
+                Shortcut::None | Shortcut::Identity | Shortcut::ZeroPadded { .. } => None,
+            },
         }
     }
 

@@ -6,6 +6,7 @@
 //! gates add `….gate.*` beside them.
 
 mod block;
+mod channels;
 mod conv;
 mod cost;
 mod error;
@@ -17,11 +18,12 @@ mod spec;
 pub mod state_dict;
 mod weights;
 
+pub use channels::Channels;
 pub use cost::{BlockCost, Cost};
 pub use error::{Error, Result};
 pub use gating::{GateSite, GroupSizes, Groups, Place, Site};
 pub use meter::Meter;
-pub use network::{CLASSIFIER_GROUP, Mode, Network, Output, Pass};
+pub use network::{CLASSIFIER_GROUP, Execution, Mode, Network, Output, Pass};
 pub use presets::{Level, PRESETS, Preset};
 pub use spec::{Activation, BlockSpec, ConvSpec, HeadSpec, NetSpec, PoolSpec, Shortcut, StemSpec};
 pub use weights::{Classifier, Loaded};

@@ -26,6 +26,18 @@ pub struct Pass {
     pub mode: Mode,
     /// How gates decide.
     pub policy: Policy,
+    /// What is computed.
+    pub execution: Execution,
+}
+
+/// What a forward pass computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Execution {
+    /// Everything, multiplied by the openings: training, and the reference.
+    Masked,
+    /// What is open: a closed layer is not computed, in a batch only the open images are, and filters that are closed for the
+    /// whole batch are left out. The same logits up to rounding, without gradients.
+    Skipping,
 }
 
 /// What a forward pass is for.
@@ -60,12 +72,21 @@ pub struct Output {
 impl Pass {
     /// Inference: running statistics, gates by `policy`.
     pub fn inference(policy: Policy) -> Self {
-        Self { mode: Mode::Inference, policy }
+        Self { mode: Mode::Inference, policy, execution: Execution::Masked }
+    }
+
+    /// Inference that computes only what is open.
+    pub fn skipping(policy: Policy) -> Self {
+        Self { execution: Execution::Skipping, ..Self::inference(policy) }
     }
 
     /// Training: batch statistics, gates sampled and channels dropped with randomness from `seed`.
     pub fn training(temperature: f64, seed: u64) -> Self {
-        Self { mode: Mode::Training { seed }, policy: Policy::Sample { temperature, seed } }
+        Self {
+            mode: Mode::Training { seed },
+            policy: Policy::Sample { temperature, seed },
+            execution: Execution::Masked,
+        }
     }
 }
 
@@ -178,16 +199,17 @@ impl Network {
     /// If the images have another shape or are too small.
     pub fn forward(&self, images: &Tensor, pass: Pass) -> Result<Output> {
         if !pass.policy.ranks() || self.spec.gate_count() == 0 {
-            return self.forward_with(images, pass.mode, Decide::new(pass.policy, None));
+            return self.forward_with(images, pass.mode, pass.execution, Decide::new(pass.policy, None));
         }
-        let open = self.forward_with(images, pass.mode.without_effect(), Decide::new(Policy::AlwaysOpen, None))?;
+        let decide = Decide::new(Policy::AlwaysOpen, None);
+        let open = self.forward_with(images, pass.mode.without_effect(), Execution::Masked, decide)?;
         let ranked = pass.policy.decide(&Tensor::f_cat(&open.gate_logits, 1)?, 0)?;
         let counts: Vec<i64> = self.spec.gate_sites().map(|(_, gates)| gates.count() as i64).collect();
         let made = ranked.f_split_with_sizes(counts, 1)?;
-        self.forward_with(images, pass.mode, Decide::new(pass.policy, Some(&made)))
+        self.forward_with(images, pass.mode, pass.execution, Decide::new(pass.policy, Some(&made)))
     }
 
-    fn forward_with(&self, images: &Tensor, mode: Mode, mut decide: Decide) -> Result<Output> {
+    fn forward_with(&self, images: &Tensor, mode: Mode, execution: Execution, mut decide: Decide) -> Result<Output> {
         let statistics = mode.statistics();
         let mut features = self.stem.forward(images, statistics)?;
         if let Some(pool) = &self.spec.stem.pool {
@@ -195,7 +217,7 @@ impl Network {
             features = features.f_max_pool2d(kernel, stride, padding, [1, 1], false)?;
         }
         for block in &self.blocks {
-            features = block.forward(&features, statistics, &mut decide)?;
+            features = block.forward(&features, statistics, execution, &mut decide)?;
         }
         let mut pooled = features.f_adaptive_avg_pool2d([1, 1])?.f_flatten(1, -1)?;
         if let Mode::Training { seed } = mode

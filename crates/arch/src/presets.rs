@@ -193,24 +193,14 @@ impl Preset {
                 branch.push(ConvSpec { groups: hidden, ..conv(&depthwise, &norm, [hidden, hidden], 3, stride, Relu6) });
                 let (project, norm) = (format!("conv.{}", step + 1), format!("conv.{}", step + 2));
                 branch.push(conv(&project, &norm, [hidden, outputs], 1, 1, Identity));
-                blocks.push(BlockSpec {
-                    name: format!("features.{}", blocks.len() + 1),
-                    branch,
-                    shortcut: if stride == 1 && inputs == outputs { Shortcut::Identity } else { Shortcut::None },
-                    activation: Identity,
-                    gates: Vec::new(),
-                });
+                let around = if stride == 1 && inputs == outputs { Shortcut::Identity } else { Shortcut::None };
+                blocks.push(block(format!("features.{}", blocks.len() + 1), branch, around, Identity));
                 inputs = outputs;
             }
         }
         let last = divisible_by_8(1280.0 * self.width.max(1.0));
-        blocks.push(BlockSpec {
-            name: format!("features.{}", blocks.len() + 1),
-            branch: vec![conv("0", "1", [inputs, last], 1, 1, Relu6)],
-            shortcut: Shortcut::None,
-            activation: Identity,
-            gates: Vec::new(),
-        });
+        let branch = vec![conv("0", "1", [inputs, last], 1, 1, Relu6)];
+        blocks.push(block(format!("features.{}", blocks.len() + 1), branch, Shortcut::None, Identity));
         let head = HeadSpec { name: "classifier.1".into(), inputs: last, classes, dropout: 0.2 };
         NetSpec { name, stem, blocks, head }
     }
@@ -231,7 +221,7 @@ impl NetSpec {
 fn resnet(
     name: String,
     stem: StemSpec,
-    block: ResidualBlock,
+    kind: ResidualBlock,
     stages: &[usize],
     around: impl Fn(usize, usize, usize) -> Shortcut,
     (head, classes): (&str, usize),
@@ -243,15 +233,11 @@ fn resnet(
         let width = first_width << stage;
         for position in 0..count {
             let stride = if stage > 0 && position == 0 { 2 } else { 1 };
-            let outputs = block.expansion() * width;
+            let outputs = kind.expansion() * width;
             let unchanged = stride == 1 && channels == outputs;
-            blocks.push(BlockSpec {
-                name: format!("layer{}.{position}", stage + 1),
-                branch: block.branch(channels, width, stride),
-                shortcut: if unchanged { Shortcut::Identity } else { around(channels, outputs, stride) },
-                activation: Activation::Relu,
-                gates: Vec::new(),
-            });
+            let shortcut = if unchanged { Shortcut::Identity } else { around(channels, outputs, stride) };
+            let (name, branch) = (format!("layer{}.{position}", stage + 1), kind.branch(channels, width, stride));
+            blocks.push(block(name, branch, shortcut, Activation::Relu));
             channels = outputs;
         }
     }
@@ -281,6 +267,13 @@ impl ResidualBlock {
             ],
         }
     }
+}
+
+/// A block as published: its branch reads and writes every channel, and nothing is gated.
+fn block(name: String, branch: Vec<ConvSpec>, shortcut: Shortcut, activation: Activation) -> BlockSpec {
+    let (inputs, outputs) = (branch[0].inputs, branch[branch.len() - 1].outputs);
+    let (reads, writes, projects, gates) = (None, None, None, Vec::new());
+    BlockSpec { name, inputs, outputs, branch, shortcut, reads, writes, projects, bias: false, activation, gates }
 }
 
 /// A convolution of `channels` (in, out) whose padding keeps the extent at stride 1.

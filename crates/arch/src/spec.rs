@@ -1,5 +1,6 @@
 //! What a network is: plain data.
 
+use crate::channels::Channels;
 use crate::error::{Error, Result};
 use crate::gating::GateSite;
 use serde::{Deserialize, Serialize};
@@ -82,10 +83,26 @@ pub enum Activation {
 pub struct BlockSpec {
     /// State dict prefix, such as `layer1.0`.
     pub name: String,
-    /// The convolutions of the residual branch, in order.
+    /// Channels the block reads.
+    pub inputs: usize,
+    /// Channels the block writes.
+    pub outputs: usize,
+    /// The convolutions of the residual branch, in order. Pruning can leave none, where there is a path around.
     pub branch: Vec<ConvSpec>,
     /// The path around the branch.
     pub shortcut: Shortcut,
+    /// The channels the branch reads, all if absent: what pruning left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads: Option<Channels>,
+    /// The channels the branch writes, all if absent: what pruning left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writes: Option<Channels>,
+    /// The channels a projection shortcut writes, all if absent: what pruning left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub projects: Option<Channels>,
+    /// Whether a tensor `bias` is added to the sum, one value per channel: a pruned branch that came to a constant.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bias: bool,
     /// What follows the sum.
     pub activation: Activation,
     /// Where gates sit.
@@ -144,15 +161,15 @@ fn output_extent(extent: usize, kernel: usize, stride: usize, padding: usize) ->
     Some((extent + 2 * padding).checked_sub(kernel)? / stride + 1)
 }
 
-impl BlockSpec {
-    /// Channels the block reads.
-    pub fn inputs(&self) -> usize {
-        self.branch.first().map_or(0, |conv| conv.inputs)
-    }
-
-    /// Channels the block writes.
-    pub fn outputs(&self) -> usize {
-        self.branch.last().map_or(0, |conv| conv.outputs)
+impl Shortcut {
+    /// Output extent for an input extent, in pixels; `None` if a kernel does not fit or there is no shortcut.
+    pub fn output_extent(&self, extent: usize) -> Option<usize> {
+        match self {
+            Self::None => None,
+            Self::Identity => Some(extent),
+            Self::Projection(conv) => conv.output_extent(extent),
+            Self::ZeroPadded { stride, .. } => Some(extent.div_ceil((*stride).max(1))),
+        }
     }
 }
 
@@ -184,32 +201,56 @@ impl NetSpec {
             block_faults.push("the stem's pooling has a window, stride or padding that cannot be".to_owned());
         }
         for block in &self.blocks {
-            let inputs = channels;
-            for layer in &block.branch {
-                conv(&block.name, layer, channels);
-                channels = layer.outputs;
+            let (inputs, outputs) = (channels, block.outputs);
+            if block.inputs != inputs {
+                block_faults
+                    .push(format!("block '{}' reads {} channels where {inputs} arrive", block.name, block.inputs));
             }
-            match &block.shortcut {
-                Shortcut::None | Shortcut::Identity | Shortcut::ZeroPadded { .. } => {}
-                Shortcut::Projection(layer) => conv(&block.name, layer, inputs),
+            for (name, selection, of) in [
+                ("reads", &block.reads, inputs),
+                ("writes", &block.writes, outputs),
+                ("projects", &block.projects, outputs),
+            ] {
+                if let Some(fault) = selection.as_ref().and_then(|channels| channels.fault(of)) {
+                    block_faults.push(format!("'{name}' of block '{}' {fault}", block.name));
+                }
+            }
+            let selected = |selection: &Option<Channels>, all| selection.as_ref().map_or(all, Channels::count);
+            let mut width = selected(&block.reads, inputs);
+            for layer in &block.branch {
+                conv(&block.name, layer, width);
+                width = layer.outputs;
+            }
+            if let Shortcut::Projection(layer) = &block.shortcut {
+                conv(&block.name, layer, inputs);
             }
             let around = match &block.shortcut {
                 Shortcut::None => None,
-                Shortcut::Identity => Some(inputs),
-                Shortcut::Projection(layer) => Some(layer.outputs),
-                Shortcut::ZeroPadded { outputs, .. } => Some(*outputs),
+                Shortcut::Identity => Some((inputs, outputs)),
+                Shortcut::Projection(layer) => Some((layer.outputs, selected(&block.projects, outputs))),
+                Shortcut::ZeroPadded { outputs: padded, .. } => Some((*padded, outputs)),
             };
+            if block.outputs == 0 || block.outputs > MAX_SIZE {
+                block_faults.push(format!("block '{}' has a size outside 1 to {MAX_SIZE}", block.name));
+            }
             if let Shortcut::ZeroPadded { stride, outputs } = block.shortcut
                 && (stride == 0 || stride > MAX_SIZE || outputs < inputs || !(outputs - inputs).is_multiple_of(2))
             {
                 block_faults.push(format!("block '{}' cannot pad {inputs} channels to {outputs}", block.name));
             }
-            if block.branch.is_empty() {
+            if block.branch.is_empty() && (block.shortcut == Shortcut::None || !block.gates.is_empty()) {
                 block_faults.push(format!("block '{}' has no convolution", block.name));
             }
-            if around.is_some_and(|around| around != channels) {
-                block_faults.push(format!("block '{}' adds {around:?} channels to {channels}", block.name));
+            let written = selected(&block.writes, outputs);
+            if !block.branch.is_empty() && width != written {
+                block_faults
+                    .push(format!("the branch of block '{}' makes {width} channels and writes {written}", block.name));
             }
+            if let Some((found, expected)) = around.filter(|(found, expected)| found != expected) {
+                block_faults
+                    .push(format!("the shortcut of block '{}' makes {found} channels for {expected}", block.name));
+            }
+            channels = outputs;
             block_faults.extend(block.gate_faults());
         }
         if self.head.inputs != channels || self.head.classes == 0 || self.head.classes > 1 << 20 {

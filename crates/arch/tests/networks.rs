@@ -293,7 +293,7 @@ fn macs_really_built(spec: &NetSpec, openings: &[Vec<bool>], size: i64) -> u64 {
             block.gates.iter().map(|gates| (gates.site, decisions.next().unwrap().clone())).collect();
         let open = |site: Site| own.iter().find(|(found, _)| *found == site).unwrap().1.clone();
         let branch_runs = block.gates_at(Site::Layer).is_none() || open(Site::Layer)[0];
-        let mut channels = open_channels(block, Site::Input, block.inputs(), &open);
+        let mut channels = open_channels(block, Site::Input, block.inputs, &open);
         let (mut branch, mut after) = (0, extent);
         for (position, conv) in (1..).zip(&block.branch) {
             let site = if position == block.branch.len() { Site::Output } else { Site::Between(position) };
@@ -406,6 +406,40 @@ fn closed_filters_contribute_exactly_zero() {
 }
 
 #[test]
+fn skipping_gives_the_logits_of_masking() {
+    let images = normal(&[5, 3, 64, 64], 1).unwrap();
+    // As the loader delivers them.
+    let channels_last = images.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
+    let agree = |network: &Network, policy: Policy| {
+        for images in [&images, &channels_last, &images.narrow(0, 2, 1)] {
+            let pass = |pass| tch::no_grad(|| network.forward(images, pass)).unwrap();
+            let (masked, skipping) = (pass(Pass::inference(policy)), pass(Pass::skipping(policy)));
+            let distance = (&masked.logits - &skipping.logits).abs().max().double_value(&[]);
+            let scale = masked.logits.abs().max().double_value(&[]);
+            assert!(distance <= 1e-5 * scale, "{} {policy}: {distance} of {scale}", network.spec().name);
+            for (a, b) in masked.openings.sites().iter().zip(skipping.openings.sites()) {
+                assert_eq!(a, b);
+            }
+        }
+    };
+    for (number, spec) in gated_networks().into_iter().enumerate() {
+        let network = Network::build(&spec, Device::Cpu, 3).unwrap();
+        // Decided alike for all images, one by one, and all closed.
+        decide(&network, &random_openings(&spec, number as u64));
+        agree(&network, Policy::Argmax);
+        agree(&network, Policy::Sample { temperature: 1.0, seed: 8 });
+        agree(&network, Policy::AlwaysOpen);
+        agree(&network, Policy::TopK(0));
+        // Gates that look at the image decide for each.
+        let mut dependent = spec.clone();
+        for gates in dependent.blocks.iter_mut().flat_map(|block| &mut block.gates) {
+            (gates.kind, gates.initial) = (GateKind::Dependent, (0.1, 0.1));
+        }
+        agree(&Network::build(&dependent, Device::Cpu, 3).unwrap(), Policy::Argmax);
+    }
+}
+
+#[test]
 fn top_k_opens_that_many_gates_of_the_network_for_every_image() {
     let preset = Preset::named("cifar-resnet20").unwrap();
     let spec = preset.spec(4).with_filter_gates(GateKind::Dependent, &preset.group_sizes(Level::Low), &Place::ALL);
@@ -428,7 +462,7 @@ fn calibration_leaves_the_mean_of_the_batch_statistics() {
     let before: Vec<Tensor> = network.tensors().parameters().map(|entry| entry.tensor.detach().copy()).collect();
     for (k, images) in batches.iter().enumerate() {
         let mode = arch::Mode::Calibration { momentum: 1.0 / (k as f64 + 1.0) };
-        tch::no_grad(|| network.forward(images, Pass { mode, policy: Policy::Argmax })).unwrap();
+        tch::no_grad(|| network.forward(images, Pass { mode, ..Pass::inference(Policy::Argmax) })).unwrap();
     }
     let stem = &network.tensors().get("conv1.weight").unwrap().tensor;
     let means = batches.iter().map(|images| {
@@ -451,7 +485,7 @@ fn ranking_gates_moves_no_statistic() {
     let mode = arch::Mode::Calibration { momentum: 0.5 };
     let running_mean = |policy| {
         let network = Network::build(&spec, Device::Cpu, 3).unwrap();
-        tch::no_grad(|| network.forward(&images, Pass { mode, policy })).unwrap();
+        tch::no_grad(|| network.forward(&images, Pass { mode, ..Pass::inference(policy) })).unwrap();
         network.tensors().get("layer3.2.bn2.running_mean").unwrap().tensor.copy()
     };
     // All gates open either way, so only a second step of the statistics could tell the two apart.
@@ -464,7 +498,7 @@ fn dropout_is_a_function_of_the_seed_and_only_for_training() {
     let network = Network::build(&spec, Device::Cpu, 3).unwrap();
     let images = normal(&[4, 3, 32, 32], 1).unwrap();
     let logits = |mode| {
-        let pass = Pass { mode, policy: Policy::AlwaysOpen };
+        let pass = Pass { mode, ..Pass::inference(Policy::AlwaysOpen) };
         tch::no_grad(|| network.forward(&images, pass)).unwrap().logits
     };
     let training = |seed| logits(arch::Mode::Training { seed });

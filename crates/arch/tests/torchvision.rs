@@ -74,8 +74,9 @@ fn network_equals_torchvision(name: &str) {
         let output = tch::no_grad(|| network.forward(images, Pass::inference(Policy::AlwaysOpen))).unwrap();
         assert!(distance(&output.logits, reference.get("logits")) < 1e-4);
         if !gated {
-            let output =
-                network.forward(images, Pass { mode: Mode::Training { seed: 0 }, policy: Policy::AlwaysOpen }).unwrap();
+            let output = network
+                .forward(images, Pass { mode: Mode::Training { seed: 0 }, ..Pass::inference(Policy::AlwaysOpen) })
+                .unwrap();
             let loss = output.logits.cross_entropy_for_logits(&Tensor::from_slice(&[3i64, 7]));
             loss.backward();
             assert!(distance(&loss, reference.get("loss")) < 1e-4);

@@ -45,6 +45,29 @@ impl BatchNorm {
         })
     }
 
+    /// The same batch norm, sharing its tensors.
+    pub fn shallow_clone(&self) -> Self {
+        Self {
+            weight: self.weight.shallow_clone(),
+            bias: self.bias.shallow_clone(),
+            running_mean: self.running_mean.shallow_clone(),
+            running_var: self.running_var.shallow_clone(),
+        }
+    }
+
+    /// A batch norm over some of the channels, by their positions; it shares nothing with this one.
+    ///
+    /// # Errors
+    /// If a position is out of range.
+    pub fn narrow(&self, positions: &Tensor) -> Result<Self> {
+        Ok(Self {
+            weight: self.weight.f_index_select(0, positions)?,
+            bias: self.bias.f_index_select(0, positions)?,
+            running_mean: self.running_mean.f_index_select(0, positions)?,
+            running_var: self.running_var.f_index_select(0, positions)?,
+        })
+    }
+
     /// Normalises with the given statistics.
     ///
     /// With the batch's a channel needs more than one value: a batch of one image without spatial extent would turn the running

@@ -48,7 +48,7 @@ impl Calibration<'_> {
                 if batch.labels.len() >= 2 {
                     let (images, _) = to_tensors(&batch, self.image_size, self.network.device())?;
                     let mode = Mode::Calibration { momentum: 1.0 / (used as f64 + 1.0) };
-                    let pass = Pass { mode, policy: self.policy.for_batch(used) };
+                    let pass = Pass { mode, ..Pass::inference(self.policy.for_batch(used)) };
                     tch::no_grad(|| self.network.forward(&images, pass))?;
                     used += 1;
                 }

@@ -88,7 +88,7 @@ impl Report<'_> {
         let mut gate = 0;
         for (block, site) in self.spec.gate_sites() {
             let channels = match site.site {
-                Site::Layer => vec![block.outputs()],
+                Site::Layer => vec![block.outputs],
                 _ => site.sizes(),
             };
             for channels in channels {

@@ -59,7 +59,7 @@ fn text(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> S
     for (block, cost) in spec.blocks.iter().zip(&cost.blocks) {
         rows.push(vec![
             block.name.clone(),
-            format!("{} → {}", block.inputs(), block.outputs()),
+            format!("{} → {}", block.inputs, block.outputs),
             format!("{}×{}", cost.extent.0, cost.extent.1),
             grouped(cost.parameters),
             macs(cost.macs() as f64),
@@ -126,8 +126,8 @@ fn json(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> R
         .map(|(block, cost)| {
             json!({
                 "name": block.name,
-                "inputs": block.inputs(),
-                "outputs": block.outputs(),
+                "inputs": block.inputs,
+                "outputs": block.outputs,
                 "height": cost.extent.0,
                 "width": cost.extent.1,
                 "parameters": cost.parameters,
