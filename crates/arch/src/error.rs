@@ -24,6 +24,30 @@ pub enum Error {
         /// Every contradiction found.
         faults: Vec<String>,
     },
+    /// There is not one decision per gate.
+    #[error("{decisions} decisions for {gates} gates; give one per gate")]
+    DecisionCount {
+        /// Number of decisions.
+        decisions: usize,
+        /// Number of gates.
+        gates: usize,
+    },
+    /// Pruning would leave no branch at all.
+    #[error(
+        "every gate of {network} is closed, so pruning would leave nothing of it; train it longer, with a higher target or a lower loss factor"
+    )]
+    AllClosed {
+        /// The network.
+        network: String,
+    },
+    /// Pruning would cut every path through a block.
+    #[error(
+        "every filter of block '{block}' is closed and there is no path around it, so nothing would reach the classifier"
+    )]
+    NothingLeft {
+        /// The block.
+        block: String,
+    },
     /// The images are too small for the network's strides.
     #[error("images of {height}×{width} are too small for {name}: '{layer}' would have no output")]
     ImageTooSmall {

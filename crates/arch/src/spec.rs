@@ -2,7 +2,7 @@
 
 use crate::channels::Channels;
 use crate::error::{Error, Result};
-use crate::gating::GateSite;
+use crate::gating::{GateSite, Site};
 use serde::{Deserialize, Serialize};
 
 /// A network: stem, residual blocks, head. Only data; see [`crate::Network`] for its tensors.
@@ -238,7 +238,8 @@ impl NetSpec {
             {
                 block_faults.push(format!("block '{}' cannot pad {inputs} channels to {outputs}", block.name));
             }
-            if block.branch.is_empty() && (block.shortcut == Shortcut::None || !block.gates.is_empty()) {
+            let gated = block.gates.iter().any(|gates| gates.site != Site::Projection);
+            if block.branch.is_empty() && (block.shortcut == Shortcut::None || gated) {
                 block_faults.push(format!("block '{}' has no convolution", block.name));
             }
             let written = selected(&block.writes, outputs);

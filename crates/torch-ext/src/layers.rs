@@ -30,7 +30,8 @@ pub struct BatchNorm {
 }
 
 impl BatchNorm {
-    const EPSILON: f64 = 1e-5;
+    /// Added to the variance.
+    pub const EPSILON: f64 = 1e-5;
 
     /// Makes `weight`, `bias`, `running_mean` and `running_var` for `channels` channels under `path`.
     ///

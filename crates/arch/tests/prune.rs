@@ -1,0 +1,217 @@
+//! Pruning: smaller networks that compute the same.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
+
+mod support;
+
+use arch::{BlockSpec, Cost, Decision, GateSite, Level, Meter, NetSpec, Network, Pass, Place, Preset, Shortcut, Site};
+use gumbel_gates::{GateKind, Policy};
+use support::{decide, gated_networks, random_openings, randomise};
+use tch::{Device, Kind, Tensor};
+use torch_ext::{derive_seed, normal};
+
+fn logits(network: &Network, images: &Tensor, pass: Pass) -> Tensor {
+    tch::no_grad(|| network.forward(images, pass)).unwrap().logits
+}
+
+/// Asserts that two networks classify alike, masked and skipping.
+fn assert_alike(pruned: &Network, masked: &Network, seed: u64) {
+    let images = normal(&[3, 3, 64, 64], seed).unwrap().permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
+    let expected = logits(masked, &images, Pass::inference(Policy::Argmax));
+    for pass in [Pass::inference(Policy::Argmax), Pass::skipping(Policy::Argmax)] {
+        let found = logits(pruned, &images, pass);
+        let distance = (&found - &expected).abs().max().double_value(&[]);
+        let scale = expected.abs().max().double_value(&[]);
+        assert!(distance <= 1e-4 * scale, "{} {seed}: {distance} of {scale}", masked.spec().name);
+    }
+}
+
+fn flat(openings: &[Vec<bool>]) -> Vec<Decision> {
+    let decision = |&open: &bool| if open { Decision::Open } else { Decision::Closed };
+    openings.iter().flatten().map(decision).collect()
+}
+
+/// Networks whose places can close altogether, with decisions that make some of them do so.
+fn closing_networks() -> Vec<(NetSpec, Vec<Vec<bool>>)> {
+    let mut found = Vec::new();
+    for (name, places) in [
+        ("cifar-resnet20", &Place::ALL[..]),
+        ("cifar-resnet20", &[Place::Between]),
+        ("resnet50", &Place::ALL),
+        ("mobilenet_v2_x0.35", &Place::ALL),
+    ] {
+        let preset = Preset::named(name).unwrap();
+        // Two gates at most places, so that both are often closed.
+        let halves = |block: &BlockSpec| {
+            let half = |channels: usize| channels.div_ceil(2);
+            let between = half(block.branch[0].outputs);
+            arch::GroupSizes { input: half(block.inputs), between, output: half(block.outputs), fixed_open: 0 }
+        };
+        let spec = preset.spec(4);
+        let sizes: Vec<_> = spec.blocks.iter().map(|block| Some(halves(block))).collect();
+        let spec = spec.with_filter_gates(GateKind::Independent, &sizes, places);
+        for seed in 0..4 {
+            let mut part = 0;
+            let mut coin = || {
+                part += 1;
+                derive_seed(seed, part) % 2 == 0
+            };
+            let openings = spec.gate_sites().map(|(_, gates)| (0..gates.count()).map(|_| coin()).collect()).collect();
+            found.push((spec.clone(), openings));
+        }
+    }
+    found
+}
+
+#[test]
+fn pruned_networks_compute_what_masked_ones_do() {
+    let random = gated_networks().into_iter().enumerate().flat_map(|(number, spec)| {
+        (0..2).map(move |seed| (spec.clone(), random_openings(&spec, 10 * number as u64 + seed)))
+    });
+    for (number, (spec, openings)) in random.chain(closing_networks()).enumerate() {
+        let network = Network::build(&spec, Device::Cpu, 3).unwrap();
+        randomise(&network, number as u64);
+        decide(&network, &openings);
+        let pruned = network.prune(&flat(&openings)).unwrap();
+        assert_eq!(pruned.spec().gate_count(), 0);
+        assert_alike(&pruned, &network, number as u64);
+        // Nothing is left to decide.
+        let again = pruned.prune(&[]).unwrap();
+        assert_eq!(again.spec(), pruned.spec());
+        for (a, b) in again.tensors().iter().zip(pruned.tensors()) {
+            assert_eq!(a.tensor, b.tensor);
+        }
+    }
+}
+
+#[test]
+fn pruned_networks_cost_what_the_openings_did() {
+    for spec in gated_networks().into_iter().filter(|spec| spec.gate_sites().all(|(_, gates)| gates.fixed_open() > 0)) {
+        let network = Network::build(&spec, Device::Cpu, 3).unwrap();
+        let openings = random_openings(&spec, 5);
+        decide(&network, &openings);
+        let images = normal(&[1, 3, 64, 64], 1).unwrap();
+        let made = tch::no_grad(|| network.forward(&images, Pass::inference(Policy::Argmax))).unwrap().openings;
+        let used = Meter::new(&Cost::of(&spec, 64, 64).unwrap(), Device::Cpu).unwrap().used(&made).unwrap();
+        let pruned = network.prune(&flat(&openings)).unwrap();
+        let cost = Cost::of(pruned.spec(), 64, 64).unwrap();
+        assert_eq!(cost.dense, used.double_value(&[0]) as u64, "{}", spec.name);
+        let held: u64 = pruned.tensors().parameters().map(|entry| entry.tensor.numel() as u64).sum();
+        assert_eq!(held, cost.parameters);
+    }
+}
+
+#[test]
+fn undecided_gates_stay_and_decide_as_before() {
+    for (number, mut spec) in gated_networks().into_iter().enumerate() {
+        for kind in [GateKind::Independent, GateKind::Dependent] {
+            for gates in spec.blocks.iter_mut().flat_map(|block| &mut block.gates) {
+                (gates.kind, gates.initial) = (kind, (0.1, 0.1));
+            }
+            let network = Network::build(&spec, Device::Cpu, 3).unwrap();
+            randomise(&network, number as u64);
+            // A third each: open, closed, undecided. The logits of decided gates are moved far to their side.
+            let decisions: Vec<Decision> = (0..spec.gate_count())
+                .map(|gate| {
+                    [Decision::Open, Decision::Closed, Decision::Undecided][derive_seed(9, gate as u64) as usize % 3]
+                })
+                .collect();
+            let mut left = decisions.as_slice();
+            for (block, gates) in spec.gate_sites() {
+                let (own, rest) = left.split_at(gates.count());
+                left = rest;
+                let push: Vec<f32> = own
+                    .iter()
+                    .flat_map(|decision| match decision {
+                        Decision::Open => [0.0, 1e3],
+                        Decision::Closed => [1e3, 0.0],
+                        Decision::Undecided => [0.0, 0.0],
+                    })
+                    .collect();
+                let name = format!("{}.{}", block.name, gates.site.name());
+                let (name, shape) = match kind {
+                    GateKind::Independent => (format!("{name}.logits"), vec![-1, 2]),
+                    GateKind::Dependent => (format!("{name}.fc2.bias"), vec![-1]),
+                };
+                let mut logits = network.tensors().get(&name).unwrap().tensor.shallow_clone();
+                let size = logits.size();
+                let noise = normal(&size, derive_seed(number as u64, name.len() as u64)).unwrap();
+                tch::no_grad(|| logits.copy_(&(noise + Tensor::from_slice(&push).view(shape.as_slice()))));
+            }
+            let pruned = network.prune(&decisions).unwrap();
+            assert!(pruned.spec().gate_count() > 0 && pruned.spec().gate_count() < spec.gate_count());
+            assert_alike(&pruned, &network, number as u64);
+            let undecided = vec![Decision::Undecided; pruned.spec().gate_count()];
+            assert_eq!(pruned.prune(&undecided).unwrap().spec(), pruned.spec());
+        }
+    }
+}
+
+#[test]
+fn blocks_that_do_nothing_vanish() {
+    let spec = NetSpec::preset("resnet18", 4).unwrap().with_layer_gates(GateKind::Independent, |_| true);
+    let network = Network::build(&spec, Device::Cpu, 3).unwrap();
+    let closed: Vec<Vec<bool>> = (0..8).map(|block| vec![block % 2 == 0]).collect();
+    decide(&network, &closed);
+    let pruned = network.prune(&flat(&closed)).unwrap();
+    let names: Vec<&str> = pruned.spec().blocks.iter().map(|block| block.name.as_str()).collect();
+    assert_eq!(names, ["layer1.0", "layer2.0", "layer3.0", "layer4.0"]);
+    assert_alike(&pruned, &network, 1);
+    // A block whose shortcut changes the shape stays as that shortcut.
+    let closed: Vec<Vec<bool>> = (0..8).map(|block| vec![block != 2]).collect();
+    decide(&network, &closed);
+    let pruned = network.prune(&flat(&closed)).unwrap();
+    let block = &pruned.spec().blocks[2];
+    assert!(block.branch.is_empty() && matches!(block.shortcut, Shortcut::Projection(_)));
+    assert_alike(&pruned, &network, 2);
+}
+
+#[test]
+fn a_place_closed_in_front_of_a_batch_norm_leaves_its_constant() {
+    let preset = Preset::named("cifar-resnet20").unwrap();
+    let spec =
+        preset.spec(4).with_filter_gates(GateKind::Independent, &preset.group_sizes(Level::Low), &[Place::Between]);
+    let network = Network::build(&spec, Device::Cpu, 3).unwrap();
+    randomise(&network, 1);
+    let openings: Vec<Vec<bool>> =
+        spec.gate_sites().map(|(block, gates)| vec![block.name != "layer2.1"; gates.count()]).collect();
+    decide(&network, &openings);
+    let pruned = network.prune(&flat(&openings)).unwrap();
+    let block = pruned.spec().blocks.iter().find(|block| block.name == "layer2.1").unwrap();
+    assert!(block.branch.is_empty() && block.bias);
+    assert!(pruned.tensors().get("layer2.1.bias").is_some());
+    assert_alike(&pruned, &network, 1);
+}
+
+#[test]
+fn what_cannot_be_pruned_is_told() {
+    let spec = NetSpec::preset("resnet18", 4).unwrap().with_layer_gates(GateKind::Independent, |_| true);
+    let network = Network::build(&spec, Device::Cpu, 3).unwrap();
+    assert_eq!(network.prune(&[Decision::Open]).unwrap_err().to_string(), "1 decisions for 8 gates; give one per gate");
+    let error = network.prune(&[Decision::Closed; 8]).unwrap_err().to_string();
+    assert!(error.contains("every gate of resnet18 is closed"), "{error}");
+    // A block without a path around it, with gates that could close it: only by hand.
+    let mut spec = NetSpec::preset("mobilenet_v2", 4).unwrap();
+    let outputs = spec.blocks[3].outputs;
+    spec.blocks[3].gates =
+        vec![GateSite::filters(Site::Output, GateKind::Independent, outputs, outputs / 2, 0).unwrap()];
+    spec.blocks[4].gates = vec![GateSite::layer(GateKind::Independent)];
+    let network = Network::build(&spec, Device::Cpu, 3).unwrap();
+    let decisions = [Decision::Closed, Decision::Closed, Decision::Open];
+    let error = network.prune(&decisions).unwrap_err().to_string();
+    assert!(error.contains("every filter of block 'features.4' is closed and there is no path around it"), "{error}");
+}
+
+#[test]
+fn pruned_networks_train() {
+    let (spec, openings) = closing_networks().swap_remove(0);
+    let network = Network::build(&spec, Device::Cpu, 3).unwrap();
+    let pruned = network.prune(&flat(&openings)).unwrap();
+    let images = normal(&[4, 3, 32, 32], 1).unwrap();
+    let output = pruned.forward(&images, Pass::training(1.0, 1)).unwrap();
+    output.logits.square().sum(Kind::Float).backward();
+    for entry in pruned.tensors().parameters() {
+        let gradient = entry.tensor.grad();
+        assert!(gradient.defined() && gradient.isfinite().all().int64_value(&[]) == 1, "{}", entry.name);
+    }
+}

@@ -1,0 +1,71 @@
+//! Gated networks of every kind, and decisions for them.
+
+#![allow(dead_code)] // each test file uses some of it
+
+use arch::{Level, NetSpec, Network, Place, Preset};
+use gumbel_gates::GateKind;
+use tch::Tensor;
+use torch_ext::{derive_seed, normal, uniform};
+
+/// Sets the logits of independent gates so that argmax decides as `openings` say.
+pub fn decide(network: &Network, openings: &[Vec<bool>]) {
+    for ((block, gates), open) in network.spec().gate_sites().zip(openings) {
+        let logits: Vec<f32> = open.iter().flat_map(|&open| [0.0, if open { 1.0 } else { -1.0 }]).collect();
+        let name = format!("{}.{}.logits", block.name, gates.site.name());
+        let mut own = network.tensors().get(&name).unwrap().tensor.shallow_clone();
+        tch::no_grad(|| own.copy_(&Tensor::from_slice(&logits).view([-1, 2])));
+    }
+}
+
+/// Random decisions for every gate of a network.
+pub fn random_openings(spec: &NetSpec, seed: u64) -> Vec<Vec<bool>> {
+    let mut part = 0;
+    let mut coin = || {
+        part += 1;
+        derive_seed(seed, part) % 3 > 0
+    };
+    spec.gate_sites().map(|(_, gates)| (0..gates.count()).map(|_| coin()).collect()).collect()
+}
+
+/// Gated networks of every kind of block and place.
+pub fn gated_networks() -> Vec<NetSpec> {
+    let filters = |name: &str, level, places: &[Place]| {
+        let preset = Preset::named(name).unwrap();
+        preset.spec(4).with_filter_gates(GateKind::Independent, &preset.group_sizes(level), places)
+    };
+    let mut uneven = NetSpec::preset("resnet18", 4).unwrap();
+    let groups = |i: usize| Some(arch::GroupSizes { input: 7 + i, between: 5, output: 100, fixed_open: i % 3 });
+    let groups: Vec<_> = (0..uneven.blocks.len()).map(groups).collect();
+    uneven = uneven.with_filter_gates(GateKind::Independent, &groups, &Place::ALL);
+    let mut both = filters("resnet50", Level::Low, &[Place::Between, Place::Projection]);
+    for block in both.blocks.iter_mut().step_by(2) {
+        block.gates.insert(0, arch::GateSite::layer(GateKind::Independent));
+    }
+    vec![
+        filters("cifar-resnet20", Level::Low, &Place::ALL),
+        filters("resnet50", Level::Medium, &Place::ALL),
+        filters("mobilenet_v2", Level::Low, &Place::ALL),
+        filters("mobilenet_v2_x0.35", Level::High, &[Place::Between]),
+        filters("resnet34", Level::High, &[Place::Input, Place::Output]),
+        uneven,
+        both,
+        NetSpec::preset("mobilenet_v2", 4).unwrap().with_layer_gates(GateKind::Independent, |_| true),
+    ]
+}
+
+/// Gives every tensor but the gates' values of its own: fresh batch norms would hide mistakes.
+pub fn randomise(network: &Network, seed: u64) {
+    for (number, entry) in network.tensors().iter().filter(|entry| entry.group != gumbel_gates::GATE_GROUP).enumerate()
+    {
+        let (shape, seed) = (entry.tensor.size(), derive_seed(seed, number as u64));
+        let values = match entry.name.rsplit('.').next() {
+            Some("running_var") => uniform(&shape, seed).unwrap() + 0.5,
+            Some("weight") if shape.len() > 1 => {
+                let fan_in: i64 = shape[1..].iter().product();
+                normal(&shape, seed).unwrap() * (2.0 / fan_in as f64).sqrt()
+            }
+            _ => normal(&shape, seed).unwrap() * 0.3 + 0.5,
+        };
+        tch::no_grad(|| entry.tensor.shallow_clone().copy_(&values));
+    }
+}
