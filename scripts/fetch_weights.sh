@@ -57,10 +57,10 @@ trap 'rm -f "$scratch"' EXIT
 trap 'exit 130' INT TERM
 if command -v curl > /dev/null; then
     curl --fail --location --silent --show-error --output "$scratch" "$source" || fail "cannot download $source"
-elif command -v wget > /dev/null; then
+elif command -v wget > /dev/null && [ "${source#file://}" = "$source" ]; then
     wget --quiet --output-document "$scratch" "$source" || fail "cannot download $source"
 else
-    fail "neither curl nor wget was found; install one, or save $source as $target"
+    fail "curl was not found (nor wget, which reads no file://); install it, or save $source as $target"
 fi
 is_published "$scratch" || fail "$source is damaged: its SHA-256 does not begin with $digits; nothing was written"
 chmod 644 "$scratch"

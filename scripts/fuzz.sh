@@ -17,7 +17,7 @@ for option in level=4 inline-8bit-counters pc-table trace-compares; do
     flags="$flags -Cllvm-args=-sanitizer-coverage-$option"
 done
 # With a target named, build scripts and procedural macros keep their ordinary flags.
-env -u LIBTORCH RUSTFLAGS="$flags -Ccodegen-units=1" \
+env -u LIBTORCH -u CARGO_ENCODED_RUSTFLAGS RUSTFLAGS="$flags -Ccodegen-units=1" \
     cargo build --quiet --release --manifest-path fuzz/Cargo.toml --target-dir fuzz/target --target "$host"
 LD_LIBRARY_PATH=.libtorch/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} OMP_NUM_THREADS=1 \
     "fuzz/target/$host/release/state_dict" fuzz/corpus/state_dict \

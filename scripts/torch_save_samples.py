@@ -8,6 +8,7 @@ OUT/NAME.legacy.pth  the format before PyTorch 1.6
 OUT/NAME.pickle      the pickle inside, behind a Z, for the fuzzer
 """
 
+import argparse
 import io
 import pickle
 import sys
@@ -15,6 +16,7 @@ import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy
 import torch
 
 
@@ -23,6 +25,17 @@ def samples():
     # Three views of one storage: transposed, with steps, and whole.
     yield "views", OrderedDict(transposed=base.t(), steps=base[1:, ::2], whole=base)
     yield "nested", {"epoch": 3, "state_dict": {"module.w": torch.ones(4), "module.n": torch.tensor(7)}}
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    yield "training", {
+        "args": argparse.Namespace(lr=0.1, out=Path("runs")),
+        "best": numpy.float64(76.1),
+        "classes": {"cat"},
+        "optimizer": optimizer.state_dict(),
+        "state_dict": {"model": model.state_dict()},
+    }
     yield "parameter", {"w": torch.nn.Parameter(torch.ones(3))}
     yield "empty", {"w": torch.ones(0, 3), "scalar": torch.tensor(2.5)}
     for kind in [torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool]:

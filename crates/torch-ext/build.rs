@@ -1,4 +1,4 @@
-//! Compiles shim.cpp against the libtorch that tch uses.
+//! Compiles the C++ of this crate against the libtorch that tch uses.
 
 #![allow(clippy::print_stdout)] // how a build script talks to cargo
 
@@ -6,7 +6,9 @@ use std::env;
 use std::path::PathBuf;
 
 fn main() -> Result<(), String> {
-    println!("cargo:rerun-if-changed=src/shim.cpp");
+    for file in ["guarded.h", "script.cpp", "shim.cpp"] {
+        println!("cargo:rerun-if-changed=src/{file}");
+    }
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     let libtorch = env::var_os("LIBTORCH").map(PathBuf::from);
     let libtorch = libtorch.ok_or("LIBTORCH is not set; run `make setup` and cargo inside the project's folder")?;
@@ -22,6 +24,7 @@ fn main() -> Result<(), String> {
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
         .file("src/shim.cpp")
+        .file("src/script.cpp")
         .compile("torch_ext_shim");
     Ok(())
 }

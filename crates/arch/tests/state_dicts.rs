@@ -175,6 +175,11 @@ fn a_state_dict_may_lie_in_a_dictionary_and_come_from_data_parallel_training() {
     // {"epoch": 3, "state_dict": {"module.w": …}}
     let inner = pickle_of_one_tensor(0, 4, &[4]);
     let inner = inner[2..inner.len() - 1].to_vec();
+    let safe = write(
+        &folder.path().join("w.safetensors"),
+        &[("module.w".into(), Tensor::ones([2], (Kind::Float, Device::Cpu)))],
+    );
+    assert_eq!(StateDict::read(&safe).unwrap().tensors[0].0, "w");
     let renamed = [&b"}X\x08\x00\x00\x00module.w"[..], &inner[7..]].concat();
     let pickle = [&b"\x80\x02}X\x05\x00\x00\x00epochK\x03sX\n\x00\x00\x00state_dict"[..], &renamed, b"s."].concat();
     for bytes in [torch_file(&pickle, &[0; 16]), legacy_file(&pickle, &[0; 16])] {
@@ -212,6 +217,8 @@ fn what_torch_save_writes_is_read_value_for_value() {
         let nested = read("nested");
         assert_eq!((nested[0].0.as_str(), nested[1].0.as_str(), nested[1].1.int64_value(&[])), ("w", "n", 7));
         assert_eq!((read("parameter").len(), read("module").len()), (1, 5));
+        // What training scripts save beside the weights is passed over.
+        assert_eq!(read("training").iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["weight", "bias"]);
         let empty = read("empty");
         assert_eq!((empty[0].1.size(), empty[1].1.double_value(&[])), (vec![0, 3], 2.5));
         for (name, kind) in [
@@ -284,8 +291,23 @@ fn refusal(bytes: &[u8]) -> String {
 
 #[test]
 fn a_pickle_that_asks_for_a_call_is_refused_by_name() {
-    let pickle = b"\x80\x02cos\nsystem\nX\x08\x00\x00\x00touch /x\x85R.";
-    assert!(refusal(&torch_file(pickle, &[])).contains("it asks to call os.system"));
+    let pickles: [&[u8]; 7] = [
+        b"\x80\x02cos\nsystem\nX\x08\x00\x00\x00touch /x\x85R.",
+        // Only the import; by STACK_GLOBAL, INST, OBJ and NEWOBJ; protocol 0; deep inside a state dict.
+        b"\x80\x02}X\x01\x00\x00\x00acos\nsystem\ns.",
+        b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x01x\x85R.",
+        b"(S'touch /x'\nios\nsystem\n.",
+        b"(cos\nsystem\nS'touch /x'\no.",
+        b"\x80\x02cos\nsystem\n)\x81.",
+        b"(dp0\nS'a'\np1\n(lp2\ncos\nsystem\np3\n(S'x'\ntRp4\nas.",
+    ];
+    for pickle in pickles {
+        let refused = refusal(&torch_file(pickle, &[]));
+        assert!(refused.contains("it asks for os.system, which loading weights never needs"), "{refused}");
+    }
+    // Taking a harmless name's place does not help: nothing is called.
+    let pickle = b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00x\x85R.";
+    assert!(refusal(&torch_file(pickle, &[])).contains("no dictionary of tensors"));
 }
 
 #[test]
@@ -395,6 +417,7 @@ fn other_files_are_told_apart() {
     assert!(refusal(&torch_file(b"\x80\x02}X\x05\x00\x00\x00epochK\x03s.", &[])).contains("'epoch' is not a tensor"));
     // Marks that point above the stack.
     assert!(refusal(&torch_file(b"\x80\x02NN(\x86t.", &[])).contains("mark"));
+    assert!(refusal(&torch_file(&vec![b')'; 10_000_000], &[])).contains("far more than any state dict"));
     // Nesting a million deep must not exhaust the stack.
     let deep = [b"\x80\x02)".to_vec(), vec![0x85; 1_000_000], b".".to_vec()].concat();
     assert!(refusal(&torch_file(&deep, &[])).contains("no dictionary of tensors"));

@@ -44,7 +44,7 @@ impl Policy {
             Self::TopK(k) => {
                 let margin = sampling::margin(logits)?;
                 let (_, order) = margin.f_sort_stable(true, 1, true)?;
-                let first = order.f_narrow(1, 0, (k as i64).min(margin.size2()?.1))?;
+                let first = order.f_narrow(1, 0, i64::try_from(k).unwrap_or(i64::MAX).min(margin.size2()?.1))?;
                 Ok(margin.f_zeros_like()?.f_scatter_value(1, &first, 1.0)?)
             }
             Self::AlwaysOpen => Ok(sampling::margin(logits)?.f_ones_like()?),
@@ -56,10 +56,18 @@ impl Policy {
         matches!(self, Self::TopK(_))
     }
 
+    /// The same policy with another seed, if it draws any noise.
+    pub fn with_seed(self, seed: u64) -> Self {
+        match self {
+            Self::Sample { temperature, .. } => Self::Sample { temperature, seed },
+            Self::Argmax | Self::Threshold(_) | Self::TopK(_) | Self::AlwaysOpen => self,
+        }
+    }
+
     /// The same policy for batch number `batch` of a pass over many: sampling draws other noise for each.
     pub fn for_batch(self, batch: usize) -> Self {
         match self {
-            Self::Sample { temperature, seed } => Self::Sample { temperature, seed: derive_seed(seed, batch as u64) },
+            Self::Sample { seed, .. } => self.with_seed(derive_seed(seed, batch as u64)),
             Self::Argmax | Self::Threshold(_) | Self::TopK(_) | Self::AlwaysOpen => self,
         }
     }

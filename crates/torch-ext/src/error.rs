@@ -23,6 +23,9 @@ pub enum Error {
         /// Shape of the parameter.
         parameter: Vec<i64>,
     },
+    /// A text cannot be passed to libtorch.
+    #[error("'{0}' holds a zero byte, which no name or text of a module can have")]
+    ZeroByte(String),
     /// Lists that belong together differ in length.
     #[error("{what}: expected {expected} tensors, found {found}")]
     Count {

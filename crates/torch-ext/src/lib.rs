@@ -4,6 +4,7 @@
 //! - [`BatchNorm`], [`Linear`]: layers with PyTorch's names and initial values.
 //! - [`fused_sgd`]: one call that updates all parameters.
 //! - [`uniform`], [`normal`]: random values that are a function of an explicit seed.
+//! - [`Script`]: TorchScript modules, compiled from their source.
 //! - [`cuda_is_available`]: loads libtorch's CUDA libraries only when somebody asks for a GPU.
 
 mod cuda;
@@ -11,6 +12,7 @@ mod error;
 mod layers;
 mod optimizer;
 mod random;
+mod script;
 mod tensors;
 
 pub use cuda::cuda_is_available;
@@ -18,4 +20,5 @@ pub use error::{Error, Result};
 pub use layers::{BatchNorm, Linear, Statistics};
 pub use optimizer::{SgdStep, fused_sgd};
 pub use random::{derive_seed, normal, uniform};
+pub use script::{Attribute, Script};
 pub use tensors::{Entry, Init, Path, Role, Tensors};

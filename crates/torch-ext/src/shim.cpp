@@ -1,37 +1,17 @@
 // C entry points over libtorch for what tch does not wrap. Every function returns null, or an error text the caller frees
 // with torch_ext_free_error. Tensors are passed as tch passes them: pointers to at::Tensor that stay the caller's.
+#include "guarded.h"
+
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/_fused_sgd.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randn.h>
 
-#include <cstring>
 #include <dlfcn.h>
 #include <vector>
 
 namespace {
-
-// Static texts are told apart from allocated ones by address.
-const char out_of_memory[] = "out of memory";
-
-char *error_text(const char *text) {
-    char *copy = strdup(text);
-    return copy ? copy : const_cast<char *>(out_of_memory);
-}
-
-template <typename Body> char *guarded(Body body) {
-    try {
-        body();
-        return nullptr;
-    } catch (const c10::Error &error) {
-        return error_text(error.what_without_backtrace());
-    } catch (const std::exception &error) {
-        return error_text(error.what());
-    } catch (...) {
-        return error_text("unknown C++ exception");
-    }
-}
 
 std::vector<at::Tensor> list(at::Tensor *const *tensors, size_t count) {
     std::vector<at::Tensor> result;

@@ -10,7 +10,7 @@ use commands::{calibrate, data, eval, fit, inspect, predict};
 use std::io::Write;
 use std::process::ExitCode;
 
-/// Learns which layers of a network are worth their compute, with Gumbel gates.
+/// Learns which layers and filters of a network are worth their compute, with Gumbel gates.
 #[derive(Parser)]
 #[command(name = "train", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted (state saved).")]

@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use arch::state_dict::StateDict;
 use arch::{Classifier, NetSpec, Network, Preset};
 use clap::Args;
-use data::Transform;
+use data::{Split, Transform};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use tch::Device;
@@ -77,6 +77,21 @@ impl Source {
                 bail!(Usage("which network? Give --checkpoint FILE, or --arch NAME --weights FILE".into()))
             }
         }
+    }
+}
+
+impl Loaded {
+    /// Refuses a split whose classes are not the network's; one without class names is held to their number.
+    pub(crate) fn refuse_other_classes(&self, split: &Split) -> Result<()> {
+        if self.named {
+            return Ok(trainer::refuse_other_classes(&self.classes, split)?);
+        }
+        let (network, data) = (self.classes.len(), split.classes.len());
+        if network != data {
+            let folder = split.root.display();
+            bail!("the network knows {network} classes and {folder} holds {data}; use the classes it was trained on");
+        }
+        Ok(())
     }
 }
 

@@ -18,8 +18,8 @@ use tch::{Device, Tensor};
 
 /// Metadata key of the description.
 const KEY: &str = "gumbel-gates";
-/// Version of the description; a reader refuses a newer one.
-const FORMAT: u32 = 1;
+/// Version of the description; a reader refuses others.
+const FORMAT: u32 = 2;
 const MOMENTUM: &str = "optimizer.momentum.";
 
 /// A network with everything needed to use it or to train it on.
@@ -158,7 +158,14 @@ impl Checkpoint {
         // The version first: a newer description may hold what this program cannot parse.
         let Version { format } = serde_json::from_str(description).map_err(damaged)?;
         if format > FORMAT {
-            let reason = format!("it has format {format} and this program reads up to {FORMAT}; use a newer one");
+            let reason = format!("it has format {format} and this program reads format {FORMAT}; use a newer one");
+            return Err(refuse(reason));
+        }
+        if format < FORMAT {
+            let reason = format!(
+                "it has format {format}, of an older version, and this program reads format {FORMAT}; its weights alone still \
+                 load, with --weights of `train fit`"
+            );
             return Err(refuse(reason));
         }
         let Description { spec, classes, input, training, .. } = serde_json::from_str(description).map_err(damaged)?;

@@ -231,11 +231,12 @@ impl Fit {
         Ok(evaluations.and_then(|evaluations| evaluations.into_iter().next()))
     }
 
-    /// Re-estimates the batch norm statistics if the run's last evaluation is due and the configuration asks for it; `false`
-    /// if interrupted. The batches are those of an epoch that training does not reach.
+    /// Re-estimates the batch norm statistics before an evaluation, if the configuration asks for it; `false` if interrupted.
+    /// The batches are those of an epoch that training does not reach. Training itself uses the batches' own statistics, so it
+    /// goes on as if nothing had happened.
     fn calibrate(&self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<bool> {
         let train = &self.config.train;
-        if train.calibrate_batches == 0 || self.progress.epoch + 1 < train.epochs {
+        if train.calibrate_batches == 0 {
             return Ok(true);
         }
         let calibration = Calibration {

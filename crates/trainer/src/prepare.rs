@@ -11,9 +11,11 @@ use crate::run_dir::RunDir;
 use crate::totals::Sums;
 use arch::{BlockSpec, Classifier, Cost, Meter, Network};
 use data::{Dataset, Loader, Order, Split};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tch::Device;
+use toml::Value;
 
 impl Fit {
     /// Checks and prepares everything: data, network, weights, the run's folder. `out` is the folder to make, by default the
@@ -214,16 +216,16 @@ fn refuse_changes(before: &Config, now: &Config) -> Result<()> {
         "network.weights",
     ];
     let (before, now) = (before.flatten(), now.flatten());
-    let changes: Vec<String> = now
-        .iter()
-        .filter(|(key, _)| !MAY_CHANGE.contains(&key.as_str()))
-        .filter_map(|(key, value)| {
-            let old = before.iter().find(|(name, _)| name == key).map(|(_, old)| old);
-            (old != Some(value)).then(|| match old {
-                Some(old) => format!("{key} is {value} and was {old}"),
-                None => format!("{key} is {value} and was not set"),
-            })
-        })
+    let value_in = |config: &[(String, Value)], key: &str| {
+        config.iter().find(|(name, _)| name == key).map_or("not set".to_owned(), |(_, value)| value.to_string())
+    };
+    let keys: BTreeSet<&String> = before.iter().chain(&now).map(|(key, _)| key).collect();
+    let changes: Vec<String> = keys
+        .into_iter()
+        .filter(|key| !MAY_CHANGE.contains(&key.as_str()))
+        .map(|key| (key, value_in(&now, key), value_in(&before, key)))
+        .filter(|(_, now, before)| now != before)
+        .map(|(key, now, before)| format!("{key} is {now} and was {before}"))
         .collect();
     if changes.is_empty() { Ok(()) } else { Err(Error::ConfigChanged { changes }) }
 }

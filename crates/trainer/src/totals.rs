@@ -124,8 +124,9 @@ impl Totals {
         scalars.push(blocks.f_sum(Kind::Double)?.f_add_scalar(self.meter.outside() * count as f64)?);
         let mut parts = vec![Tensor::f_stack(&scalars, 0)?, blocks];
         if gated {
-            let rates = output.openings.rates()?.f_detach()?.f_to_kind(Kind::Double)?;
-            parts.push(rates.f_mul_scalar(count as f64)?);
+            // Counted, not averaged: a gate that is always open has a rate of exactly 1.
+            let open = output.openings.joined()?.f_detach()?.f_to_kind(Kind::Double)?;
+            parts.push(open.f_sum_dim_intlist([0i64].as_slice(), false, Kind::Double)?);
         }
         self.values = self.values.f_add(&Tensor::f_cat(&parts, 0)?)?;
         self.images += count as u64;

@@ -58,9 +58,15 @@ fn granularities_are_names_numbers_or_one_size_per_place() {
         ("granularity = 8\nsites = [\"middle\"]", "gates.sites: unknown variant `middle`"),
         ("granularity = \"low\"\nfixed_open = 99", "no group is left to gate"),
         ("granularity = { input = 16 }", "gates.granularity: expected \"none\""),
+        ("granularity = { input = 16, between = 8, output = 16, projection = 4 }", "gates.granularity: expected"),
+        ("granularity = 8\nfixed_opn = 3", "did you mean gates.fixed_open?"),
+        ("weight_decay = { over_gates = 1.0, floor = 2 }", "gates.weight_decay: expected a number"),
         ("weight_decay = { over_gate = 1.0 }", "gates.weight_decay: expected a number, or { over_gates = 40.0 }"),
         ("temperature = { from = 1.0, to = 0.0, epochs = 3 }", "gates.temperature: expected numbers above 0"),
-        ("loss_factor = { from = -1.0, to = 1.0, epochs = 3 }", "gates.loss_factor: expected numbers of at least 0"),
+        (
+            "loss_factor = { from = -1.0, to = 1.0, epochs = 3 }",
+            "gates.loss_factor: expected numbers and times of at least 0",
+        ),
     ] {
         let faults = fault(&format!("[gates]\n{gates}"));
         assert!(faults.contains(part), "{gates}: {faults}");

@@ -15,6 +15,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use tch::Tensor;
 
+/// What `torch.nn.DataParallel` puts before every name.
+const PARALLEL: &str = "module.";
+
 /// Named tensors as they were found in a file, on the CPU.
 #[derive(Debug)]
 pub struct StateDict {
@@ -54,7 +57,12 @@ impl StateDict {
             }
             _ => safetensors::parse(bytes),
         };
-        let (tensors, metadata) = contents.map_err(|reason| Error::Format { path: origin.to_owned(), reason })?;
+        let (mut tensors, metadata) = contents.map_err(|reason| Error::Format { path: origin.to_owned(), reason })?;
+        if tensors.iter().all(|(name, _)| name.starts_with(PARALLEL)) {
+            for (name, _) in &mut tensors {
+                name.drain(..PARALLEL.len());
+            }
+        }
         Ok(Self { origin: origin.to_owned(), tensors, metadata })
     }
 }

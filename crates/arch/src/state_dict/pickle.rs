@@ -1,7 +1,8 @@
 //! The part of Python's pickle format that `torch.save` writes for a state dict, read as data.
 //!
-//! The opcodes are those of Lib/pickletools.py (protocol 2 to 5). Calls are never made: the only callables that are understood
-//! are the few that rebuild tensors and ordered dictionaries, and they become [`Value`]s. Anything else is refused by name.
+//! The opcodes are those of Lib/pickletools.py (protocol 0 to 5). Calls are never made: the few callables that rebuild tensors and
+//! ordered dictionaries become [`Value`]s, a few that training scripts leave beside the weights become [`Value::Opaque`], and a
+//! pickle that so much as imports anything else is refused by that name.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -54,6 +55,8 @@ pub(crate) struct Pickle {
     pub dicts: Vec<Vec<(Value, Value)>>,
     /// The items of each list.
     pub lists: Vec<Vec<Value>>,
+    /// Class of every storage it mentions, by key.
+    pub storages: HashMap<String, String>,
 }
 
 type Outcome<T> = Result<T, String>;
@@ -62,6 +65,28 @@ type Outcome<T> = Result<T, String>;
 pub(crate) fn parse(bytes: &[u8]) -> Outcome<(Pickle, &[u8])> {
     Machine { input: bytes, ..Machine::default() }.run()
 }
+
+/// No state dict comes near so many steps; each may take some 100 bytes.
+const MOST_OPCODES: usize = 1 << 22;
+
+/// What may be imported although it carries no tensor: by-products of training scripts.
+const INERT: [(&str, &str); 15] = [
+    ("__builtin__", "set"),
+    ("__builtin__", "frozenset"),
+    ("_codecs", "encode"),
+    ("argparse", "Namespace"),
+    ("builtins", "frozenset"),
+    ("builtins", "set"),
+    ("collections", "Counter"),
+    ("collections", "defaultdict"),
+    ("copyreg", "_reconstructor"),
+    ("numpy", "dtype"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy.core.multiarray", "scalar"),
+    ("pathlib", "PosixPath"),
+    ("torch", "Size"),
+    ("torch", "device"),
+];
 
 /// Tensors of networks have at most five dimensions.
 const MOST_DIMENSIONS: usize = 8;
@@ -75,16 +100,18 @@ struct Machine<'a> {
     tuples: Vec<Vec<Value>>,
     lists: Vec<Vec<Value>>,
     dicts: Vec<Vec<(Value, Value)>>,
+    storages: HashMap<String, String>,
 }
 
 impl<'a> Machine<'a> {
     fn run(mut self) -> Outcome<(Pickle, &'a [u8])> {
-        loop {
+        for _ in 0..MOST_OPCODES {
             let opcode = self.take(1)?[0];
             match opcode {
                 b'.' => {
                     let root = self.pop()?;
-                    return Ok((Pickle { root, dicts: self.dicts, lists: self.lists }, self.input));
+                    let pickle = Pickle { root, dicts: self.dicts, lists: self.lists, storages: self.storages };
+                    return Ok((pickle, self.input));
                 }
                 0x80 => drop(self.take(1)?), // PROTO
                 0x95 => drop(self.take(8)?), // FRAME
@@ -155,16 +182,55 @@ impl<'a> Machine<'a> {
                 b'h' => self.get(1)?,
                 b'j' => self.get(4)?,
                 b'c' => {
-                    let module = self.line()?;
-                    let name = self.line()?;
-                    self.stack.push(Value::Global(Rc::new([module, name])));
+                    let (module, name) = (self.line()?, self.line()?);
+                    self.import(module, name)?;
+                }
+                b'i' => {
+                    let (module, name) = (self.line()?, self.line()?);
+                    self.import(module, name)?;
+                    drop(self.pop()?);
+                    drop(self.pop_mark()?);
+                    self.stack.push(Value::Opaque);
+                }
+                b'o' => {
+                    drop(self.pop_mark()?);
+                    self.stack.push(Value::Opaque);
+                }
+                0x81 => self.forget(2)?, // NEWOBJ: class, arguments
+                0x92 => self.forget(3)?, // NEWOBJ_EX: class, arguments, named arguments
+                b'd' => {
+                    let items = self.pop_mark()?;
+                    let dict = self.new_dict();
+                    self.stack.push(dict);
+                    self.extend_dict(items)?;
+                }
+                b'l' => {
+                    let items = self.pop_mark()?;
+                    self.stack.push(Value::List(self.lists.len()));
+                    self.lists.push(items);
+                }
+                b'p' => {
+                    let position = self.decimal()?;
+                    self.memoize(position)?;
+                }
+                b'g' => {
+                    let position = self.decimal()?;
+                    self.recall(position)?;
+                }
+                b'V' => {
+                    let text = self.line()?;
+                    self.stack.push(Value::Str(text.into()));
+                }
+                b'S' | b'I' | b'L' | b'F' => {
+                    drop(self.line()?);
+                    self.stack.push(Value::Opaque);
                 }
                 0x93 => {
                     let (name, module) = (self.pop()?, self.pop()?);
                     let (Value::Str(module), Value::Str(name)) = (module, name) else {
                         return Err("an import has no name".into());
                     };
-                    self.stack.push(Value::Global(Rc::new([module.to_string(), name.to_string()])));
+                    self.import(module.to_string(), name.to_string())?;
                 }
                 b'Q' => {
                     let id = self.pop()?;
@@ -184,6 +250,32 @@ impl<'a> Machine<'a> {
                 }
             }
         }
+        Err(format!("it takes more than {MOST_OPCODES} steps to read, far more than any state dict"))
+    }
+
+    /// An imported name, if it is one that is known to be harmless.
+    fn import(&mut self, module: String, name: String) -> Outcome<()> {
+        let known = match (module.as_str(), name.as_str()) {
+            ("collections", "OrderedDict") => true,
+            ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor" | "_rebuild_parameter") => true,
+            ("torch", storage) if storage.ends_with("Storage") => true,
+            ("torch.storage", "UntypedStorage" | "TypedStorage" | "_UntypedStorage" | "_TypedStorage") => true,
+            other => INERT.contains(&other),
+        };
+        if !known {
+            return Err(format!("it asks for {module}.{name}, which loading weights never needs; refused"));
+        }
+        self.stack.push(Value::Global(Rc::new([module, name])));
+        Ok(())
+    }
+
+    /// Takes values off the stack for one without a tensor.
+    fn forget(&mut self, count: usize) -> Outcome<()> {
+        for _ in 0..count {
+            drop(self.pop()?);
+        }
+        self.stack.push(Value::Opaque);
+        Ok(())
     }
 
     /// What a call of `callable` stands for.
@@ -199,13 +291,14 @@ impl<'a> Machine<'a> {
             ("torch._utils", "_rebuild_parameter") => {
                 self.tuples[arguments].first().cloned().ok_or_else(|| "a parameter without a tensor".into())
             }
-            _ => Err(format!("it asks to call {module}.{name}, which loading weights never needs; refused")),
+            // Known to be harmless, or it would not have been imported.
+            _ => Ok(Value::Opaque),
         }
     }
 
     /// A persistent id of `torch.save`: ("storage", class, key, location, number of elements), and in the older format a view
     /// that modern PyTorch never writes.
-    fn storage(&self, id: &Value) -> Outcome<Value> {
+    fn storage(&mut self, id: &Value) -> Outcome<Value> {
         if let Value::Tuple(parts) = id
             && let [Value::Str(tag), Value::Global(class), Value::Str(key), _, Value::Int(elements)]
             | [Value::Str(tag), Value::Global(class), Value::Str(key), _, Value::Int(elements), Value::None] =
@@ -213,6 +306,7 @@ impl<'a> Machine<'a> {
             && &**tag == "storage"
         {
             let storage = StorageRef { class: class[1].clone(), key: key.to_string(), elements: *elements };
+            self.storages.insert(storage.key.clone(), storage.class.clone());
             return Ok(Value::Storage(Rc::new(storage)));
         }
         Err("a storage is described in an unknown way".into())
@@ -353,6 +447,15 @@ impl<'a> Machine<'a> {
 
     fn get(&mut self, bytes: usize) -> Outcome<()> {
         let position = self.length(bytes)?;
+        self.recall(position)
+    }
+
+    /// A number on a line of its own.
+    fn decimal(&mut self) -> Outcome<usize> {
+        self.line()?.parse().map_err(|_| "a position is no number".into())
+    }
+
+    fn recall(&mut self, position: usize) -> Outcome<()> {
         let value = self.memo.get(&position).ok_or("a reference points nowhere")?.clone();
         self.stack.push(value);
         Ok(())

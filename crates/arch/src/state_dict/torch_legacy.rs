@@ -2,7 +2,7 @@
 //! storages), then each storage as a count of elements and its bytes. See `_legacy_load` in torch/serialization.py.
 
 use super::pickle::{Value, parse};
-use super::torch_tensors::{Outcome, build, kind, named_tensors};
+use super::torch_tensors::{Outcome, build, kind};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use tch::Tensor;
@@ -19,14 +19,11 @@ pub(super) fn read(bytes: &[u8]) -> Outcome<Vec<(String, Tensor)>> {
     let (keys, mut rest) = parse(rest)?;
     let Value::List(keys_list) = keys.root else { return Err("the list of storages is missing".into()) };
 
-    let tensors = named_tensors(&object)?;
-    let classes: HashMap<&str, &str> =
-        tensors.iter().map(|(_, tensor)| (tensor.storage.key.as_str(), tensor.storage.class.as_str())).collect();
     let mut storages = HashMap::new();
     for key in &keys.lists[keys_list] {
         let Value::Str(key) = key else { return Err("the name of a storage is no text".into()) };
-        let class =
-            classes.get(&**key).ok_or_else(|| format!("no tensor uses storage '{key}', so its size is unknown"))?;
+        let class = object.storages.get(&**key);
+        let class = class.ok_or_else(|| format!("storage '{key}' is not described, so its size is unknown"))?;
         let kind = kind(class).ok_or_else(|| format!("storages of type {class} are not supported"))?;
         let (count, after) = rest.split_first_chunk::<8>().ok_or("the file ends before its storages do")?;
         let length = usize::try_from(i64::from_le_bytes(*count)).ok();

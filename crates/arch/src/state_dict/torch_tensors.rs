@@ -9,8 +9,8 @@ pub(super) type Outcome<T> = Result<T, String>;
 
 /// Where training scripts put the state dict among other things.
 const NESTED: [&str; 3] = ["state_dict", "model_state_dict", "model"];
-/// What `torch.nn.DataParallel` puts before every name.
-const PARALLEL: &str = "module.";
+/// How deep it may lie.
+const MOST_LEVELS: usize = 4;
 
 /// The tensors of a state dict, in order; `bytes` gives the content of a storage.
 pub(super) fn build<'a>(
@@ -19,30 +19,31 @@ pub(super) fn build<'a>(
 ) -> Outcome<Vec<(String, Tensor)>> {
     let mut storages = Storages { bytes, flat: HashMap::new() };
     let tensors = named_tensors(pickle)?;
-    let parallel = tensors.iter().all(|(name, _)| name.starts_with(PARALLEL));
     tensors
         .into_iter()
         .map(|(name, tensor)| {
             let made = storages.tensor(tensor).map_err(|error| format!("tensor '{name}': {error}"))?;
-            let name = if parallel { &name[PARALLEL.len()..] } else { name };
             Ok((name.to_owned(), made))
         })
         .collect()
 }
 
 /// Name and description of every tensor of the state dict, which may lie in a dictionary among other things.
-pub(super) fn named_tensors(pickle: &Pickle) -> Outcome<Vec<(&str, &TensorRef)>> {
-    let Value::Dict(root) = pickle.root else {
+fn named_tensors(pickle: &Pickle) -> Outcome<Vec<(&str, &TensorRef)>> {
+    let Value::Dict(mut dict) = pickle.root else {
         return Err("it holds no dictionary of tensors; save model.state_dict(), not the model".into());
     };
-    let nested = NESTED.iter().find_map(|name| {
-        pickle.dicts[root].iter().find_map(|(key, value)| match (key, value) {
-            (Value::Str(key), Value::Dict(dict)) if **key == **name => Some(*dict),
-            _ => None,
-        })
-    });
+    for _ in 0..MOST_LEVELS {
+        let nested = NESTED.iter().find_map(|name| {
+            pickle.dicts[dict].iter().find_map(|(key, value)| match (key, value) {
+                (Value::Str(key), Value::Dict(dict)) if **key == **name => Some(*dict),
+                _ => None,
+            })
+        });
+        dict = nested.unwrap_or(dict);
+    }
     let mut tensors = Vec::new();
-    for (key, value) in &pickle.dicts[nested.unwrap_or(root)] {
+    for (key, value) in &pickle.dicts[dict] {
         match (key, value) {
             (Value::Str(name), Value::Tensor(tensor)) => tensors.push((&**name, &**tensor)),
             (Value::Str(name), _) => {

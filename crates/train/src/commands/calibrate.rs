@@ -1,16 +1,15 @@
 //! `train calibrate`
 
-use super::Usage;
 use crate::Done;
 use crate::device::DeviceChoice;
 use crate::source::Source;
-use anyhow::{Result, bail};
+use anyhow::Result;
 use arch::Cost;
-use data::{Dataset, Loader, Order};
+use data::{Loader, Order, Split};
 use gumbel_gates::Policy;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use trainer::{Calibration, Checkpoint, Listener, Progress, refuse_other_classes};
+use trainer::{Calibration, Checkpoint, Listener, Progress};
 
 /// Re-estimate batch norm statistics
 ///
@@ -23,7 +22,7 @@ use trainer::{Calibration, Checkpoint, Listener, Progress, refuse_other_classes}
 pub(crate) struct Args {
     #[command(flatten)]
     source: Source,
-    /// Folder in ImageNet layout; its train/ is used
+    /// Folder in ImageNet layout; its train/ is used, or the folder itself if it has no train/
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
     /// The checkpoint to write; must not exist
@@ -53,32 +52,14 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
-    if !(0.0..=1.0).contains(&args.max_bad_share) {
-        bail!(Usage("--max-bad-share: expected a share from 0 to 1".into()));
-    }
-    if args.out.exists() {
-        bail!("{} exists; choose another --out or remove it first", args.out.display());
-    }
-    let folder = args.out.parent().filter(|folder| !folder.as_os_str().is_empty());
-    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-        bail!("{} is not a folder, so --out cannot be written there", folder.display());
-    }
+    super::refuse_share("--max-bad-share", args.max_bad_share)?;
+    super::refuse_existing(&args.out)?;
     let device = args.device.resolve()?;
     let loaded = args.source.load(device)?;
-    let train = Dataset::open(&args.data)?.train;
-    let classes = match loaded.named {
-        true => loaded.classes,
-        false => train.classes.clone(),
-    };
-    if classes.len() != loaded.network.spec().head.classes {
-        bail!(
-            "the network knows {} classes and {} holds {}; calibrate on the classes it was trained on",
-            loaded.network.spec().head.classes,
-            train.root.display(),
-            train.classes.len()
-        );
-    }
-    refuse_other_classes(&classes, &train)?;
+    let train = args.data.join("train");
+    let train = Split::open(if train.is_dir() { &train } else { &args.data })?;
+    loaded.refuse_other_classes(&train)?;
+    let classes = if loaded.named { loaded.classes } else { train.classes.clone() };
     let trained_with = loaded.training.as_ref().map(|training| training.config.train.batch_size);
     let batch_size = args.batch_size.map_or(trained_with.unwrap_or(64), |size| size as usize);
     let (input, order) = (loaded.input, Order::Shuffled(args.seed));
@@ -90,10 +71,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         network: &loaded.network,
         loader: &loader,
         image_size: size,
-        policy: match args.policy {
-            Policy::Sample { temperature, .. } => Policy::Sample { temperature, seed: args.seed },
-            other => other,
-        },
+        policy: args.policy.with_seed(args.seed),
         batches: args.batches as usize,
         epoch: 0,
         max_bad_share: args.max_bad_share,

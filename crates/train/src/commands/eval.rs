@@ -12,10 +12,7 @@ use gumbel_gates::Policy;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use trainer::{
-    Evaluation, Evaluator, Listener, Polarisation, Progress, Strategy, gate_names, refuse_other_classes,
-    write_gate_report,
-};
+use trainer::{Evaluation, Evaluator, Listener, Polarisation, Progress, Strategy, gate_names, write_gate_report};
 
 /// Measure a network on images
 ///
@@ -62,26 +59,29 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
-    if !(0.0..=1.0).contains(&args.max_bad_share) {
-        bail!(Usage("--max-bad-share: expected a share from 0 to 1".into()));
-    }
+    super::refuse_share("--max-bad-share", args.max_bad_share)?;
     if let Some(folder) = args.gate_report.as_deref().filter(|folder| folder.exists()) {
         bail!("{} exists; choose another folder for --gate-report or remove it first", folder.display());
     }
     let device = args.device.resolve()?;
     let loaded = args.source.load(device)?;
     let gates = loaded.network.spec().gate_count();
+    if gates == 0 && args.gate_report.is_some() {
+        bail!("{} has no gates, so there is nothing for --gate-report to write", loaded.name);
+    }
     let strategies = match &args.strategies {
-        None => vec![Strategy::Policy(match args.policy {
-            Policy::Sample { temperature, .. } => Policy::Sample { temperature, seed: args.seed },
-            other => other,
-        })],
+        None => vec![Strategy::Policy(args.policy)],
         Some(list) if list == "all" => Strategy::all(gates),
         Some(list) => list.split(',').map(|name| name.trim().parse().map_err(Usage)).collect::<Result<_, _>>()?,
     };
+    let with_seed = |strategy| match strategy {
+        Strategy::Policy(policy) => Strategy::Policy(policy.with_seed(args.seed)),
+        Strategy::Stochastic { .. } | Strategy::Ensemble { .. } => strategy,
+    };
+    let strategies: Vec<Strategy> = strategies.into_iter().map(with_seed).collect();
     let val = args.data.join("val");
     let split = Split::open(if val.is_dir() { &val } else { &args.data })?;
-    refuse_classes(&loaded, &split)?;
+    loaded.refuse_other_classes(&split)?;
     let input = loaded.input;
     let size = input.image_size;
     let cost = Cost::of(loaded.network.spec(), size as usize, size as usize)?;
@@ -102,9 +102,6 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     drop(progress);
 
     if let (Some(folder), [evaluation]) = (&args.gate_report, evaluations.as_slice()) {
-        if evaluation.gate_use.is_none() {
-            bail!("{} has no gates, so there is nothing for --gate-report to write", loaded.name);
-        }
         write_gate_report(folder, loaded.network.spec(), &cost, loader.split(), evaluation)?;
     }
     Ok(Done::ok(match (evaluations.as_slice(), &args.strategies, args.json) {
@@ -113,21 +110,6 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         (all, _, true) => format!("{:#}\n", json_of_many(&loaded, all, &cost)),
         (all, _, false) => text_of_many(&loaded, all, &cost),
     }))
-}
-
-/// A network without class names is held to their number.
-fn refuse_classes(loaded: &Loaded, split: &Split) -> Result<()> {
-    if loaded.named {
-        return Ok(refuse_other_classes(&loaded.classes, split)?);
-    }
-    let (network, data) = (loaded.classes.len(), split.classes.len());
-    if network != data {
-        bail!(
-            "the network knows {network} classes and {} holds {data}; evaluate on the classes it was trained on",
-            split.root.display()
-        );
-    }
-    Ok(())
 }
 
 /// What every evaluation says as JSON.
@@ -166,6 +148,7 @@ fn json_of_one(loaded: &Loaded, evaluation: &Evaluation, cost: &Cost) -> Value {
     let rates = &evaluation.summary.rates;
     let gates: Vec<_> = names.iter().zip(rates).map(|(name, rate)| json!({ "gate": name, "opening": rate })).collect();
     let mut value = json_of(evaluation);
+    value["policy"] = value["strategy"].take();
     value["network"] = json!(loaded.name);
     value["images"] = json!(evaluation.summary.images);
     value["bad_images"] = json!(evaluation.bad);

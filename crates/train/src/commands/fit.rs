@@ -17,7 +17,7 @@ use trainer::{Config, Fit, Listener, MetricsFile, Outcome, Polarisation, Progres
 /// Train a network
 ///
 /// Everything about the run comes from the configuration; --data, --weights and --set change single keys of it. The run's
-/// folder holds the resolved configuration, checkpoints, metrics.jsonl and TensorBoard events. An interrupt (Ctrl-C) finishes
+/// folder holds the resolved configuration, checkpoints, metrics.jsonl, TensorBoard events and what the gates did. An interrupt (Ctrl-C) finishes
 /// the step, saves, and exits with 130; --resume continues.
 #[derive(clap::Args)]
 #[command(

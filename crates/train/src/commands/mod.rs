@@ -7,7 +7,9 @@ pub(crate) mod fit;
 pub(crate) mod inspect;
 pub(crate) mod predict;
 
+use anyhow::{Result, bail};
 use std::fmt;
+use std::path::Path;
 
 /// The command line asks for something that cannot be: exit code 2.
 #[derive(Debug)]
@@ -20,3 +22,23 @@ impl fmt::Display for Usage {
 }
 
 impl std::error::Error for Usage {}
+
+/// Refuses an option that is no share.
+pub(crate) fn refuse_share(option: &str, share: f64) -> Result<()> {
+    if !(0.0..=1.0).contains(&share) {
+        bail!(Usage(format!("{option}: expected a share from 0 to 1")));
+    }
+    Ok(())
+}
+
+/// Refuses an --out file that exists or has no folder to be written to, before any work is done.
+pub(crate) fn refuse_existing(out: &Path) -> Result<()> {
+    if out.exists() {
+        bail!("{} exists; choose another --out or remove it first", out.display());
+    }
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        bail!("{} is not a folder, so --out cannot be written there", folder.display());
+    }
+    Ok(())
+}

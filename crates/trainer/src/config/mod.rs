@@ -91,14 +91,19 @@ pub enum Granularity {
     /// Filter gates, this many filters each.
     Filters(usize),
     /// Filter gates, of another size at each kind of place.
-    PerPlace {
-        /// Channels per gate at the input of a branch.
-        input: usize,
-        /// Filters per gate between its convolutions.
-        between: usize,
-        /// Filters per gate at its output and on a projection shortcut.
-        output: usize,
-    },
+    PerPlace(PerPlace),
+}
+
+/// Channels per gate at each kind of place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PerPlace {
+    /// At the input of a branch.
+    pub input: usize,
+    /// Between its convolutions.
+    pub between: usize,
+    /// At its output and on a projection shortcut.
+    pub output: usize,
 }
 
 /// The granularities that have names.
@@ -144,10 +149,15 @@ pub enum GateDecay {
     /// This.
     Constant(f64),
     /// ECCV 2020's rule for filter gates: factor · optimizer.weight_decay / number of gates.
-    Shared {
-        /// The factor.
-        over_gates: f64,
-    },
+    Shared(SharedDecay),
+}
+
+/// A weight decay that the gates share.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SharedDecay {
+    /// What optimizer.weight_decay / number of gates is multiplied by.
+    pub over_gates: f64,
 }
 
 impl Weighting {
@@ -173,7 +183,7 @@ impl GateDecay {
     pub fn value(&self, weight_decay: f64, gates: usize) -> f64 {
         match self {
             Self::Constant(decay) => *decay,
-            Self::Shared { over_gates } => over_gates * weight_decay / gates.max(1) as f64,
+            Self::Shared(SharedDecay { over_gates }) => over_gates * weight_decay / gates.max(1) as f64,
         }
     }
 }
@@ -276,8 +286,8 @@ pub struct TrainConfig {
     pub log_every: u64,
     /// How gates decide in the evaluation after each epoch.
     pub policy: Policy,
-    /// Training batches that batch norm statistics are re-estimated over, with that policy, before the last evaluation; 0 keeps
-    /// the statistics of the training.
+    /// Training batches that batch norm statistics are re-estimated over, with that policy, before each evaluation; 0 keeps the
+    /// statistics of the training.
     pub calibrate_batches: usize,
 }
 
@@ -364,7 +374,7 @@ impl Config {
             Granularity::Named(NamedGranularity::Medium) => Level::Medium,
             Granularity::Named(NamedGranularity::High) => Level::High,
             // Of the explicit ones it says which blocks can be gated.
-            Granularity::Named(NamedGranularity::Low) | Granularity::Filters(_) | Granularity::PerPlace { .. } => {
+            Granularity::Named(NamedGranularity::Low) | Granularity::Filters(_) | Granularity::PerPlace(_) => {
                 Level::Low
             }
         };
@@ -372,7 +382,7 @@ impl Config {
             let explicit = match gates.granularity {
                 Granularity::Named(_) => preset,
                 Granularity::Filters(channels) => GroupSizes::uniform(channels, 0),
-                Granularity::PerPlace { input, between, output } => {
+                Granularity::PerPlace(PerPlace { input, between, output }) => {
                     GroupSizes { input, between, output, fixed_open: 0 }
                 }
             };

@@ -1,6 +1,6 @@
 //! Values that have the right type and make no sense.
 
-use super::{Config, GateDecay, Granularity};
+use super::{Config, GateDecay, Granularity, PerPlace, SharedDecay};
 use crate::schedule::{ActivationTarget, LearningRate};
 use arch::Cost;
 
@@ -17,7 +17,11 @@ impl Config {
         let not_negative = |value: f64| value >= 0.0 && value.is_finite();
 
         let gates = &self.gates;
-        check("gates.loss_factor", gates.loss_factor.is_always(not_negative), "expected numbers of at least 0");
+        check(
+            "gates.loss_factor",
+            gates.loss_factor.is_always(not_negative),
+            "expected numbers and times of at least 0",
+        );
         check(
             "gates.temperature",
             gates.temperature.is_always(positive),
@@ -28,12 +32,12 @@ impl Config {
             not_negative(gates.learning_rate_factor),
             "expected a number of at least 0",
         );
-        let (GateDecay::Constant(decay) | GateDecay::Shared { over_gates: decay }) = gates.weight_decay;
+        let (GateDecay::Constant(decay) | GateDecay::Shared(SharedDecay { over_gates: decay })) = gates.weight_decay;
         check("gates.weight_decay", not_negative(decay), "expected a number of at least 0");
         let sizes = match gates.granularity {
             Granularity::Named(_) => vec![1],
             Granularity::Filters(size) => vec![size],
-            Granularity::PerPlace { input, between, output } => vec![input, between, output],
+            Granularity::PerPlace(PerPlace { input, between, output }) => vec![input, between, output],
         };
         check("gates.granularity", !sizes.contains(&0), "expected at least 1 filter per gate");
         check("gates.sites", !gates.sites.is_empty(), "expected at least one of input, between, output, projection");
@@ -124,7 +128,7 @@ impl Config {
                 let fits = Cost::of(&spec, size, size);
                 check("data.image_size", fits.is_ok(), &fits.err().map(|error| error.to_string()).unwrap_or_default());
                 let wanted = gates.granularity != Granularity::NONE;
-                let all_open = matches!(gates.target, ActivationTarget::PerBlock(_));
+                let all_open = matches!(&gates.target, ActivationTarget::PerBlock(targets) if targets.iter().all(|target| *target == 1.0));
                 let message = "every target is 1, so no gate is left; use gates.granularity = \"none\"";
                 check("gates.target", !wanted || !all_open || spec.gate_count() > 0, message);
                 let message =

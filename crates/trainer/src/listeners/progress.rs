@@ -166,6 +166,9 @@ impl Listener for Progress {
                     ImagePass::Evaluation => "evaluation",
                     ImagePass::Calibration => "calibration",
                 };
+                if !self.terminal && *pass == ImagePass::Calibration {
+                    write_line(&format!("re-estimating batch norm statistics over {batches} batches"));
+                }
                 self.restart(name.into(), 0, *batches);
             }
             Event::PassStep { batch } => {
