@@ -40,6 +40,12 @@ pub enum Error {
         /// The network.
         network: String,
     },
+    /// A script cannot decide as the policy does.
+    #[error("gates of an exported network decide by argmax, threshold=P or always-open, not by {policy}")]
+    NotScriptable {
+        /// The policy asked for.
+        policy: String,
+    },
     /// Pruning would cut every path through a block.
     #[error(
         "every filter of block '{block}' is closed and there is no path around it, so nothing would reach the classifier"

@@ -515,7 +515,7 @@ fn contradictions_in_a_spec_are_all_named() {
     let error = Network::build(&spec, Device::Cpu, 0).unwrap_err().to_string();
     for part in [
         "'layer1.1.conv1' reads 65",
-        "'layer2.0' adds",
+        "the shortcut of block 'layer2.0' makes 64 channels for 128",
         "'layer2.1' has a layer gate",
         "'layer3.0.conv2'",
         "'layer3.1' has gates at its output twice",

@@ -2,6 +2,8 @@
 #include "guarded.h"
 
 #include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/api/function_impl.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/csrc/jit/serialization/export.h>
 #include <torch/csrc/jit/serialization/import.h>
 
@@ -78,6 +80,8 @@ char *torch_ext_script_call(const Module *module, const char *method, const at::
                             void (*store)(void *, at::Tensor *)) {
     return guarded([&] {
         c10::InferenceMode no_gradients;
+        // The executor would spend its first calls on profiling and rewriting the graph, which gains a network nothing.
+        torch::jit::GraphOptimizerEnabledGuard as_it_is(false);
         auto result = module->get_method(method)({*input});
         if (result.isTensor()) return store(context, new at::Tensor(result.toTensor()));
         auto parts = result.toTupleRef().elements();

@@ -6,7 +6,7 @@ mod source;
 mod table;
 
 use clap::{Parser, Subcommand};
-use commands::{calibrate, data, eval, fit, inspect, predict};
+use commands::{calibrate, data, eval, export, fit, inspect, predict, prune};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -24,6 +24,8 @@ enum Command {
     Fit(fit::Args),
     Eval(eval::Args),
     Calibrate(calibrate::Args),
+    Prune(prune::Args),
+    Export(export::Args),
     Inspect(inspect::Args),
     Predict(predict::Args),
     Data(data::Args),
@@ -65,6 +67,8 @@ fn main() -> ExitCode {
         Command::Fit(args) => fit::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Calibrate(args) => calibrate::run(args),
+        Command::Prune(args) => prune::run(args),
+        Command::Export(args) => export::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Predict(args) => predict::run(args),
         Command::Data(args) => data::run(args),

@@ -100,6 +100,11 @@ pub enum Error {
         /// The data's classes, shortened.
         data: String,
     },
+    /// A network in which nothing is open is not exported.
+    #[error(
+        "every gate of the network is closed, so the export would ignore its images; train it longer, with a higher target or a lower loss factor, or export with another policy"
+    )]
+    AllClosed,
     /// Too many images of a split are bad.
     #[error("{bad} of the {images} images in {} cannot be used, more than the allowed share of {share} (data.max_bad_share, or --max-bad-share of `train eval`); the last one was {last}; `train data check` lists them all", path.display())]
     TooManyBadImages {

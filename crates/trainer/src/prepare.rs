@@ -1,7 +1,7 @@
 //! Everything that has to be right before a run starts.
 
 use crate::checkpoint::{Checkpoint, Input, Training};
-use crate::config::Config;
+use crate::config::{Config, Fault, Faults};
 use crate::engine::Fit;
 use crate::error::{Error, Result};
 use crate::file::write_atomically;
@@ -26,7 +26,21 @@ impl Fit {
     pub fn prepare(config: Config, out: Option<PathBuf>, resume: bool, device: Device) -> Result<Self> {
         let mut notes = Vec::new();
         let dataset = open(&config, &mut notes)?;
-        let spec = config.spec(dataset.classes().len())?;
+        let resumed_from =
+            resume.then(|| RunDir::at(&out.clone().unwrap_or_else(|| Path::new("runs").join(&config.train.name))));
+        let origin = match (&config.network.checkpoint, &resumed_from) {
+            (None, _) => None,
+            (Some(path), None) => Some(Checkpoint::read(path)?),
+            (Some(_), Some(run)) => Some(last_of(run)?),
+        };
+        let spec = match &origin {
+            Some(checkpoint) => {
+                refuse_other_classes(&checkpoint.classes, &dataset.train)?;
+                refuse_other_targets(&config, checkpoint.spec.blocks.len())?;
+                checkpoint.spec.clone()
+            }
+            None => config.spec(dataset.classes().len())?,
+        };
         let size = config.data.image_size as usize;
         let cost = Cost::of(&spec, size, size)?;
         let network = Network::build(&spec, device, config.train.seed)?;
@@ -35,8 +49,6 @@ impl Fit {
         }
         let mut optimizer = Sgd::new(network.tensors(), spec.gate_count(), &config.optimizer, &config.gates)?;
 
-        let resumed_from =
-            resume.then(|| RunDir::at(&out.clone().unwrap_or_else(|| Path::new("runs").join(&config.train.name))));
         // Before anything is read that the other process may be writing.
         let resumed_lock = match &resumed_from {
             Some(run) if run.last().exists() => Some(run.lock()?),
@@ -44,7 +56,7 @@ impl Fit {
         };
         let progress = match &resumed_from {
             Some(run) => continue_from(run, &config, &dataset, &network, &mut optimizer, &mut notes)?,
-            None => start(&config, &dataset, &network, &mut notes)?,
+            None => start(&config, &dataset, &network, origin.as_ref(), &mut notes)?,
         };
         let about = format!(
             "{} with {} gates on {}; {} training and {} validation images of {} classes",
@@ -99,7 +111,7 @@ fn in_words(device: Device) -> String {
 }
 
 fn open(config: &Config, notes: &mut Vec<String>) -> Result<Dataset> {
-    for path in [&config.data.path, &config.network.weights].into_iter().flatten() {
+    for path in [&config.data.path, &config.network.weights, &config.network.checkpoint].into_iter().flatten() {
         if path.to_str().is_none() {
             return Err(Error::PathNotText { path: path.clone() });
         }
@@ -119,7 +131,17 @@ fn open(config: &Config, notes: &mut Vec<String>) -> Result<Dataset> {
 }
 
 /// A new run, from weights if the configuration names some.
-fn start(config: &Config, dataset: &Dataset, network: &Network, notes: &mut Vec<String>) -> Result<Training> {
+fn start(
+    config: &Config,
+    dataset: &Dataset,
+    network: &Network,
+    origin: Option<&Checkpoint>,
+    notes: &mut Vec<String>,
+) -> Result<Training> {
+    if let Some((path, checkpoint)) = config.network.checkpoint.as_ref().zip(origin) {
+        checkpoint.load_into(network)?;
+        notes.push(format!("goes on from {}", path.display()));
+    }
     if let Some(path) = &config.network.weights {
         let loaded = network.load(&Checkpoint::read_weights(path)?, Classifier::MayBeFresh)?;
         let mut fresh = Vec::new();
@@ -155,10 +177,7 @@ fn continue_from(
     notes: &mut Vec<String>,
 ) -> Result<Training> {
     let path = run.last();
-    if !path.exists() {
-        return Err(Error::NothingToResume { path });
-    }
-    let checkpoint = Checkpoint::read(&path)?;
+    let checkpoint = last_of(run)?;
     let Some(training) = &checkpoint.training else {
         let reason = "it does not say where training stood".to_owned();
         return Err(Error::NotACheckpoint { path, reason });
@@ -176,6 +195,23 @@ fn continue_from(
     notes.push(format!("resumed {} after step {}", path.display(), training.step));
     // What may change has changed.
     Ok(Training { config: config.clone(), ..training.clone() })
+}
+
+/// The checkpoint a stopped run goes on from.
+fn last_of(run: &RunDir) -> Result<Checkpoint> {
+    let path = run.last();
+    if path.exists() { Checkpoint::read(&path) } else { Err(Error::NothingToResume { path }) }
+}
+
+/// Targets per block must fit a network that only a checkpoint knows.
+fn refuse_other_targets(config: &Config, blocks: usize) -> Result<()> {
+    match config.gates.target.fault(Some(blocks)) {
+        None => Ok(()),
+        Some(message) => {
+            let origin = "the configuration".to_owned();
+            Err(Faults { origin, faults: vec![Fault { key: "gates.target".into(), line: None, message }] }.into())
+        }
+    }
 }
 
 fn create(run: RunDir, config: &Config) -> Result<RunDir> {
@@ -206,7 +242,7 @@ fn images(dataset: &Dataset) -> (usize, u64) {
 
 /// A resumed run keeps its configuration, but data may have moved and machines differ.
 fn refuse_changes(before: &Config, now: &Config) -> Result<()> {
-    const MAY_CHANGE: [&str; 7] = [
+    const MAY_CHANGE: [&str; 8] = [
         "data.path",
         "data.threads",
         "data.batches_ahead",
@@ -214,6 +250,7 @@ fn refuse_changes(before: &Config, now: &Config) -> Result<()> {
         "train.eval_batch_size",
         "train.log_every",
         "network.weights",
+        "network.checkpoint",
     ];
     let (before, now) = (before.flatten(), now.flatten());
     let value_in = |config: &[(String, Value)], key: &str| {

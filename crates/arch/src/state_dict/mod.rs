@@ -10,6 +10,8 @@ mod torch_legacy;
 mod torch_tensors;
 mod torch_zip;
 
+pub use torch_zip::to_bytes as torch_bytes;
+
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

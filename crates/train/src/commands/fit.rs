@@ -8,11 +8,13 @@ use anyhow::{Result, bail};
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use trainer::config::{ActivationLoss, Weighting};
-use trainer::{Config, Fit, Listener, MetricsFile, Outcome, Polarisation, Progress, RunDir, TensorBoard, Verdict};
+use trainer::{
+    Checkpoint, Config, Fit, Listener, MetricsFile, Outcome, Polarisation, Progress, RunDir, TensorBoard, Verdict,
+};
 
 /// Train a network
 ///
@@ -25,7 +27,7 @@ use trainer::{Config, Fit, Listener, MetricsFile, Outcome, Polarisation, Progres
 )]
 pub(crate) struct Args {
     /// Configuration file; with --resume by default the run's own
-    #[arg(long, value_name = "FILE", required_unless_present = "resume")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["resume", "checkpoint"])]
     config: Option<PathBuf>,
     /// Change one key of the configuration, such as train.epochs=30 (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
@@ -36,6 +38,10 @@ pub(crate) struct Args {
     /// Weights to start from: a checkpoint, or a .pth or .safetensors state dict [network.weights]
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     weights: Option<PathBuf>,
+    /// Checkpoint to go on from with its own network, pruned perhaps; without --config also with its configuration
+    /// [network.checkpoint]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["resume", "weights"])]
+    checkpoint: Option<PathBuf>,
     /// Folder of the run [default: runs/NAME, numbered if it exists]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -87,12 +93,18 @@ fn config(args: &Args) -> Result<Config> {
             _ => bail!(Usage(format!("--set {set}: expected KEY=VALUE, such as train.epochs=30"))),
         }
     }
-    let path = match (&args.config, &args.out) {
-        (Some(path), _) => path.clone(),
-        (None, Some(out)) => RunDir::at(out).config(),
-        (None, None) => bail!(Usage("--resume needs the run: give --out DIR, or --config FILE for runs/NAME".into())),
+    let mut config = match (&args.config, &args.checkpoint, &args.out) {
+        (Some(path), ..) => Config::read(path, &overrides)?,
+        (None, Some(checkpoint), _) => of_checkpoint(checkpoint, overrides)?,
+        (None, None, Some(out)) => Config::read(&RunDir::at(out).config(), &overrides)?,
+        (None, None, None) => {
+            bail!(Usage("--resume needs the run: give --out DIR, or --config FILE for runs/NAME".into()))
+        }
     };
-    let mut config = Config::read(&path, &overrides)?;
+    if let Some(checkpoint) = &args.checkpoint {
+        config.network.checkpoint = Some(checkpoint.clone());
+        config.network.weights = None;
+    }
     if let Some(data) = &args.data {
         // Absolute, so that the run can be continued from any folder.
         config.data.path = Some(std::path::absolute(data).unwrap_or_else(|_| data.clone()));
@@ -108,6 +120,19 @@ fn config(args: &Args) -> Result<Config> {
         bail!(Usage("which images? Give --data DIR, or set data.path in the configuration".into()));
     }
     Ok(config)
+}
+
+/// The configuration a checkpoint was trained with, changed where asked.
+fn of_checkpoint(path: &Path, mut overrides: Vec<(String, String)>) -> Result<Config> {
+    let checkpoint = Checkpoint::read(path)?;
+    let Some(training) = checkpoint.training else {
+        bail!(Usage(format!("{} does not say how it was trained; give --config FILE too", path.display())));
+    };
+    let mut config = training.config;
+    (config.network.weights, config.network.checkpoint) = (None, None);
+    // What its gates and blocks are is its own business now; a list of targets belongs to the blocks it had.
+    overrides.insert(0, ("network.checkpoint".into(), format!("{:?}", path.display().to_string())));
+    Ok(trainer::config::parse(&path.display().to_string(), &config.to_toml(), &overrides)?)
 }
 
 fn text(verdict: &Verdict) -> String {

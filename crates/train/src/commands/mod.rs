@@ -3,9 +3,11 @@
 pub(crate) mod calibrate;
 pub(crate) mod data;
 pub(crate) mod eval;
+pub(crate) mod export;
 pub(crate) mod fit;
 pub(crate) mod inspect;
 pub(crate) mod predict;
+pub(crate) mod prune;
 
 use anyhow::{Result, bail};
 use std::fmt;

@@ -44,6 +44,9 @@ pub struct NetworkConfig {
     /// Weights to start from; a fresh network if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
+    /// Checkpoint to go on from with its own network, pruned perhaps; then `arch` and where gates sit have no say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<PathBuf>,
 }
 
 /// Which gates, and what pulls on them.
@@ -293,7 +296,7 @@ pub struct TrainConfig {
 
 impl Default for NetworkConfig {
     fn default() -> Self {
-        Self { arch: "resnet50".into(), zero_init_residual: false, weights: None }
+        Self { arch: "resnet50".into(), zero_init_residual: false, weights: None, checkpoint: None }
     }
 }
 

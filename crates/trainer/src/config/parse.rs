@@ -160,6 +160,7 @@ fn unknown_key(key: &str) -> String {
     // Absent paths are keys too.
     let mut complete = Config::default();
     complete.network.weights = Some(PathBuf::new());
+    complete.network.checkpoint = Some(PathBuf::new());
     complete.gates.fixed_open = Some(0);
     complete.data.path = Some(PathBuf::new());
     let known: Vec<String> = complete.flatten().into_iter().map(|(key, _)| key).collect();

@@ -116,6 +116,14 @@ impl Config {
         check("train.log_every", train.log_every >= 1, "expected at least 1 step");
         check("train.seed", i64::try_from(train.seed).is_ok(), "expected a number below 2^63");
 
+        let both = self.network.checkpoint.is_some() && self.network.weights.is_some();
+        check("network.weights", !both, "network.checkpoint has weights of its own; give one of the two");
+        if self.network.checkpoint.is_some() {
+            // What its network allows is known once it is read.
+            let message = gates.target.fault(None);
+            check("gates.target", message.is_none(), &message.unwrap_or_default());
+            return;
+        }
         let spec = self.spec(1000);
         if gates.granularity != Granularity::NONE {
             let message = gates.target.fault(spec.as_ref().ok().map(|spec| spec.blocks.len()));

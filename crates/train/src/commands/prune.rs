@@ -1,0 +1,210 @@
+//! `train prune`
+
+use super::Usage;
+use crate::Done;
+use crate::device::DeviceChoice;
+use crate::source::{Loaded, Source};
+use crate::table::{grouped, macs, percent, table};
+use anyhow::{Result, bail};
+use arch::{BlockSpec, Cost, Decision, Network, Shortcut};
+use data::{Loader, Order, Split};
+use gumbel_gates::Policy;
+use serde_json::json;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use trainer::{Agreement, Checkpoint, Listener, Progress, Watch, independent_decisions};
+
+/// Cut decided gates away, with what they closed
+///
+/// Independent gates are always decided. Gates that look at the image are decided where they do the same for all of the images
+/// in --data; the others stay conditional. The result is a checkpoint like any other: it can be evaluated, fine-tuned (train fit
+/// --checkpoint), exported and pruned again.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  train prune --checkpoint runs/resnet50-filter/checkpoints/best.safetensors --out pruned.safetensors\n  train prune --checkpoint runs/resnet50-aig/checkpoints/best.safetensors --data /data/imagenet --share 0.99 --out pruned.safetensors"
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    source: Source,
+    /// The checkpoint to write; must not exist
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Folder in ImageNet layout, to watch gates that look at the image; its train/ is used, or the folder itself
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// How gates decide: argmax, threshold=P or topk=K
+    #[arg(long, value_name = "POLICY", default_value = "argmax")]
+    policy: Policy,
+    /// Share of the images of --data that must agree, above 0.5
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
+    share: f64,
+    /// Least probability of a decision for an image to agree
+    #[arg(long, value_name = "P", default_value_t = 0.5)]
+    confidence: f64,
+    /// Images per step
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    batch_size: u32,
+    /// Threads that decode; 0 means one per core
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024))]
+    threads: u16,
+    /// Share of the images that may be unusable
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    max_bad_share: f64,
+    /// cpu, cuda, cuda:N or auto
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: Args) -> Result<Done> {
+    super::refuse_share("--max-bad-share", args.max_bad_share)?;
+    super::refuse_share("--confidence", args.confidence)?;
+    if !(args.share > 0.5 && args.share <= 1.0) {
+        bail!(Usage("--share: expected a share above 0.5, up to 1".into()));
+    }
+    if matches!(args.policy, Policy::Sample { .. } | Policy::AlwaysOpen) {
+        bail!(Usage(format!(
+            "--policy {}: a policy that decides is needed: argmax, threshold=P or topk=K",
+            args.policy
+        )));
+    }
+    super::refuse_existing(&args.out)?;
+    let device = args.device.resolve()?;
+    let loaded = args.source.load(device)?;
+    let gates = loaded.network.spec().gate_count();
+    if gates == 0 {
+        bail!("{} has no gates, so there is nothing to decide and nothing to prune", loaded.name);
+    }
+    let decisions = decisions(&args, &loaded)?;
+    if decisions.iter().all(|decision| *decision == Decision::Undecided) {
+        let hint = match args.data {
+            None => "they look at the image: give --data DIR to see which of them always decide alike",
+            Some(_) => {
+                "none of them decides alike for enough of the images: lower --share or --confidence, or train longer"
+            }
+        };
+        bail!("the {gates} gates of {} are undecided, so there is nothing to prune; {hint}", loaded.name);
+    }
+    let pruned = loaded.network.prune(&decisions)?;
+    let size = loaded.input.image_size as usize;
+    let costs = [Cost::of(loaded.network.spec(), size, size)?, Cost::of(pruned.spec(), size, size)?];
+    let training = loaded.training.map(|mut training| {
+        // Measured before.
+        (training.evaluation, training.best) = (None, None);
+        training
+    });
+    Checkpoint::write(&args.out, &pruned, &loaded.classes, loaded.input, training.as_ref(), None)?;
+    let networks = [&loaded.network, &pruned];
+    let text = if args.json { json(networks, &costs, &decisions) } else { text(networks, &costs, &decisions, &args) };
+    Ok(Done::ok(text))
+}
+
+fn decisions(args: &Args, loaded: &Loaded) -> Result<Vec<Decision>> {
+    let (input, network) = (loaded.input, &loaded.network);
+    let Some(data) = &args.data else {
+        return Ok(independent_decisions(network, args.policy, input.image_size)?);
+    };
+    let train = data.join("train");
+    let split = Split::open(if train.is_dir() { &train } else { data })?;
+    loaded.refuse_other_classes(&split)?;
+    let (batch_size, threads) = (args.batch_size as usize, usize::from(args.threads));
+    let loader = Loader::new(split, input.transform(), input.normalise(), Order::InOrder, batch_size, threads, 2)?;
+    let watch = Watch {
+        network,
+        loader: &loader,
+        image_size: input.image_size,
+        policy: args.policy,
+        agreement: Agreement { share: args.share, confidence: args.confidence },
+        max_bad_share: args.max_bad_share,
+    };
+    let cost = Cost::of(network.spec(), input.image_size as usize, input.image_size as usize)?;
+    let mut progress: Vec<Box<dyn Listener>> = vec![Box::new(Progress::new(&cost, 0))];
+    // Nothing sets the flag: a signal simply ends the program, and nothing was written.
+    let watched = watch.run(&mut progress, &AtomicBool::new(false))?.unwrap_or_default();
+    // A low probability of a gate that ignores the image is a decision all the same.
+    let independent = independent_decisions(network, args.policy, input.image_size)?;
+    let decide = |(own, watched): (Decision, Decision)| if own == Decision::Undecided { watched } else { own };
+    Ok(independent.into_iter().zip(watched).map(decide).collect())
+}
+
+/// Filters of a block's convolutions.
+fn filters(block: &BlockSpec) -> usize {
+    let shortcut = match &block.shortcut {
+        Shortcut::Projection(conv) => conv.outputs,
+        Shortcut::None | Shortcut::Identity | Shortcut::ZeroPadded { .. } => 0,
+    };
+    block.branch.iter().map(|conv| conv.outputs).sum::<usize>() + shortcut
+}
+
+/// Filters, parameters and MACs of a block, 0 for one that vanished.
+fn of_block(network: &Network, cost: &Cost, name: &str) -> [u64; 3] {
+    let blocks = network.spec().blocks.iter().zip(&cost.blocks);
+    let found = blocks.into_iter().find(|(block, _)| block.name == name);
+    found.map_or([0; 3], |(block, cost)| [filters(block) as u64, cost.parameters, cost.macs()])
+}
+
+fn count(decisions: &[Decision], wanted: Decision) -> usize {
+    decisions.iter().filter(|decision| **decision == wanted).count()
+}
+
+fn text([before, after]: [&Network; 2], costs: &[Cost; 2], decisions: &[Decision], args: &Args) -> String {
+    let mut rows = vec![["block", "filters", "left", "parameters", "left", "MACs", "left"].map(str::to_owned).to_vec()];
+    for block in &before.spec().blocks {
+        let [old, new] = [of_block(before, &costs[0], &block.name), of_block(after, &costs[1], &block.name)];
+        rows.push(vec![
+            block.name.clone(),
+            grouped(old[0]),
+            grouped(new[0]),
+            grouped(old[1]),
+            grouped(new[1]),
+            macs(old[2] as f64),
+            macs(new[2] as f64),
+        ]);
+    }
+    let share = |old: u64, new: u64| percent(new as f64 / old.max(1) as f64);
+    let [old, new] = costs;
+    let [open, closed, undecided] =
+        [Decision::Open, Decision::Closed, Decision::Undecided].map(|wanted| count(decisions, wanted));
+    format!(
+        "{}\ngates       {open} decided open, {closed} closed, {undecided} undecided: they stay\n\
+         parameters  {} of {}, {}\nMACs        {} of {}, {}\nwrote       {}\n",
+        table(&rows),
+        grouped(new.parameters),
+        grouped(old.parameters),
+        share(old.parameters, new.parameters),
+        macs(new.dense as f64),
+        macs(old.dense as f64),
+        share(old.dense, new.dense),
+        args.out.display()
+    )
+}
+
+fn json([before, after]: [&Network; 2], costs: &[Cost; 2], decisions: &[Decision]) -> String {
+    let side =
+        |[filters, parameters, macs]: [u64; 3]| json!({ "filters": filters, "parameters": parameters, "macs": macs });
+    let blocks: Vec<_> = before
+        .spec()
+        .blocks
+        .iter()
+        .map(|block| {
+            json!({
+                "name": block.name,
+                "before": side(of_block(before, &costs[0], &block.name)),
+                "after": side(of_block(after, &costs[1], &block.name)),
+            })
+        })
+        .collect();
+    let value = json!({
+        "gates": {
+            "open": count(decisions, Decision::Open),
+            "closed": count(decisions, Decision::Closed),
+            "undecided": count(decisions, Decision::Undecided),
+        },
+        "parameters": { "before": costs[0].parameters, "after": costs[1].parameters },
+        "macs": { "before": costs[0].dense, "after": costs[1].dense },
+        "blocks": blocks,
+    });
+    format!("{value:#}\n")
+}

@@ -1,0 +1,108 @@
+//! Which gates decide alike for every image.
+
+use crate::batch::to_tensors;
+use crate::error::Result;
+use crate::evaluate::BadImages;
+use crate::event::{Event, ImagePass, Listener, tell};
+use arch::{Decision, Network, Output, Pass};
+use data::{Batch, Loader};
+use gumbel_gates::{GateKind, Policy, sampling};
+use std::sync::atomic::{AtomicBool, Ordering};
+use tch::{Device, Kind, Tensor};
+
+/// When a gate that looks at the input counts as decided.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Agreement {
+    /// Share of the images that must agree, above one half.
+    pub share: f64,
+    /// Least probability of the decision for an image to agree; one half takes every decision of argmax.
+    pub confidence: f64,
+}
+
+/// The decisions of a network's independent gates, by `policy`; dependent ones are undecided.
+///
+/// # Errors
+/// If the network cannot run.
+pub fn independent_decisions(network: &Network, policy: Policy, image_size: u32) -> Result<Vec<Decision>> {
+    // Their logits are the same for any image.
+    let size = i64::from(image_size);
+    let image = Tensor::f_zeros([1, 3, size, size], (Kind::Float, network.device()))?;
+    let output = tch::no_grad(|| network.forward(&image, Pass::inference(policy)))?;
+    let mut decisions = Vec::with_capacity(network.spec().gate_count());
+    for ((_, gates), openings) in network.spec().gate_sites().zip(output.openings.sites()) {
+        let open: Vec<f32> = Vec::try_from(openings.f_view([-1])?.f_to_device(Device::Cpu)?)?;
+        decisions.extend(open.into_iter().map(|open| match gates.kind {
+            GateKind::Dependent => Decision::Undecided,
+            GateKind::Independent if open > 0.0 => Decision::Open,
+            GateKind::Independent => Decision::Closed,
+        }));
+    }
+    Ok(decisions)
+}
+
+/// Watches the gates of a network over the images of a loader.
+#[derive(Debug, Clone, Copy)]
+pub struct Watch<'a> {
+    /// The network.
+    pub network: &'a Network,
+    /// The images.
+    pub loader: &'a Loader,
+    /// Side of the loader's images in pixels.
+    pub image_size: u32,
+    /// How gates decide.
+    pub policy: Policy,
+    /// When they are decided.
+    pub agreement: Agreement,
+    /// Share of the images that may be unusable.
+    pub max_bad_share: f64,
+}
+
+impl Watch<'_> {
+    /// One decision per gate; `None` if `interrupt` was set meanwhile.
+    ///
+    /// # Errors
+    /// If too many images are unusable, or the network cannot run.
+    pub fn run(&self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<Option<Vec<Decision>>> {
+        let gates = self.network.spec().gate_count() as i64;
+        let options = (Kind::Double, self.network.device());
+        // How many images agree on open, and on closed: [2, gates].
+        let mut agreeing = Tensor::f_zeros([2, gates], options)?;
+        let (mut images, mut bad) = (0, BadImages::new(self.max_bad_share));
+        tell(listeners, &Event::PassStarted { pass: ImagePass::Evaluation, batches: self.loader.batches() })?;
+        for batch in self.loader.epoch(0, 0)? {
+            bad.add(&batch.bad, self.loader, listeners)?;
+            if !batch.labels.is_empty() {
+                images += batch.labels.len();
+                agreeing = agreeing.f_add(&self.agreeing(&batch)?)?;
+            }
+            tell(listeners, &Event::PassStep { batch: batch.number + 1 })?;
+            if interrupt.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+        }
+        let counts: Vec<Vec<f64>> = Vec::try_from(agreeing.f_to_device(Device::Cpu)?)?;
+        let needed = self.agreement.share * images as f64;
+        let decide = |(&open, &closed): (&f64, &f64)| match (open >= needed, closed >= needed) {
+            _ if images == 0 => Decision::Undecided,
+            (true, false) => Decision::Open,
+            (false, true) => Decision::Closed,
+            _ => Decision::Undecided,
+        };
+        Ok(Some(counts[0].iter().zip(&counts[1]).map(decide).collect()))
+    }
+
+    fn agreeing(&self, batch: &Batch) -> Result<Tensor> {
+        let (images, _) = to_tensors(batch, self.image_size, self.network.device())?;
+        let pass = Pass::inference(self.policy.for_batch(batch.number));
+        let output: Output = tch::no_grad(|| self.network.forward(&images, pass))?;
+        let open = output.openings.joined()?.f_to_kind(Kind::Double)?;
+        let probability = sampling::probability(&Tensor::f_cat(&output.gate_logits, 1)?)?.f_to_kind(Kind::Double)?;
+        let sure = |probability: Tensor| probability.f_ge(self.agreement.confidence)?.f_to_kind(Kind::Double);
+        let closed = open.f_neg()?.f_add_scalar(1.0)?;
+        let votes = [
+            open.f_mul(&sure(probability.shallow_clone())?)?,
+            closed.f_mul(&sure(probability.f_neg()?.f_add_scalar(1.0)?)?)?,
+        ];
+        Ok(Tensor::f_stack(&votes, 0)?.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)?)
+    }
+}
