@@ -127,7 +127,8 @@ impl Block {
         Ok(Self { spec: spec.clone(), branch, projection, bias, gates })
     }
 
-    /// [N, C, H, W] to [N, C', H', W']; gates decide by `decide`, which keeps what they decided.
+    /// [N, C, H, W] to [N, C', H', W']; gates decide by `decide`, which keeps what they decided. An input without gradients is
+    /// overwritten.
     pub fn forward(
         &self,
         input: &Tensor,
@@ -252,7 +253,7 @@ impl Block {
         Ok(Some(Addend { values, rows: None, channels }))
     }
 
-    /// The shortcut with everything that is added to it.
+    /// The shortcut with everything that is added to it. Without gradients the input is overwritten.
     fn sum(&self, input: &Tensor, mut addends: Vec<Addend>) -> Result<Tensor> {
         let shortcut = match &self.spec.shortcut {
             Shortcut::None | Shortcut::Projection(_) => None,
@@ -263,9 +264,11 @@ impl Block {
                 Some(picked.f_constant_pad_nd([0, 0, 0, 0, channels, channels])?)
             }
         };
+        // Nobody reads a block's input after its sum, so without a gradient to keep it for it is summed into.
+        let may_change = !input.requires_grad();
         let is_whole = |addend: &Addend| addend.rows.is_none() && addend.channels.is_none();
         let (mut sum, mut is_own) = match shortcut {
-            Some(shortcut) => (shortcut, matches!(self.spec.shortcut, Shortcut::ZeroPadded { .. })),
+            Some(shortcut) => (shortcut, may_change || matches!(self.spec.shortcut, Shortcut::ZeroPadded { .. })),
             None => match addends.iter().position(is_whole) {
                 Some(first) => (addends.swap_remove(first).values, true),
                 None => (self.nothing(input)?, true),
@@ -273,7 +276,7 @@ impl Block {
         };
         for Addend { values, rows, channels } in addends {
             let Some(channels) = channels.or_else(|| rows.is_some().then(|| Channels::of(0..self.spec.outputs))) else {
-                sum = sum.f_add(&values)?;
+                sum = if may_change { sum.f_add_(&values)? } else { sum.f_add(&values)? };
                 is_own = true;
                 continue;
             };

@@ -28,6 +28,8 @@ impl Network {
     /// closed is gone: filters with their batch norms, the channels that only they read, and whole branches; a block that
     /// then does nothing vanishes. It computes what this network computes with those gates decided so.
     ///
+    /// Input channels that only copying could leave out are read with weights of zero where the copy would cost more than it saves.
+    ///
     /// A place that is closed altogether in front of a batch norm leaves a constant, because the batch norm's bias stays: it
     /// becomes the block's `bias`, or, where a padded convolution makes it no constant or gates remain, one channel with
     /// weights of zero.
@@ -71,6 +73,14 @@ fn does_nothing(block: &BlockSpec, before: Activation) -> bool {
     block.branch.is_empty() && !block.bias && block.shortcut == Shortcut::Identity && unchanged
 }
 
+/// Whether a convolution that reads `kept` of its input channels and has `filters` filters is faster if those channels are copied
+/// out first. Copying one number took as long as some 50 multiply-accumulates where it was measured (docs/results.md).
+fn selecting_pays(conv: &ConvSpec, kept: usize, filters: usize) -> bool {
+    const MACS_PER_COPY: usize = 50;
+    let saved = (conv.inputs - kept) * filters * conv.kernel * conv.kernel / (conv.stride * conv.stride);
+    saved > MACS_PER_COPY * kept
+}
+
 /// A network's tensors on their way into a smaller one.
 struct Tensors {
     by_name: HashMap<String, Tensor>,
@@ -96,6 +106,15 @@ impl Tensors {
     fn zero(&mut self, name: &str) -> Result<()> {
         let zeros = self.get(name)?.f_zeros_like()?;
         self.by_name.insert(name.to_owned(), zeros);
+        Ok(())
+    }
+
+    /// Sets the weights of a convolution to zero for all input channels but those at these positions.
+    fn zero_inputs(&mut self, weight: &str, kept: &[usize]) -> Result<()> {
+        let tensor = self.get(weight)?;
+        let mask = tensor.f_zeros_like()?.f_index_fill(1, &positions(kept, self.device)?, 1.0)?;
+        let masked = tensor.f_mul(&mask)?;
+        self.by_name.insert(weight.to_owned(), masked);
         Ok(())
     }
 
@@ -273,8 +292,16 @@ impl Pruning {
             }
         }
         let mut before = self.kept.input.clone();
-        if before.len() < self.block.branch[0].inputs {
-            self.block.reads = Some(compose(self.block.reads.as_ref(), &before));
+        let first = &self.block.branch[0];
+        if before.len() < first.inputs {
+            if first.is_depthwise() || selecting_pays(first, before.len(), self.kept.behind[0].len()) {
+                self.block.reads = Some(compose(self.block.reads.as_ref(), &before));
+            } else {
+                // Everything is read, what is closed with weights of zero.
+                tensors.zero_inputs(&format!("{name}.{}.weight", first.name), &before)?;
+                before = (0..first.inputs).collect();
+                self.kept.input.clone_from(&before);
+            }
         }
         for (position, (conv, kept)) in self.block.branch.iter_mut().zip(&self.kept.behind).enumerate() {
             let weight = format!("{name}.{}.weight", conv.name);
@@ -327,6 +354,8 @@ impl Pruning {
         }
         let gates = &mut self.block.gates[at];
         if site != Site::Layer {
+            // Where all channels stayed, those of closed gates have weights of zero.
+            let everything = channels == gates.groups.iter().map(|run| run.count * run.channels).sum::<usize>();
             let mut next = 0;
             let mut groups: Vec<Groups> = Vec::new();
             for run in &gates.groups {
@@ -334,8 +363,8 @@ impl Pruning {
                     let decision = if run.gated { decisions[next] } else { Decision::Open };
                     next += usize::from(run.gated);
                     let gated = match decision {
-                        Decision::Closed => continue,
-                        Decision::Open => false,
+                        Decision::Closed if !everything => continue,
+                        Decision::Open | Decision::Closed => false,
                         Decision::Undecided => true,
                     };
                     match groups.last_mut() {

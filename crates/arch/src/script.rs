@@ -197,8 +197,7 @@ def select_channels(self, x: Tensor, runs: List[int]) -> Tensor:
         if any(&|block| block.writes.is_some() || block.projects.is_some()) {
             self.text += "\
 def add_to_channels(self, x: Tensor, y: Tensor, runs: List[int]) -> Tensor:
-    # x with y added to the channels that `runs` names: first and count of each.
-    x = x.clone()
+    # Adds y to the channels of x that `runs` names: first and count of each.
     start = 0
     for i in range(len(runs) // 2):
         x.narrow(1, runs[2 * i], runs[2 * i + 1]).add_(y.narrow(1, start, runs[2 * i + 1]))
@@ -273,8 +272,8 @@ def place_channels(self, y: Tensor, positions: Tensor, channels: int) -> Tensor:
     fn activation(&mut self, level: usize, target: &str, activation: Activation) {
         match activation {
             Activation::Identity => {}
-            Activation::Relu => self.line(level, format!("{target} = torch.relu({target})")),
-            Activation::Relu6 => self.line(level, format!("{target} = torch.clamp({target}, 0.0, 6.0)")),
+            Activation::Relu => self.line(level, format!("{target} = torch.relu_({target})")),
+            Activation::Relu6 => self.line(level, format!("{target} = torch.clamp_({target}, 0.0, 6.0)")),
         }
     }
 
@@ -389,7 +388,7 @@ def place_channels(self, y: Tensor, positions: Tensor, channels: int) -> Tensor:
             self.add_branch(block, has_shortcut);
         }
         if block.bias {
-            self.line(1, "total = total + block.bias.view([1, -1, 1, 1])");
+            self.line(1, "total = total.add_(block.bias.view([1, -1, 1, 1]))");
         }
         self.activation(1, "total", block.activation);
         self.line(1, "return total");
@@ -400,6 +399,7 @@ def place_channels(self, y: Tensor, positions: Tensor, channels: int) -> Tensor:
     fn shortcut(&mut self, block: &BlockSpec) -> bool {
         match &block.shortcut {
             Shortcut::None => return false,
+            // Nobody reads x after the sum, so it is summed into.
             Shortcut::Identity => self.line(1, "total = x"),
             Shortcut::ZeroPadded { stride, outputs } => {
                 let channels = (outputs - block.inputs) / 2;
@@ -438,7 +438,7 @@ def place_channels(self, y: Tensor, positions: Tensor, channels: int) -> Tensor:
                 self.line(2, format!("full = {}", zeros("y", "y.size(0)", block.outputs)));
                 self.line(2, format!("y = self.add_to_channels(full, y, {})", runs(writes)));
             }
-            self.line(2, "total = torch.index_add(total, 0, rows, y)");
+            self.line(2, "total = total.index_add_(0, rows, y)");
             self.line(1, "elif rows.size(0) > 0:");
             2
         } else {
@@ -449,7 +449,7 @@ def place_channels(self, y: Tensor, positions: Tensor, channels: int) -> Tensor:
             self.line(level, "y = y * open_layer.view([-1, 1, 1, 1])");
         }
         match (&block.writes, has_shortcut) {
-            (None, true) => self.line(level, "total = total + y"),
+            (None, true) => self.line(level, "total = total.add_(y)"),
             (None, false) => self.line(level, "total = y"),
             (Some(writes), true) => {
                 self.line(level, format!("total = self.add_to_channels(total, y, {})", runs(writes)))

@@ -97,7 +97,7 @@ fn the_source_reads_as_the_network_is_built() {
     for part in [
         "def layer2_1(self, x: Tensor, openings: List[Tensor]) -> Tensor:\n    block = getattr(self.layer2, \"1\")\n",
         "    if rows.size(0) > 0 and rows.size(0) < x.size(0):\n",
-        "    y = torch.conv2d(x, block.conv1.weight, block.conv1.bias, [1, 1], [1, 1], [1, 1], 1)\n    y = torch.relu(y)\n",
+        "    y = torch.conv2d(x, block.conv1.weight, block.conv1.bias, [1, 1], [1, 1], [1, 1], 1)\n    y = torch.relu_(y)\n",
         "def forward(self, images: Tensor) -> Tensor:\n",
     ] {
         assert!(source.contains(part), "{part} is not in:\n{source}");

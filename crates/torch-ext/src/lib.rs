@@ -5,11 +5,13 @@
 //! - [`fused_sgd`]: one call that updates all parameters.
 //! - [`uniform`], [`normal`]: random values that are a function of an explicit seed.
 //! - [`Script`]: TorchScript modules, compiled from their source.
+//! - [`keep_memory`]: no detours of large tensors through the system.
 //! - [`cuda_is_available`]: loads libtorch's CUDA libraries only when somebody asks for a GPU.
 
 mod cuda;
 mod error;
 mod layers;
+mod memory;
 mod optimizer;
 mod random;
 mod script;
@@ -18,6 +20,7 @@ mod tensors;
 pub use cuda::cuda_is_available;
 pub use error::{Error, Result};
 pub use layers::{BatchNorm, Linear, Statistics};
+pub use memory::keep_memory;
 pub use optimizer::{SgdStep, fused_sgd};
 pub use random::{derive_seed, normal, uniform};
 pub use script::{Attribute, Script};

@@ -9,6 +9,9 @@
 #include <ATen/ops/randn.h>
 
 #include <dlfcn.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <vector>
 
 namespace {
@@ -26,6 +29,16 @@ extern "C" {
 
 void torch_ext_free_error(char *error) {
     if (error != out_of_memory) free(error);
+}
+
+// glibc gives large blocks back to the system when they are freed and gets them anew, page by page, for the next tensor. Networks
+// ask for the same sizes again and again.
+void torch_ext_keep_memory() {
+#ifdef __GLIBC__
+    mallopt(M_MMAP_MAX, 0);
+    mallopt(M_TRIM_THRESHOLD, -1);
+    mallopt(M_TOP_PAD, 64 << 20);
+#endif
 }
 
 // Loads libtorch's CUDA half into the process; libtorch registers its CUDA back end while loading.

@@ -6,7 +6,7 @@ mod source;
 mod table;
 
 use clap::{Parser, Subcommand};
-use commands::{calibrate, data, eval, export, fit, inspect, predict, prune};
+use commands::{bench, calibrate, data, eval, export, fit, inspect, predict, prune};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -26,6 +26,7 @@ enum Command {
     Calibrate(calibrate::Args),
     Prune(prune::Args),
     Export(export::Args),
+    Bench(bench::Args),
     Inspect(inspect::Args),
     Predict(predict::Args),
     Data(data::Args),
@@ -63,12 +64,14 @@ impl Done {
 }
 
 fn main() -> ExitCode {
+    torch_ext::keep_memory();
     let outcome = match Cli::parse().command {
         Command::Fit(args) => fit::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Calibrate(args) => calibrate::run(args),
         Command::Prune(args) => prune::run(args),
         Command::Export(args) => export::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Predict(args) => predict::run(args),
         Command::Data(args) => data::run(args),

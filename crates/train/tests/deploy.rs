@@ -1,0 +1,318 @@
+//! From a trained network to files that other programs run: prune, fine-tune, export, and what Python and C++ make of it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
+
+use data::synth::{SampleSet, draw};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+struct Fixture {
+    _folder: tempfile::TempDir,
+    data: PathBuf,
+    /// Checkpoints of one short epoch.
+    filters: PathBuf,
+    layers: PathBuf,
+}
+
+fn fixture() -> &'static Fixture {
+    static FIXTURE: OnceLock<Fixture> = OnceLock::new();
+    FIXTURE.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let data = folder.path().join("data");
+        draw(&data, &SampleSet { train_per_class: 4, val_per_class: 2, seed: 3 }).expect("the set is drawn");
+        let fit = |name: &str, gates: &str| {
+            let config = folder.path().join(format!("{name}.toml"));
+            let text = format!(
+                "[network]\narch = \"cifar-resnet20\"\n[gates]\n{gates}\n[data]\nimage_size = 32\nresize = 32\n\
+                 augment = \"padded-crop\"\n[train]\nname = \"{name}\"\nepochs = 1\nbatch_size = 8\n[optimizer]\nlearning_rate = 0.02\n"
+            );
+            fs::write(&config, text).expect("the configuration is written");
+            let out = folder.path().join(name);
+            let output = train(&["fit", "--config", path(&config), "--data", path(&data), "--out", path(&out)]);
+            assert!(output.status.success(), "{}", stderr(&output));
+            out.join("checkpoints/last.safetensors")
+        };
+        // One high step of learning leaves the gates apart: half of them close.
+        let filters = fit("filters", "granularity = \"low\"\nkind = \"independent\"\nlearning_rate_factor = 30.0");
+        let layers = fit("layers", "granularity = \"layer\"\nkind = \"dependent\"");
+        Fixture { data, filters, layers, _folder: folder }
+    })
+}
+
+fn train(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_train"));
+    command.stdin(Stdio::null()).args(arguments);
+    if !["export", "inspect"].contains(&arguments[0]) && !arguments.contains(&"--help") {
+        command.args(["--device", "cpu"]);
+    }
+    command.output().expect("the program starts")
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are UTF-8")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn done(arguments: &[&str]) -> String {
+    let output = train(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+    stdout(&output)
+}
+
+fn json(arguments: &[&str]) -> serde_json::Value {
+    serde_json::from_str(&done(&[arguments, &["--json"]].concat())).expect("the result is JSON")
+}
+
+/// Runs, expects an exit code and one clear message, and gives it back.
+fn failure(arguments: &[&str], code: i32) -> String {
+    let output = train(arguments);
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+    assert!(!message.contains("panicked") && output.stdout.is_empty(), "{message}");
+    message
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Half of the filter gates closed, whatever training made of them.
+const HALF: [&str; 2] = ["--policy", "topk=60"];
+
+#[test]
+fn a_pruned_network_evaluates_trains_and_exports_like_any_other() {
+    let Fixture { data, filters, .. } = fixture();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (pruned, tuned, exported) = (at("pruned.safetensors"), at("tuned"), at("network.pt"));
+    let result = json(&[&["prune", "--checkpoint", path(filters), "--out", path(&pruned)], &HALF[..]].concat());
+    assert_eq!((&result["gates"]["open"], &result["gates"]["undecided"]), (&60.into(), &0.into()));
+    let share = |what: &str| result[what]["after"].as_f64().unwrap() / result[what]["before"].as_f64().unwrap();
+    assert!(share("macs") < 0.95 && share("parameters") < 0.95, "{result:#}");
+
+    // The same answers as with the gates, to the image.
+    let evaluate = |more: &[&str]| json(&[&["eval", "--data", path(data)], more].concat());
+    let gated = evaluate(&[&["--checkpoint", path(filters)], &HALF[..]].concat());
+    let without = evaluate(&["--checkpoint", path(&pruned)]);
+    assert_eq!(gated["top1"], without["top1"]);
+    assert!((gated["cross_entropy"].as_f64().unwrap() - without["cross_entropy"].as_f64().unwrap()).abs() < 1e-4);
+
+    let trained = json(&["fit", "--checkpoint", path(&pruned), "--data", path(data), "--out", path(&tuned)]);
+    assert_eq!(trained["macs_dense"], without["macs_dense"], "fine-tuning keeps the smaller network");
+    let last = tuned.join("checkpoints/last.safetensors");
+    assert!(done(&["inspect", path(&last)]).contains("cifar-resnet20, 10 classes"));
+    done(&["export", "--checkpoint", path(&last), "--out", path(&exported), "--fold-bn"]);
+    // A second decision has nothing to decide about.
+    let again = at("again.safetensors");
+    let message = failure(&["prune", "--checkpoint", path(&pruned), "--out", path(&again)], 1);
+    assert!(message.contains("has no gates, so there is nothing to decide") && !again.exists(), "{message}");
+}
+
+#[test]
+fn a_fine_tuned_run_resumes_with_its_own_network() {
+    let Fixture { data, filters, .. } = fixture();
+    let folder = tempfile::tempdir().unwrap();
+    let (pruned, out) = (folder.path().join("pruned.safetensors"), folder.path().join("run"));
+    done(&[&["prune", "--checkpoint", path(filters), "--out", path(&pruned)], &HALF[..]].concat());
+    done(&["fit", "--checkpoint", path(&pruned), "--data", path(data), "--out", path(&out)]);
+    // What it came from may be gone by then.
+    fs::remove_file(&pruned).unwrap();
+    done(&["fit", "--resume", "--out", path(&out)]);
+}
+
+#[test]
+fn gates_that_look_at_the_image_are_decided_by_images() {
+    let Fixture { data, layers, .. } = fixture();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("pruned.safetensors");
+    let message = failure(&["prune", "--checkpoint", path(layers), "--out", path(&out)], 1);
+    assert!(message.contains("the 9 gates of") && message.contains("give --data DIR"), "{message}");
+    // After so little training all are open for every image, but surely so for none.
+    let watched = ["prune", "--checkpoint", path(layers), "--out", path(&out), "--data", path(data)];
+    let message = failure(&[&watched[..], &["--confidence", "0.9999"]].concat(), 1);
+    assert!(message.contains("lower --share or --confidence"), "{message}");
+    let result = json(&watched);
+    assert_eq!((&result["gates"]["open"], &result["gates"]["closed"]), (&9.into(), &0.into()));
+    assert_eq!(result["macs"]["before"], result["macs"]["after"]);
+}
+
+#[test]
+fn python_and_cpp_run_exports_as_this_program_does() {
+    let Fixture { filters, layers, .. } = fixture();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let pruned = at("pruned.safetensors");
+    done(&[&["prune", "--checkpoint", path(filters), "--out", path(&pruned)], &HALF[..]].concat());
+    let mut exports = Vec::new();
+    for (name, checkpoint, mode, fold) in [
+        ("pruned.pt", &pruned, "masked", true),
+        ("filters.pt", filters, "skip", false),
+        ("layers-masked.pt", layers, "masked", false),
+        ("layers-skip.pt", layers, "skip", true),
+    ] {
+        let out = at(name);
+        let arguments = ["export", "--checkpoint", path(checkpoint), "--out", path(&out), "--mode", mode];
+        let written = done(&[&arguments[..], if fold { &["--fold-bn"] } else { &[] }].concat());
+        assert!(written.contains(".check.pt, images to check it with"));
+        exports.push(out);
+    }
+    let python = root().join(".venv/bin/python");
+    if !python.exists() {
+        let _ = writeln!(std::io::stderr(), "skipped: no PyTorch at {} (make setup brings it)", python.display());
+        return;
+    }
+    let script = root().join("scripts/verify_export.py");
+    let verified = Command::new(&python).arg(&script).args(&exports).args(["--rounds", "0"]).output().unwrap();
+    assert!(verified.status.success(), "{}{}", stdout(&verified), stderr(&verified));
+    assert_eq!(stdout(&verified).matches("  agrees\n").count(), exports.len());
+    // The check can fail: the images of one network are not those of another.
+    fs::copy(at("layers-skip.check.pt"), at("pruned.check.pt")).unwrap();
+    let differs = Command::new(&python).arg(&script).arg(&exports[0]).args(["--rounds", "0"]).output().unwrap();
+    assert!(!differs.status.success() && stdout(&differs).contains("DIFFERS"));
+
+    // The example in docs/ is built as its first lines say.
+    let (program, libtorch) = (at("classify"), root().join(".libtorch").canonicalize().unwrap());
+    let library = libtorch.join("lib");
+    let built = Command::new(std::env::var("CXX").unwrap_or_else(|_| "c++".into()))
+        .args(["-std=c++17", "-w"])
+        .arg(root().join("docs/cpp/classify.cpp"))
+        .args([
+            format!("-I{0}/include", path(&libtorch)),
+            format!("-I{0}/include/torch/csrc/api/include", path(&libtorch)),
+        ])
+        .args([format!("-L{}", path(&library)), "-Wl,--no-as-needed".into()])
+        .args(["-ltorch", "-ltorch_cpu", "-lc10"])
+        .args([format!("-Wl,-rpath,{}", path(&library)), "-o".into(), path(&program).into()])
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{}", stderr(&built));
+    for export in &exports[1..] {
+        let check = export.with_extension("check.pt");
+        let ran = Command::new(&program).args([export, &check]).output().unwrap();
+        assert!(ran.status.success(), "{}{}", stdout(&ran), stderr(&ran));
+        assert!(stdout(&ran).contains("10 classes, images of 32 pixels") && stdout(&ran).contains("image 1: "));
+    }
+}
+
+#[test]
+fn a_state_dict_is_what_pytorch_saves() {
+    let folder = tempfile::tempdir().unwrap();
+    let (weights, out) = (folder.path().join("w.safetensors"), folder.path().join("resnet18.pth"));
+    let network = arch::Network::build(&arch::NetSpec::preset("resnet18", 10).unwrap(), tch::Device::Cpu, 1).unwrap();
+    let tensors = || network.tensors().iter().map(|entry| (entry.name.as_str(), &entry.tensor));
+    fs::write(&weights, arch::state_dict::safetensors::to_bytes(tensors(), ("k", String::new())).unwrap()).unwrap();
+    let export = ["export", "--arch", "resnet18", "--weights", path(&weights), "--format", "state-dict"];
+    done(&[&export[..], &["--out", path(&out)]].concat());
+    // This program reads it back to the bit, and so does torchvision.
+    let read = arch::state_dict::StateDict::read(&out).unwrap().tensors;
+    assert!(read.iter().zip(tensors()).all(|((name, a), (own, b))| name == own && a == b));
+    let python = root().join(".venv/bin/python");
+    if python.exists() {
+        let code = "import sys, torch, torchvision\n\
+                    network = torchvision.models.resnet18(num_classes=10)\n\
+                    missing = network.load_state_dict(torch.load(sys.argv[1]), strict=False).missing_keys\n\
+                    assert all(name.endswith('num_batches_tracked') for name in missing), missing\n";
+        assert!(Command::new(python).args(["-c", code, path(&out)]).status().unwrap().success());
+    }
+    let filters = &fixture().filters;
+    let gated = folder.path().join("gated.pth");
+    let message =
+        failure(&["export", "--checkpoint", path(filters), "--format", "state-dict", "--out", path(&gated)], 1);
+    assert!(message.contains("has not the shapes of the published cifar-resnet20: it has gates"), "{message}");
+}
+
+#[test]
+fn what_cannot_be_deployed_is_told_and_leaves_nothing() {
+    let Fixture { data, filters, .. } = fixture();
+    let folder = tempfile::tempdir().unwrap();
+    let (out, taken) = (folder.path().join("out.pt"), folder.path().join("taken.pt"));
+    fs::write(&taken, "mine").unwrap();
+    fs::write(folder.path().join("beside.check.pt"), "mine").unwrap();
+    let (filters, data) = (path(filters), path(data));
+    // A file that holds a classifier alone.
+    let classifier = folder.path().join("classifier.safetensors");
+    let weight = tch::Tensor::ones([10, 64], (tch::Kind::Float, tch::Device::Cpu));
+    let bytes = arch::state_dict::safetensors::to_bytes([("linear.weight", &weight)], ("k", String::new())).unwrap();
+    fs::write(&classifier, bytes).unwrap();
+    let other = folder.path().join("other");
+    draw(&other, &SampleSet { train_per_class: 2, val_per_class: 1, seed: 3 }).unwrap();
+    fs::remove_dir_all(other.join("train/disc")).unwrap();
+    let beside = folder.path().join("beside.pt");
+    let nowhere = folder.path().join("no/such.pt");
+    for (arguments, code, part) in [
+        (&["export", "--checkpoint", filters, "--out", path(&taken)][..], 1, "taken.pt exists; choose another --out"),
+        (&["export", "--checkpoint", filters, "--out", path(&beside)], 1, "beside.check.pt exists"),
+        (&["export", "--checkpoint", filters, "--out", path(&nowhere)], 1, "is not a folder"),
+        (
+            &["export", "--checkpoint", filters, "--out", path(&out), "--policy", "threshold=1"],
+            1,
+            "every gate of the network is closed",
+        ),
+        (&["export", "--checkpoint", filters, "--out", path(&out), "--policy", "topk=3"], 1, "not by topk=3"),
+        (
+            &["export", "--arch", "cifar-resnet20", "--weights", path(&classifier), "--out", path(&out)],
+            1,
+            "tensors missing",
+        ),
+        (
+            &["prune", "--checkpoint", filters, "--out", path(&out), "--policy", "threshold=1"],
+            1,
+            "every gate of cifar-resnet20 is closed",
+        ),
+        (
+            &["prune", "--checkpoint", filters, "--out", path(&out), "--policy", "sample"],
+            2,
+            "a policy that decides is needed",
+        ),
+        (
+            &["prune", "--checkpoint", filters, "--out", path(&out), "--share", "0.5"],
+            2,
+            "--share: expected a share above 0.5",
+        ),
+        (
+            &["prune", "--checkpoint", filters, "--out", path(&out), "--data", path(&other)],
+            1,
+            "the network knows the classes",
+        ),
+        (&["fit", "--checkpoint", filters, "--data", path(&other), "--out", path(&out)], 1, "only in val/: disc"),
+        (
+            &["fit", "--checkpoint", filters, "--data", data, "--out", path(&out), "--set", "gates.target=[0.5]"],
+            1,
+            "one target for each of the 9 blocks",
+        ),
+    ] {
+        let message = failure(arguments, code);
+        assert!(message.contains(part), "{arguments:?}: {message}");
+        assert!(!out.exists() && !folder.path().join("out.check.pt").exists(), "nothing half-written");
+    }
+    assert_eq!(fs::read_to_string(&taken).unwrap(), "mine");
+}
+
+#[test]
+fn inference_is_timed_in_all_its_forms() {
+    let arguments = ["bench", "inference", "--arch", "cifar-resnet20", "--batch", "1,2", "--rounds", "2"];
+    let result = json(&[&arguments[..], &["--gates", "4", "--macs", "0.6"]].concat());
+    let rows = result["timings"].as_array().unwrap();
+    let share = |variant: &str, what: &str| -> f64 {
+        rows.iter().find(|row| row["variant"] == variant).unwrap()[what].as_f64().unwrap()
+    };
+    for variant in ["dense", "masked", "skipping", "pruned", "pruned, exported", "pruned, exported and folded"] {
+        assert!(
+            share(variant, "median_seconds") > 0.0 && share(variant, "p95_seconds") >= share(variant, "median_seconds")
+        );
+    }
+    assert!((share("skipping", "macs_share") - 0.6).abs() < 0.02);
+    assert_eq!(share("dense", "time_share"), 1.0);
+    let text = done(&[&arguments[..], &["--gates", "layer"]].concat());
+    assert!(text.contains("cifar-resnet20, gates layer, decided at random") && text.contains("time / MACs"), "{text}");
+}
