@@ -265,7 +265,7 @@ impl Block {
             }
         };
         // Nobody reads a block's input after its sum, so without a gradient to keep it for it is summed into.
-        let may_change = !input.requires_grad();
+        let may_change = !input.requires_grad() && !addends.iter().any(|addend| addend.values.requires_grad());
         let is_whole = |addend: &Addend| addend.rows.is_none() && addend.channels.is_none();
         let (mut sum, mut is_own) = match shortcut {
             Some(shortcut) => (shortcut, may_change || matches!(self.spec.shortcut, Shortcut::ZeroPadded { .. })),

@@ -47,11 +47,11 @@ impl Conv {
             None => self.weight.shallow_clone(),
             Some(outputs) => self.weight.f_index_select(0, outputs)?,
         };
-        let depthwise = self.groups > 1;
+        let depthwise = self.groups > 1 && self.groups as usize == self.outputs();
         if let Some(inputs) = inputs.filter(|_| !depthwise) {
             weight = weight.f_index_select(1, inputs)?;
         }
-        let groups = if depthwise { weight.size4()?.0 } else { 1 };
+        let groups = if depthwise { weight.size4()?.0 } else { self.groups };
         let norm = match outputs {
             None => self.norm.shallow_clone(),
             Some(outputs) => self.norm.narrow(outputs)?,

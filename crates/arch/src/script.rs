@@ -169,7 +169,10 @@ impl Source {
         self.line(1, format!("return torch.linear(x, {head}.weight, {head}.bias)"));
         self.line(0, "");
         self.line(0, "def forward(self, images: Tensor) -> Tensor:");
-        self.line(1, "# Class logits [N, classes] of normalised images [N, 3, H, W].");
+        self.line(
+            1,
+            "# Class logits [N, classes] of normalised images [N, 3, H, W]. For inference: sums are made in place.",
+        );
         self.line(1, "openings: List[Tensor] = []");
         self.line(1, "return self.classify(images, openings)");
         self.line(0, "");
@@ -220,9 +223,9 @@ def is_alike(self, openings: Tensor) -> bool:
     return bool(torch.all(torch.eq(openings, openings.narrow(0, 0, 1))))
 
 def place_channels(self, y: Tensor, positions: Tensor, channels: int) -> Tensor:
-    # y at these channels of zeros.
-    full = torch.zeros([y.size(0), channels, y.size(2), y.size(3)], dtype=y.dtype, device=y.device)
-    return torch.index_add(full, 1, positions, y)
+    # y at these channels of zeros, channels last.
+    full = y.new_zeros([y.size(0), y.size(2), y.size(3), channels]).permute([0, 3, 1, 2])
+    return full.index_add_(1, positions, y)
 
 ";
         }
@@ -381,7 +384,10 @@ def place_channels(self, y: Tensor, positions: Tensor, channels: int) -> Tensor:
     fn block(&mut self, block: &BlockSpec) {
         let name = method(block);
         self.line(0, format!("def {name}(self, x: Tensor, openings: List[Tensor]) -> Tensor:"));
-        self.line(1, format!("block = {}", at("self", &block.name)));
+        // A block that pruning left without tensors is no part of the module.
+        if block.bias || !block.gates.is_empty() || matches!(block.shortcut, Shortcut::Projection(_)) {
+            self.line(1, format!("block = {}", at("self", &block.name)));
+        }
         self.gates(block);
         let has_shortcut = self.shortcut(block);
         if !block.branch.is_empty() {
@@ -409,8 +415,7 @@ def place_channels(self, y: Tensor, positions: Tensor, channels: int) -> Tensor:
             Shortcut::Projection(conv) => {
                 self.conv(1, "total", "x", "block", conv, (None, None));
                 if let Some(gates) = block.gates_at(Site::Projection) {
-                    self.line(1, format!("mask_projection = {}", mask(gates)));
-                    self.line(1, "total = total * mask_projection.unsqueeze(2).unsqueeze(3)");
+                    self.line(1, format!("total = total * ({}).unsqueeze(2).unsqueeze(3)", mask(gates)));
                 }
                 if let Some(projects) = &block.projects {
                     self.line(1, format!("full = {}", zeros("total", "total.size(0)", block.outputs)));

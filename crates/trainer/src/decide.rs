@@ -15,11 +15,11 @@ use tch::{Device, Kind, Tensor};
 pub struct Agreement {
     /// Share of the images that must agree, above one half.
     pub share: f64,
-    /// Least probability of the decision for an image to agree; one half takes every decision of argmax.
-    pub confidence: f64,
+    /// Least probability of the decision for an image to agree; absent, every decision of the policy counts.
+    pub confidence: Option<f64>,
 }
 
-/// The decisions of a network's independent gates, by `policy`; dependent ones are undecided.
+/// The decisions of a network's independent gates, by `policy`, which must not rank them among others; dependent ones are undecided.
 ///
 /// # Errors
 /// If the network cannot run.
@@ -97,7 +97,8 @@ impl Watch<'_> {
         let output: Output = tch::no_grad(|| self.network.forward(&images, pass))?;
         let open = output.openings.joined()?.f_to_kind(Kind::Double)?;
         let probability = sampling::probability(&Tensor::f_cat(&output.gate_logits, 1)?)?.f_to_kind(Kind::Double)?;
-        let sure = |probability: Tensor| probability.f_ge(self.agreement.confidence)?.f_to_kind(Kind::Double);
+        let least = self.agreement.confidence.unwrap_or(0.0);
+        let sure = |probability: Tensor| probability.f_ge(least)?.f_to_kind(Kind::Double);
         let closed = open.f_neg()?.f_add_scalar(1.0)?;
         let votes = [
             open.f_mul(&sure(probability.shallow_clone())?)?,

@@ -28,6 +28,11 @@ impl Fit {
         let dataset = open(&config, &mut notes)?;
         let resumed_from =
             resume.then(|| RunDir::at(&out.clone().unwrap_or_else(|| Path::new("runs").join(&config.train.name))));
+        // Before anything is read that the other process may be writing.
+        let resumed_lock = match &resumed_from {
+            Some(run) if run.last().exists() => Some(run.lock()?),
+            _ => None,
+        };
         let origin = match (&config.network.checkpoint, &resumed_from) {
             (None, _) => None,
             (Some(path), None) => Some(Checkpoint::read(path)?),
@@ -36,7 +41,9 @@ impl Fit {
         let spec = match &origin {
             Some(checkpoint) => {
                 refuse_other_classes(&checkpoint.classes, &dataset.train)?;
-                refuse_other_targets(&config, checkpoint.spec.blocks.len())?;
+                if checkpoint.spec.gate_count() > 0 {
+                    refuse_other_targets(&config, checkpoint.spec.blocks.len())?;
+                }
                 checkpoint.spec.clone()
             }
             None => config.spec(dataset.classes().len())?,
@@ -49,11 +56,6 @@ impl Fit {
         }
         let mut optimizer = Sgd::new(network.tensors(), spec.gate_count(), &config.optimizer, &config.gates)?;
 
-        // Before anything is read that the other process may be writing.
-        let resumed_lock = match &resumed_from {
-            Some(run) if run.last().exists() => Some(run.lock()?),
-            _ => None,
-        };
         let progress = match &resumed_from {
             Some(run) => continue_from(run, &config, &dataset, &network, &mut optimizer, &mut notes)?,
             None => start(&config, &dataset, &network, origin.as_ref(), &mut notes)?,

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
+use arch::Decision;
 use data::synth::{SampleSet, draw};
 use data::{Dataset, Loader, Order};
 use gumbel_gates::{GateKind, Policy};
@@ -15,8 +16,8 @@ use tch::Device;
 use torch_ext::Role;
 use trainer::config::{Granularity, parse};
 use trainer::{
-    Calibration, Checkpoint, Config, Error, Evaluation, Evaluator, Event, Fit, Input, Listener, MetricsFile, Outcome,
-    RunDir, Strategy, Verdict,
+    Agreement, Calibration, Checkpoint, Config, Error, Evaluation, Evaluator, Event, Fit, Input, Listener, MetricsFile,
+    Outcome, RunDir, Strategy, Verdict, Watch,
 };
 
 /// One drawn set for all tests.
@@ -506,4 +507,51 @@ fn a_diverging_run_stops_and_says_so() {
     let error = run(config, &folder.path().join("run"), false, None).unwrap_err().to_string();
     assert!(error.contains("training has diverged"), "{error}");
     assert!(!RunDir::at(&folder.path().join("run")).last().exists(), "nothing that is not finite is saved");
+}
+
+#[test]
+fn gates_are_decided_by_how_many_images_agree() {
+    // Dependent gates whose logits are their biases: probabilities 0.9, 0.4 and 0.02 of "open" for every image.
+    let gated = |block: usize| block < 3;
+    let spec = arch::NetSpec::preset("resnet18", 10).unwrap().with_layer_gates(GateKind::Dependent, gated);
+    let network = arch::Network::build(&spec, Device::Cpu, 9).unwrap();
+    let set = |name: &str, value: tch::Tensor| {
+        tch::no_grad(|| network.tensors().get(name).unwrap().tensor.shallow_clone().copy_(&value));
+    };
+    for (block, p) in [("layer1.0", 0.9f64), ("layer1.1", 0.4), ("layer2.0", 0.02)] {
+        let zeros = tch::Tensor::zeros([2, 16], (tch::Kind::Float, Device::Cpu));
+        set(&format!("{block}.gate.fc2.weight"), zeros);
+        set(&format!("{block}.gate.fc2.bias"), tch::Tensor::from_slice(&[0.0f32, (p / (1.0 - p)).ln() as f32]));
+    }
+    let input = Input::of(&config(""));
+    let split = Dataset::open(sample_set()).unwrap().val;
+    let loader = Loader::new(split, input.transform(), input.normalise(), Order::InOrder, 8, 2, 2).unwrap();
+    let watch = |policy, confidence| {
+        let agreement = Agreement { share: 1.0, confidence };
+        let watch = Watch { network: &network, loader: &loader, image_size: 32, policy, agreement, max_bad_share: 0.0 };
+        watch.run(&mut [], &AtomicBool::new(false)).unwrap().unwrap()
+    };
+    let (open, closed, undecided) = (Decision::Open, Decision::Closed, Decision::Undecided);
+    assert_eq!(watch(Policy::Argmax, None), [open, closed, closed]);
+    assert_eq!(watch(Policy::Threshold(0.3), None), [open, open, closed]);
+    assert_eq!(watch(Policy::Argmax, Some(0.95)), [undecided, undecided, closed]);
+
+    // A gate that follows the image: open for some. Its logit is what the block's first channels say.
+    set("layer1.0.gate.fc2.bias", tch::Tensor::zeros([2], (tch::Kind::Float, Device::Cpu)));
+    set("layer1.0.gate.fc2.weight", torch_ext::normal(&[2, 16], 4).unwrap());
+    set("layer1.0.gate.bn.running_mean", torch_ext::normal(&[16], 5).unwrap());
+    let strategies = [Strategy::Policy(Policy::Argmax)];
+    let cost = arch::Cost::of(&spec, 32, 32).unwrap();
+    let (network, loader, seed, record) = (&network, &loader, 0, false);
+    let evaluator = Evaluator { network, cost: &cost, loader, image_size: 32, seed, max_bad_share: 0.0, record };
+    let rate = evaluator.run(&strategies, &mut [], &AtomicBool::new(false)).unwrap().unwrap()[0].summary.rates[0];
+    let share = |share| {
+        let agreement = Agreement { share, confidence: None };
+        let policy = Policy::Argmax;
+        let watch = Watch { network, loader, image_size: 32, policy, agreement, max_bad_share: 0.0 };
+        watch.run(&mut [], &AtomicBool::new(false)).unwrap().unwrap()[0]
+    };
+    let major = rate.max(1.0 - rate);
+    assert_eq!(share(major), if rate > 0.5 { open } else { closed });
+    assert_eq!(share((major + 0.05).min(1.0)), if major == 1.0 { share(1.0) } else { undecided });
 }

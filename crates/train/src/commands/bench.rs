@@ -41,6 +41,9 @@ struct Inference {
     /// Gates of --arch without --weights: layer, low, medium, high or a number of filters per gate
     #[arg(long, value_name = "GRANULARITY", default_value = "layer")]
     gates: String,
+    /// Where filter gates sit: input, between, output, projection
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "input,between,output,projection")]
+    sites: Vec<String>,
     /// Share of those gates that is open
     #[arg(long, value_name = "SHARE", conflicts_with = "macs", default_value_t = 0.5)]
     open: f64,
@@ -76,8 +79,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
 /// One way to run a network.
 struct Variant<'a> {
     name: &'static str,
-    /// MACs it computes, as a share of the dense network's, where that does not depend on the images.
-    macs: f64,
+    /// MACs it computes, as a share of the dense network's; absent where the images decide.
+    macs: Option<f64>,
     run: Box<dyn Fn(&Tensor) -> Result<()> + 'a>,
 }
 
@@ -112,27 +115,26 @@ fn inference(args: &Inference) -> Result<Done> {
     let gated = !decisions.is_empty();
     let pruned =
         if gated && !decisions.contains(&Decision::Undecided) { Some(network.prune(&decisions)?) } else { None };
-    let used = used(&network, &cost, size)? / cost.dense as f64;
     let pruned_macs = match &pruned {
-        Some(pruned) => Cost::of(pruned.spec(), size as usize, size as usize)?.dense as f64 / cost.dense as f64,
-        None => used,
+        Some(pruned) => Some(Cost::of(pruned.spec(), size as usize, size as usize)?.dense as f64 / cost.dense as f64),
+        None => None,
     };
 
-    let mut variants = vec![eager("dense", 1.0, &dense, Pass::inference(Policy::Argmax))];
+    let mut variants = vec![eager("dense", Some(1.0), &dense, Pass::inference(Policy::Argmax))];
     if gated {
         let gates = cost.gates as f64 / cost.dense as f64;
-        variants.push(eager("masked", 1.0 + gates, &network, Pass::inference(Policy::Argmax)));
-        variants.push(eager("skipping", used, &network, Pass::skipping(Policy::Argmax)));
+        variants.push(eager("masked", Some(1.0 + gates), &network, Pass::inference(Policy::Argmax)));
+        variants.push(eager("skipping", None, &network, Pass::skipping(Policy::Argmax)));
         variants.extend(
             pruned.as_ref().map(|pruned| eager("pruned", pruned_macs, pruned, Pass::inference(Policy::Argmax))),
         );
     }
     if device == Device::Cpu {
-        variants.push(exported("dense, exported and folded", 1.0, &dense, true)?);
-        variants.push(optimised("dense, exported, folded, optimised", 1.0, &dense)?);
+        variants.push(exported("dense, exported and folded", Some(1.0), &dense, true)?);
+        variants.push(optimised("dense, exported, folded, optimised", Some(1.0), &dense)?);
         if gated {
-            variants.push(exported("skipping, exported", used, &network, false)?);
-            variants.push(exported("skipping, exported and folded", used, &network, true)?);
+            variants.push(exported("skipping, exported", None, &network, false)?);
+            variants.push(exported("skipping, exported and folded", None, &network, true)?);
         }
         if let Some(pruned) = &pruned {
             variants.push(exported("pruned, exported", pruned_macs, pruned, false)?);
@@ -142,7 +144,11 @@ fn inference(args: &Inference) -> Result<Done> {
     }
     let mut timings = Vec::new();
     for &batch in &args.batch {
-        timings.extend(time(&variants, batch, size, args.rounds, device)?);
+        // Channels last, as the loader delivers them.
+        let shape = [batch.into(), size.into(), size.into(), 3];
+        let images = normal(&shape, 2)?.to_device(device).permute([0, 3, 1, 2]);
+        let used = used(&network, &cost, &images)? / cost.dense as f64;
+        timings.extend(time(&variants, &images, used, args.rounds)?);
     }
     Ok(Done::ok(if args.json { json(&timings, &name, &cost) } else { text(&timings, &name, &cost, args.rounds) }))
 }
@@ -157,6 +163,7 @@ fn network(args: &Inference, device: Device) -> Result<(Network, u32, String)> {
         ("network.arch", arch.clone()),
         ("gates.granularity", args.gates.clone()),
         ("gates.kind", "independent".into()),
+        ("gates.sites", format!("{:?}", args.sites)),
     ];
     let small = arch::Preset::named(arch)?;
     let sizes = [("data.image_size", small.image_size.to_string()), ("data.resize", small.resize.to_string())];
@@ -218,17 +225,16 @@ fn decide(network: &Network, args: &Inference, cost: &Cost) -> Result<()> {
     Ok(())
 }
 
-/// MACs per image by argmax, over a few random images.
-fn used(network: &Network, cost: &Cost, size: u32) -> Result<f64> {
+/// MACs per image by argmax.
+fn used(network: &Network, cost: &Cost, images: &Tensor) -> Result<f64> {
     if network.spec().gate_count() == 0 {
         return Ok(cost.dense as f64);
     }
-    let images = normal(&[8, 3, size.into(), size.into()], 1)?.to_device(network.device());
-    let output = tch::no_grad(|| network.forward(&images, Pass::inference(Policy::Argmax)))?;
+    let output = tch::no_grad(|| network.forward(images, Pass::inference(Policy::Argmax)))?;
     Ok(Meter::new(cost, network.device())?.used(&output.openings)?.mean(Kind::Double).double_value(&[]))
 }
 
-fn eager<'a>(name: &'static str, macs: f64, network: &'a Network, pass: Pass) -> Variant<'a> {
+fn eager<'a>(name: &'static str, macs: Option<f64>, network: &'a Network, pass: Pass) -> Variant<'a> {
     let run = move |images: &Tensor| {
         tch::no_grad(|| network.forward(images, pass))?;
         Ok(())
@@ -236,7 +242,12 @@ fn eager<'a>(name: &'static str, macs: f64, network: &'a Network, pass: Pass) ->
     Variant { name, macs, run: Box::new(run) }
 }
 
-fn exported(name: &'static str, macs: f64, network: &Network, fold_batch_norms: bool) -> Result<Variant<'static>> {
+fn exported(
+    name: &'static str,
+    macs: Option<f64>,
+    network: &Network,
+    fold_batch_norms: bool,
+) -> Result<Variant<'static>> {
     let options = ScriptOptions { execution: Execution::Skipping, policy: Policy::Argmax, fold_batch_norms };
     let script: Script = network.script(&options)?;
     let run = move |images: &Tensor| {
@@ -247,7 +258,7 @@ fn exported(name: &'static str, macs: f64, network: &Network, fold_batch_norms: 
 }
 
 /// As [`exported`], after what `torch.jit.optimize_for_inference` does.
-fn optimised(name: &'static str, macs: f64, network: &Network) -> Result<Variant<'static>> {
+fn optimised(name: &'static str, macs: Option<f64>, network: &Network) -> Result<Variant<'static>> {
     let options = ScriptOptions { execution: Execution::Skipping, policy: Policy::Argmax, fold_batch_norms: true };
     let script = network.script(&options)?.optimized()?;
     let run = move |images: &Tensor| {
@@ -257,24 +268,23 @@ fn optimised(name: &'static str, macs: f64, network: &Network) -> Result<Variant
     Ok(Variant { name, macs, run: Box::new(run) })
 }
 
-fn time(variants: &[Variant], batch: u32, size: u32, rounds: u32, device: Device) -> Result<Vec<Timing>> {
-    // Channels last, as the loader delivers them.
-    let shape = [batch.into(), size.into(), size.into(), 3];
-    let images = normal(&shape, 2)?.to_device(device).permute([0, 3, 1, 2]);
+/// Times every variant on `images`; those whose MACs the images decide compute the share `used`.
+fn time(variants: &[Variant], images: &Tensor, used: f64, rounds: u32) -> Result<Vec<Timing>> {
+    let batch = images.size4()?.0 as u32;
     let wait = || {
-        if let Device::Cuda(number) = device {
+        if let Device::Cuda(number) = images.device() {
             Cuda::synchronize(number as i64);
         }
     };
     let mut timings: Vec<Timing> = variants
         .iter()
-        .map(|variant| Timing { name: variant.name, batch, macs: variant.macs, seconds: Vec::new() })
+        .map(|variant| Timing { name: variant.name, batch, macs: variant.macs.unwrap_or(used), seconds: Vec::new() })
         .collect();
     for round in 0..WARM_UP + rounds {
         for (variant, timing) in variants.iter().zip(&mut timings) {
             wait();
             let start = Instant::now();
-            (variant.run)(&images)?;
+            (variant.run)(images)?;
             wait();
             if round >= WARM_UP {
                 timing.seconds.push(start.elapsed().as_secs_f64());

@@ -148,7 +148,9 @@ fn json_of_one(loaded: &Loaded, evaluation: &Evaluation, cost: &Cost) -> Value {
     let rates = &evaluation.summary.rates;
     let gates: Vec<_> = names.iter().zip(rates).map(|(name, rate)| json!({ "gate": name, "opening": rate })).collect();
     let mut value = json_of(evaluation);
-    value["policy"] = value["strategy"].take();
+    if let Some(strategy) = value.as_object_mut().and_then(|object| object.remove("strategy")) {
+        value["policy"] = strategy;
+    }
     value["network"] = json!(loaded.name);
     value["images"] = json!(evaluation.summary.images);
     value["bad_images"] = json!(evaluation.bad);

@@ -30,15 +30,15 @@ pub(crate) struct Args {
     /// What to write
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Torchscript)]
     format: Format,
-    /// TorchScript: whether closed layers and filters are multiplied by zero or not computed
-    #[arg(long, value_name = "MODE", value_enum, default_value_t = Mode::Skip)]
-    mode: Mode,
+    /// TorchScript: whether closed layers and filters are multiplied by zero or not computed [default: skip]
+    #[arg(long, value_name = "MODE", value_enum)]
+    mode: Option<Mode>,
     /// TorchScript: make batch norms part of the convolutions before them
     #[arg(long)]
     fold_bn: bool,
-    /// TorchScript: how gates decide: argmax, threshold=P or always-open
-    #[arg(long, value_name = "POLICY", default_value = "argmax")]
-    policy: Policy,
+    /// TorchScript: how gates decide: argmax, threshold=P or always-open [default: argmax]
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<Policy>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -47,7 +47,7 @@ enum Format {
     Torchscript,
     /// A checkpoint without the state of training
     Safetensors,
-    /// The weights alone under torchvision's names, for torch.load; for networks of published shape without gates
+    /// The weights alone, for torch.load; for networks of published shape without gates, whose names are torchvision's
     StateDict,
 }
 
@@ -60,15 +60,21 @@ enum Mode {
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
+    let only_torchscript = args.mode.is_some() || args.policy.is_some() || args.fold_bn;
+    if args.format != Format::Torchscript && only_torchscript {
+        bail!(Usage(
+            "--mode, --policy and --fold-bn are for --format torchscript; the other formats hold weights alone".into()
+        ));
+    }
+    if args.out.to_string_lossy().ends_with(".check.pt") {
+        bail!(Usage("--out: choose another name than NAME.check.pt, which holds the images to check with".into()));
+    }
     let beside = match args.format {
         Format::Torchscript => Some(check_path(&args.out)),
         Format::Safetensors | Format::StateDict => None,
     };
     for path in [Some(&args.out), beside.as_ref()].into_iter().flatten() {
         super::refuse_existing(path)?;
-    }
-    if beside.as_ref() == Some(&args.out) {
-        bail!(Usage("--out: choose another name than NAME.check.pt, which holds the images to check with".into()));
     }
     // Exports run anywhere, so they are made on the CPU.
     let loaded = args.source.load(DeviceChoice::Cpu.resolve()?)?;
@@ -77,8 +83,11 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             let provenance = provenance(&loaded);
             let about = About { classes: &loaded.classes, input: loaded.input, provenance: &provenance };
             let options = ScriptOptions {
-                execution: if args.mode == Mode::Skip { Execution::Skipping } else { Execution::Masked },
-                policy: args.policy,
+                execution: match args.mode {
+                    Some(Mode::Masked) => Execution::Masked,
+                    Some(Mode::Skip) | None => Execution::Skipping,
+                },
+                policy: args.policy.unwrap_or(Policy::Argmax),
                 fold_batch_norms: args.fold_bn,
             };
             export_script(&loaded.network, &about, &options, &args.out)?;
@@ -104,8 +113,8 @@ fn provenance(loaded: &Loaded) -> String {
 fn state_dict(loaded: &Loaded, args: &Args) -> Result<()> {
     let spec = loaded.network.spec();
     let published = Preset::named(&spec.name).map(|preset| preset.spec(spec.head.classes));
-    if published.is_ok_and(|published| published != *spec) {
-        let why = if spec.gate_count() > 0 { "it has gates" } else { "it was pruned" };
+    if !published.is_ok_and(|published| published == *spec) {
+        let why = if spec.gate_count() > 0 { "it has gates" } else { "it was changed" };
         bail!(
             "{} has not the shapes of the published {}: {why}; --format torchscript or safetensors can hold it",
             loaded.name,

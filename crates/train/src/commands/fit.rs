@@ -130,7 +130,7 @@ fn of_checkpoint(path: &Path, mut overrides: Vec<(String, String)>) -> Result<Co
     };
     let mut config = training.config;
     (config.network.weights, config.network.checkpoint) = (None, None);
-    // What its gates and blocks are is its own business now; a list of targets belongs to the blocks it had.
+    // What its gates and blocks are is its own business now.
     overrides.insert(0, ("network.checkpoint".into(), format!("{:?}", path.display().to_string())));
     Ok(trainer::config::parse(&path.display().to_string(), &config.to_toml(), &overrides)?)
 }

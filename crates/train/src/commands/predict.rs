@@ -67,7 +67,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             continue;
         }
         let (images, _) = to_tensors(&batch, input.image_size, device)?;
-        let output = tch::no_grad(|| network.forward(&images, Pass::inference(args.policy.for_batch(batch.number))))?;
+        let output = tch::no_grad(|| network.forward(&images, Pass::skipping(args.policy.for_batch(batch.number))))?;
         let (probabilities, best) = output.logits.f_softmax(1, Kind::Double)?.f_topk(shown, 1, true, true)?;
         let used: Vec<f64> = match output.openings.is_empty() {
             true => vec![cost.dense as f64; batch.items.len()],

@@ -8,11 +8,11 @@ use crate::table::{grouped, macs, percent, table};
 use anyhow::{Result, bail};
 use arch::{BlockSpec, Cost, Decision, Network, Shortcut};
 use data::{Loader, Order, Split};
-use gumbel_gates::Policy;
+use gumbel_gates::{GateKind, Policy};
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use trainer::{Agreement, Checkpoint, Listener, Progress, Watch, independent_decisions};
+use trainer::{ActivationTarget, Agreement, Checkpoint, Listener, Progress, Watch, independent_decisions};
 
 /// Cut decided gates away, with what they closed
 ///
@@ -38,9 +38,9 @@ pub(crate) struct Args {
     /// Share of the images of --data that must agree, above 0.5
     #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
     share: f64,
-    /// Least probability of a decision for an image to agree
-    #[arg(long, value_name = "P", default_value_t = 0.5)]
-    confidence: f64,
+    /// Least probability of a decision for an image to agree [default: every decision counts]
+    #[arg(long, value_name = "P")]
+    confidence: Option<f64>,
     /// Images per step
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
     batch_size: u32,
@@ -60,7 +60,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     super::refuse_share("--max-bad-share", args.max_bad_share)?;
-    super::refuse_share("--confidence", args.confidence)?;
+    super::refuse_share("--confidence", args.confidence.unwrap_or(0.0))?;
     if !(args.share > 0.5 && args.share <= 1.0) {
         bail!(Usage("--share: expected a share above 0.5, up to 1".into()));
     }
@@ -76,6 +76,13 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let gates = loaded.network.spec().gate_count();
     if gates == 0 {
         bail!("{} has no gates, so there is nothing to decide and nothing to prune", loaded.name);
+    }
+    let dependent = loaded.network.spec().gate_sites().any(|(_, gates)| gates.kind == GateKind::Dependent);
+    if dependent && args.policy.ranks() {
+        bail!(Usage(format!(
+            "--policy {}: gates that look at the image are ranked anew for each; decide them by argmax or threshold=P",
+            args.policy
+        )));
     }
     let decisions = decisions(&args, &loaded)?;
     if decisions.iter().all(|decision| *decision == Decision::Undecided) {
@@ -93,6 +100,11 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let training = loaded.training.map(|mut training| {
         // Measured before.
         (training.evaluation, training.best) = (None, None);
+        let left = |name: &str| pruned.spec().blocks.iter().any(|block| block.name == name);
+        if let ActivationTarget::PerBlock(targets) = &mut training.config.gates.target {
+            let mut blocks = loaded.network.spec().blocks.iter();
+            targets.retain(|_| blocks.next().is_none_or(|block| left(&block.name)));
+        }
         training
     });
     Checkpoint::write(&args.out, &pruned, &loaded.classes, loaded.input, training.as_ref(), None)?;
@@ -167,8 +179,12 @@ fn text([before, after]: [&Network; 2], costs: &[Cost; 2], decisions: &[Decision
     let [old, new] = costs;
     let [open, closed, undecided] =
         [Decision::Open, Decision::Closed, Decision::Undecided].map(|wanted| count(decisions, wanted));
+    let policy = match args.policy {
+        Policy::Threshold(_) if undecided > 0 => format!("; use them with --policy {}", args.policy),
+        _ => String::new(),
+    };
     format!(
-        "{}\ngates       {open} decided open, {closed} closed, {undecided} undecided: they stay\n\
+        "{}\ngates       {open} decided open, {closed} closed, {undecided} undecided: they stay{policy}\n\
          parameters  {} of {}, {}\nMACs        {} of {}, {}\nwrote       {}\n",
         table(&rows),
         grouped(new.parameters),
