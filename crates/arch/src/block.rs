@@ -28,6 +28,9 @@ struct GatedPlace {
     columns: Option<Tensor>,
 }
 
+/// What the gates of a site decided, one for each.
+type SiteDecisions = (Site, Vec<bool>);
+
 /// What the gates of a block decided in one pass.
 struct Decided<'a> {
     places: &'a [GatedPlace],
@@ -94,7 +97,7 @@ impl<'a> Decided<'a> {
     }
 
     /// The decisions at filter sites, if they are the same for every image. Waits for the device.
-    fn alike(&self) -> Result<Option<Vec<(Site, Vec<bool>)>>> {
+    fn alike(&self) -> Result<Option<Vec<SiteDecisions>>> {
         let mut decisions = Vec::new();
         for (place, openings) in self.places.iter().zip(&self.openings).filter(|(place, _)| place.site != Site::Layer) {
             let first = openings.f_narrow(0, 0, 1)?;

@@ -6,17 +6,17 @@ use tch::{Device, Kind, Tensor};
 /// Counts the MACs of forward passes from their openings, on their device and differentiably.
 #[derive(Debug)]
 pub struct Meter {
-    /// Channels behind each gate: [G] in float64.
+    /// Channels behind each gate: `[G]` in float64.
     sizes: Tensor,
-    /// For each gate the width it belongs to: [G].
+    /// For each gate the width it belongs to: `[G]`.
     width_of_gate: Tensor,
     /// Channels of each width that are always open: `[W]` in float64.
     fixed: Tensor,
-    /// The widths that are multiplied in each term: three times [T].
+    /// The widths that are multiplied in each term: three times `[T]`.
     factors: [Tensor; 3],
-    /// [T] in float64.
+    /// `[T]` in float64.
     coefficients: Tensor,
-    /// For each term its block: [T].
+    /// For each term its block: `[T]`.
     block_of_term: Tensor,
     /// MACs of each block with all gates open: [number of blocks] in float64.
     dense: Tensor,

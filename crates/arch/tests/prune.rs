@@ -54,7 +54,7 @@ fn closing_networks() -> Vec<(NetSpec, Vec<Vec<bool>>)> {
             let mut part = 0;
             let mut coin = || {
                 part += 1;
-                derive_seed(seed, part) % 2 == 0
+                derive_seed(seed, part).is_multiple_of(2)
             };
             let openings = spec.gate_sites().map(|(_, gates)| (0..gates.count()).map(|_| coin()).collect()).collect();
             found.push((spec.clone(), openings));

@@ -168,7 +168,7 @@ proptest! {
                 prop_assert!(distance(&pass(network, form).logits, &expected.logits) < 1e-4, "{form:?}");
             }
             for execution in [Execution::Masked, Execution::Skipping] {
-                let fold_batch_norms = seed % 2 == 0;
+                let fold_batch_norms = seed.is_multiple_of(2);
                 let options = ScriptOptions { execution, policy: Policy::Argmax, fold_batch_norms };
                 let found = network.script(&options).unwrap().call("forward", &images).unwrap();
                 prop_assert!(distance(&found[0], &expected.logits) < 1e-4, "{options:?}");

@@ -22,7 +22,7 @@ pub fn random_openings(spec: &NetSpec, seed: u64) -> Vec<Vec<bool>> {
     let mut part = 0;
     let mut coin = || {
         part += 1;
-        derive_seed(seed, part) % 3 > 0
+        !derive_seed(seed, part).is_multiple_of(3)
     };
     spec.gate_sites().map(|(_, gates)| (0..gates.count()).map(|_| coin()).collect()).collect()
 }

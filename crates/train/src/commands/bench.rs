@@ -76,12 +76,15 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     }
 }
 
+/// Runs a network on images.
+type Run<'a> = Box<dyn Fn(&Tensor) -> Result<()> + 'a>;
+
 /// One way to run a network.
 struct Variant<'a> {
     name: &'static str,
     /// MACs it computes, as a share of the dense network's; absent where the images decide.
     macs: Option<f64>,
-    run: Box<dyn Fn(&Tensor) -> Result<()> + 'a>,
+    run: Run<'a>,
 }
 
 /// What one variant took at one batch size.
