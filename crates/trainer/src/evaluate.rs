@@ -102,7 +102,7 @@ struct Run {
     gate_use: Option<GateUseSums>,
 }
 
-/// What an ensemble got right, and its cross entropy: sums in float64 [3].
+/// What an ensemble got right, and its cross entropy: sums in float64 `[3]`.
 struct Votes {
     runs: usize,
     sums: Tensor,

@@ -88,7 +88,7 @@ impl Polarisation {
 /// Sums for [`GateUse`]. They stay on the device until the end.
 #[derive(Debug)]
 pub(crate) struct GateUseSums {
-    /// Images of each class: float64 [classes].
+    /// Images of each class: float64 `[classes]`.
     class_images: Tensor,
     /// Openings of each class and gate: float64 [classes, gates].
     class_openings: Tensor,
