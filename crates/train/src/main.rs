@@ -2,6 +2,7 @@
 
 mod commands;
 mod device;
+mod images;
 mod source;
 mod table;
 

@@ -86,6 +86,13 @@ struct Description {
     training: Option<Training>,
 }
 
+impl Training {
+    /// Forgets what was measured, for a network that has changed since.
+    pub fn forget_results(&mut self) {
+        (self.evaluation, self.best) = (None, None);
+    }
+}
+
 impl Input {
     /// What a configuration says about it.
     pub fn of(config: &Config) -> Self {

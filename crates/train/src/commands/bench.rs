@@ -3,6 +3,7 @@
 use super::Usage;
 use crate::Done;
 use crate::device::DeviceChoice;
+use crate::images::refuse_share;
 use crate::source::Source;
 use crate::table::{macs, percent, table};
 use anyhow::{Result, bail};
@@ -108,8 +109,8 @@ impl Timing {
 }
 
 fn inference(args: &Inference) -> Result<Done> {
-    super::refuse_share("--open", args.open)?;
-    super::refuse_share("--macs", args.macs.unwrap_or(0.0))?;
+    refuse_share("--open", args.open)?;
+    refuse_share("--macs", args.macs.unwrap_or(0.0))?;
     let device = args.device.resolve()?;
     let (network, size, name) = network(args, device)?;
     let cost = Cost::of(network.spec(), size as usize, size as usize)?;

@@ -2,10 +2,11 @@
 
 use crate::Done;
 use crate::device::DeviceChoice;
+use crate::images::Reading;
 use crate::source::Source;
 use anyhow::Result;
 use arch::Cost;
-use data::{Loader, Order, Split};
+use data::Order;
 use gumbel_gates::Policy;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -40,32 +41,24 @@ pub(crate) struct Args {
     /// Decides which images and crops are seen
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Threads that decode; 0 means one per core
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024))]
-    threads: u16,
-    /// Share of the images that may be unusable
-    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
-    max_bad_share: f64,
+    #[command(flatten)]
+    reading: Reading,
     /// cpu, cuda, cuda:N or auto
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
-    super::refuse_share("--max-bad-share", args.max_bad_share)?;
+    args.reading.check()?;
     super::refuse_existing(&args.out)?;
     let device = args.device.resolve()?;
     let loaded = args.source.load(device)?;
-    let train = args.data.join("train");
-    let train = Split::open(if train.is_dir() { &train } else { &args.data })?;
-    loaded.refuse_other_classes(&train)?;
-    let classes = if loaded.named { loaded.classes } else { train.classes.clone() };
     let trained_with = loaded.training.as_ref().map(|training| training.config.train.batch_size);
     let batch_size = args.batch_size.map_or(trained_with.unwrap_or(64), |size| size as usize);
-    let (input, order) = (loaded.input, Order::Shuffled(args.seed));
-    let threads = usize::from(args.threads);
-    let loader = Loader::new(train, loaded.augmentation, input.normalise(), order, batch_size, threads, 2)?;
-    let size = input.image_size;
+    let (transform, order) = (loaded.augmentation, Order::Shuffled(args.seed));
+    let loader = args.reading.loader(&loaded, &args.data, "train", transform, order, batch_size)?;
+    let classes = if loaded.named { &loaded.classes } else { &loader.split().classes };
+    let size = loaded.input.image_size;
     let cost = Cost::of(loaded.network.spec(), size as usize, size as usize)?;
     let calibration = Calibration {
         network: &loaded.network,
@@ -74,7 +67,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         policy: args.policy.with_seed(args.seed),
         batches: args.batches as usize,
         epoch: 0,
-        max_bad_share: args.max_bad_share,
+        max_bad_share: args.reading.max_bad_share,
     };
     let mut progress: Vec<Box<dyn Listener>> = vec![Box::new(Progress::new(&cost, 0))];
     // Nothing sets the flag: a signal simply ends the program, and nothing was written.
@@ -82,11 +75,10 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     drop(progress);
 
     let training = loaded.training.map(|mut training| {
-        // Measured with other statistics.
-        (training.evaluation, training.best) = (None, None);
+        training.forget_results();
         training
     });
-    Checkpoint::write(&args.out, &loaded.network, &classes, input, training.as_ref(), None)?;
+    Checkpoint::write(&args.out, &loaded.network, classes, loaded.input, training.as_ref(), None)?;
     Ok(Done::ok(format!(
         "batch norm statistics averaged over {used} batches of up to {batch_size} training images, gates by {}\nwrote {}\n",
         args.policy,

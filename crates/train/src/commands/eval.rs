@@ -3,11 +3,12 @@
 use super::Usage;
 use crate::Done;
 use crate::device::DeviceChoice;
+use crate::images::Reading;
 use crate::source::{Loaded, Source};
 use crate::table::{macs, percent, table};
 use anyhow::{Result, bail};
 use arch::Cost;
-use data::{Loader, Order, Split};
+use data::Order;
 use gumbel_gates::Policy;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -44,12 +45,8 @@ pub(crate) struct Args {
     /// Images per step
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
     batch_size: u32,
-    /// Threads that decode; 0 means one per core
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024))]
-    threads: u16,
-    /// Share of the images that may be unusable
-    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
-    max_bad_share: f64,
+    #[command(flatten)]
+    reading: Reading,
     /// cpu, cuda, cuda:N or auto
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
@@ -59,7 +56,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
-    super::refuse_share("--max-bad-share", args.max_bad_share)?;
+    args.reading.check()?;
     if let Some(folder) = args.gate_report.as_deref().filter(|folder| folder.exists()) {
         bail!("{} exists; choose another folder for --gate-report or remove it first", folder.display());
     }
@@ -79,21 +76,17 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         Strategy::Stochastic { .. } | Strategy::Ensemble { .. } => strategy,
     };
     let strategies: Vec<Strategy> = strategies.into_iter().map(with_seed).collect();
-    let val = args.data.join("val");
-    let split = Split::open(if val.is_dir() { &val } else { &args.data })?;
-    loaded.refuse_other_classes(&split)?;
-    let input = loaded.input;
-    let size = input.image_size;
+    let size = loaded.input.image_size;
     let cost = Cost::of(loaded.network.spec(), size as usize, size as usize)?;
-    let (batch_size, threads) = (args.batch_size as usize, usize::from(args.threads));
-    let loader = Loader::new(split, input.transform(), input.normalise(), Order::InOrder, batch_size, threads, 2)?;
+    let (transform, batch_size) = (loaded.input.transform(), args.batch_size as usize);
+    let loader = args.reading.loader(&loaded, &args.data, "val", transform, Order::InOrder, batch_size)?;
     let evaluator = Evaluator {
         network: &loaded.network,
         cost: &cost,
         loader: &loader,
         image_size: size,
         seed: args.seed,
-        max_bad_share: args.max_bad_share,
+        max_bad_share: args.reading.max_bad_share,
         record: args.gate_report.is_some(),
     };
     let mut progress: Vec<Box<dyn Listener>> = vec![Box::new(Progress::new(&cost, 0))];

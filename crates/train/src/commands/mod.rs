@@ -26,14 +26,6 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
-/// Refuses an option that is no share.
-pub(crate) fn refuse_share(option: &str, share: f64) -> Result<()> {
-    if !(0.0..=1.0).contains(&share) {
-        bail!(Usage(format!("{option}: expected a share from 0 to 1")));
-    }
-    Ok(())
-}
-
 /// Refuses an --out file that exists or has no folder to be written to, before any work is done.
 pub(crate) fn refuse_existing(out: &Path) -> Result<()> {
     if out.exists() {

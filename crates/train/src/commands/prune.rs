@@ -3,11 +3,12 @@
 use super::Usage;
 use crate::Done;
 use crate::device::DeviceChoice;
+use crate::images::{Reading, refuse_share};
 use crate::source::{Loaded, Source};
 use crate::table::{grouped, macs, percent, table};
 use anyhow::{Result, bail};
 use arch::{BlockSpec, Cost, Decision, Network, Shortcut};
-use data::{Loader, Order, Split};
+use data::Order;
 use gumbel_gates::{GateKind, Policy};
 use serde_json::json;
 use std::path::PathBuf;
@@ -44,12 +45,8 @@ pub(crate) struct Args {
     /// Images per step
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
     batch_size: u32,
-    /// Threads that decode; 0 means one per core
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024))]
-    threads: u16,
-    /// Share of the images that may be unusable
-    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
-    max_bad_share: f64,
+    #[command(flatten)]
+    reading: Reading,
     /// cpu, cuda, cuda:N or auto
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
@@ -59,8 +56,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
-    super::refuse_share("--max-bad-share", args.max_bad_share)?;
-    super::refuse_share("--confidence", args.confidence.unwrap_or(0.0))?;
+    args.reading.check()?;
+    refuse_share("--confidence", args.confidence.unwrap_or(0.0))?;
     if !(args.share > 0.5 && args.share <= 1.0) {
         bail!(Usage("--share: expected a share above 0.5, up to 1".into()));
     }
@@ -98,8 +95,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let size = loaded.input.image_size as usize;
     let costs = [Cost::of(loaded.network.spec(), size, size)?, Cost::of(pruned.spec(), size, size)?];
     let training = loaded.training.map(|mut training| {
-        // Measured before.
-        (training.evaluation, training.best) = (None, None);
+        training.forget_results();
         let left = |name: &str| pruned.spec().blocks.iter().any(|block| block.name == name);
         if let ActivationTarget::PerBlock(targets) = &mut training.config.gates.target {
             let mut blocks = loaded.network.spec().blocks.iter();
@@ -118,18 +114,15 @@ fn decisions(args: &Args, loaded: &Loaded) -> Result<Vec<Decision>> {
     let Some(data) = &args.data else {
         return Ok(independent_decisions(network, args.policy, input.image_size)?);
     };
-    let train = data.join("train");
-    let split = Split::open(if train.is_dir() { &train } else { data })?;
-    loaded.refuse_other_classes(&split)?;
-    let (batch_size, threads) = (args.batch_size as usize, usize::from(args.threads));
-    let loader = Loader::new(split, input.transform(), input.normalise(), Order::InOrder, batch_size, threads, 2)?;
+    let batch_size = args.batch_size as usize;
+    let loader = args.reading.loader(loaded, data, "train", input.transform(), Order::InOrder, batch_size)?;
     let watch = Watch {
         network,
         loader: &loader,
         image_size: input.image_size,
         policy: args.policy,
         agreement: Agreement { share: args.share, confidence: args.confidence },
-        max_bad_share: args.max_bad_share,
+        max_bad_share: args.reading.max_bad_share,
     };
     let cost = Cost::of(network.spec(), input.image_size as usize, input.image_size as usize)?;
     let mut progress: Vec<Box<dyn Listener>> = vec![Box::new(Progress::new(&cost, 0))];

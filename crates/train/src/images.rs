@@ -1,0 +1,50 @@
+//! Where a command's images come from and how they are read.
+
+use crate::commands::Usage;
+use crate::source::Loaded;
+use anyhow::{Result, bail};
+use clap::Args;
+use data::{Loader, Order, Split, Transform};
+use std::path::Path;
+
+#[derive(Args, Debug)]
+pub(crate) struct Reading {
+    /// Threads that decode; 0 means one per core
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024))]
+    threads: u16,
+    /// Share of the images that may be unusable
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    pub max_bad_share: f64,
+}
+
+impl Reading {
+    /// Refuses values out of range, before any work is done.
+    pub(crate) fn check(&self) -> Result<()> {
+        refuse_share("--max-bad-share", self.max_bad_share)
+    }
+
+    /// Batches of the images in the folder `split` of `data`, or in `data` itself if it has no such folder, prepared for `loaded`.
+    pub(crate) fn loader(
+        &self,
+        loaded: &Loaded,
+        data: &Path,
+        split: &str,
+        transform: Transform,
+        order: Order,
+        batch_size: usize,
+    ) -> Result<Loader> {
+        let folder = data.join(split);
+        let split = Split::open(if folder.is_dir() { &folder } else { data })?;
+        loaded.refuse_other_classes(&split)?;
+        let normalise = loaded.input.normalise();
+        Ok(Loader::new(split, transform, normalise, order, batch_size, self.threads.into(), 2)?)
+    }
+}
+
+/// Refuses an option that is no share.
+pub(crate) fn refuse_share(option: &str, share: f64) -> Result<()> {
+    if !(0.0..=1.0).contains(&share) {
+        bail!(Usage(format!("{option}: expected a share from 0 to 1")));
+    }
+    Ok(())
+}
