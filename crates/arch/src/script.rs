@@ -7,7 +7,7 @@ use crate::gating::{GateSite, Site};
 use crate::network::{Execution, Network};
 use crate::spec::{Activation, BlockSpec, ConvSpec, NetSpec, Shortcut};
 use gumbel_gates::{GateKind, Policy};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 use tch::Tensor;
 use torch_ext::{BatchNorm, Role, Script};
@@ -51,28 +51,27 @@ impl Network {
     /// As [`Network::script_source`], or if libtorch cannot compile it.
     pub fn script(&self, options: &ScriptOptions) -> Result<Script> {
         let mut script = Script::new("Network")?;
-        let folded = if options.fold_batch_norms { self.folded()? } else { HashMap::new() };
-        let dropped: Vec<String> =
-            folded.keys().filter_map(|name| name.strip_suffix(".norm")).map(str::to_owned).collect();
+        let folded = if options.fold_batch_norms { self.folded()? } else { Folded::default() };
         for entry in self.tensors() {
             let (owner, _) = entry.name.rsplit_once('.').unwrap_or(("", &entry.name));
-            if dropped.iter().any(|norm| norm == owner) {
+            if folded.norms.contains(owner) {
                 continue;
             }
-            let tensor = folded.get(&entry.name).unwrap_or(&entry.tensor);
-            script.tensor(&entry.name, &on_cpu(tensor)?, entry.role == Role::Buffer)?;
-        }
-        for (name, bias) in folded.iter().filter(|(name, _)| name.ends_with(".bias")) {
-            script.tensor(name, &on_cpu(bias)?, false)?;
+            match folded.convs.get(owner) {
+                None => script.tensor(&entry.name, &on_cpu(&entry.tensor)?, entry.role == Role::Buffer)?,
+                Some((weight, bias)) => {
+                    script.tensor(&entry.name, &on_cpu(weight)?, false)?;
+                    script.tensor(&format!("{owner}.bias"), &on_cpu(bias)?, false)?;
+                }
+            }
         }
         script.define(&self.script_source(options)?)?;
         Ok(script)
     }
 
-    /// Weights and biases of the convolutions with their batch norms folded in: w·γ/σ and β − μ·γ/σ. The batch norms that are gone
-    /// are named with `.norm` behind them.
-    fn folded(&self) -> Result<HashMap<String, Tensor>> {
-        let mut folded = HashMap::new();
+    /// The convolutions with their batch norms folded in: w·γ/σ and β − μ·γ/σ.
+    fn folded(&self) -> Result<Folded> {
+        let mut folded = Folded::default();
         let mut fold = |prefix: &str, conv: &ConvSpec| -> Result<()> {
             let get = |name: String| {
                 let missing = || Error::Spec { faults: vec![format!("tensor '{name}' is missing")] };
@@ -80,12 +79,11 @@ impl Network {
             };
             let norm = |part: &str| get(format!("{prefix}{}.{part}", conv.norm));
             let scale = norm("weight")?.f_div(&norm("running_var")?.f_add_scalar(BatchNorm::EPSILON)?.f_sqrt()?)?;
-            let weight = format!("{prefix}{}.weight", conv.name);
-            let scaled = get(weight.clone())?.f_mul(&scale.f_view([-1, 1, 1, 1])?)?;
+            let name = format!("{prefix}{}", conv.name);
+            let weight = get(format!("{name}.weight"))?.f_mul(&scale.f_view([-1, 1, 1, 1])?)?;
             let bias = norm("bias")?.f_sub(&norm("running_mean")?.f_mul(&scale)?)?;
-            folded.insert(format!("{prefix}{}.norm", conv.norm), bias.shallow_clone());
-            folded.insert(format!("{prefix}{}.bias", conv.name), bias);
-            folded.insert(weight, scaled);
+            folded.convs.insert(name, (weight, bias));
+            folded.norms.insert(format!("{prefix}{}", conv.norm));
             Ok(())
         };
         fold("", &self.spec().stem.conv)?;
@@ -98,6 +96,15 @@ impl Network {
         }
         Ok(folded)
     }
+}
+
+/// What folding batch norms into convolutions gives, by state dict path.
+#[derive(Default)]
+struct Folded {
+    /// Weight and bias of each convolution.
+    convs: HashMap<String, (Tensor, Tensor)>,
+    /// The batch norms that are gone.
+    norms: HashSet<String>,
 }
 
 fn on_cpu(tensor: &Tensor) -> Result<Tensor> {

@@ -6,7 +6,7 @@ mod support;
 
 use arch::{BlockSpec, Cost, Decision, GateSite, Level, Meter, NetSpec, Network, Pass, Place, Preset, Shortcut, Site};
 use gumbel_gates::{GateKind, Policy};
-use support::{decide, gated_networks, random_openings, randomise};
+use support::{decide, decide_some, gated_networks, random_openings, randomise};
 use tch::{Device, Kind, Tensor};
 use torch_ext::{derive_seed, normal};
 
@@ -115,34 +115,13 @@ fn undecided_gates_stay_and_decide_as_before() {
             }
             let network = Network::build(&spec, Device::Cpu, 3).unwrap();
             randomise(&network, number as u64);
-            // A third each: open, closed, undecided. The logits of decided gates are moved far to their side.
+            // A third each: open, closed, undecided.
             let decisions: Vec<Decision> = (0..spec.gate_count())
                 .map(|gate| {
                     [Decision::Open, Decision::Closed, Decision::Undecided][derive_seed(9, gate as u64) as usize % 3]
                 })
                 .collect();
-            let mut left = decisions.as_slice();
-            for (block, gates) in spec.gate_sites() {
-                let (own, rest) = left.split_at(gates.count());
-                left = rest;
-                let push: Vec<f32> = own
-                    .iter()
-                    .flat_map(|decision| match decision {
-                        Decision::Open => [0.0, 1e3],
-                        Decision::Closed => [1e3, 0.0],
-                        Decision::Undecided => [0.0, 0.0],
-                    })
-                    .collect();
-                let name = format!("{}.{}", block.name, gates.site.name());
-                let (name, shape) = match kind {
-                    GateKind::Independent => (format!("{name}.logits"), vec![-1, 2]),
-                    GateKind::Dependent => (format!("{name}.fc2.bias"), vec![-1]),
-                };
-                let mut logits = network.tensors().get(&name).unwrap().tensor.shallow_clone();
-                let size = logits.size();
-                let noise = normal(&size, derive_seed(number as u64, name.len() as u64)).unwrap();
-                tch::no_grad(|| logits.copy_(&(noise + Tensor::from_slice(&push).view(shape.as_slice()))));
-            }
+            decide_some(&network, &decisions, number as u64);
             let pruned = network.prune(&decisions).unwrap();
             assert!(pruned.spec().gate_count() > 0 && pruned.spec().gate_count() < spec.gate_count());
             assert_alike(&pruned, &network, number as u64);

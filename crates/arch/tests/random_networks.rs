@@ -10,7 +10,7 @@ use arch::{
 };
 use gumbel_gates::{GateKind, Policy};
 use proptest::prelude::*;
-use support::randomise;
+use support::{decide_some, randomise};
 use tch::{Device, Tensor};
 use torch_ext::{derive_seed, normal};
 
@@ -102,32 +102,6 @@ fn random_spec(seed: u64) -> NetSpec {
     network_of(blocks, width)
 }
 
-/// Moves the logits of decided gates far to their side; the others get values near zero.
-fn decide(network: &Network, decisions: &[Decision], seed: u64) {
-    let mut left = decisions;
-    for (number, (block, gates)) in network.spec().gate_sites().enumerate() {
-        let (own, rest) = left.split_at(gates.count());
-        left = rest;
-        let logits: Vec<f32> = own
-            .iter()
-            .flat_map(|decision| match decision {
-                Decision::Open => [0.0, 1e3],
-                Decision::Closed => [1e3, 0.0],
-                Decision::Undecided => [0.0, 0.0],
-            })
-            .collect();
-        let name = format!("{}.{}", block.name, gates.site.name());
-        let (name, shape) = match gates.kind {
-            GateKind::Independent => (format!("{name}.logits"), vec![-1, 2]),
-            GateKind::Dependent => (format!("{name}.fc2.bias"), vec![-1]),
-        };
-        let logits = Tensor::from_slice(&logits).view(shape.as_slice());
-        let noise = normal(&logits.size(), derive_seed(seed, number as u64)).unwrap() * 0.1;
-        let mut own = network.tensors().get(&name).unwrap().tensor.shallow_clone();
-        tch::no_grad(|| own.copy_(&(logits + noise)));
-    }
-}
-
 fn distance(found: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(found.size(), expected.size());
     (found - expected).abs().max().double_value(&[]) / expected.abs().max().double_value(&[]).max(1e-3)
@@ -147,7 +121,7 @@ proptest! {
                 choices[derive_seed(seed, 1000 + gate as u64) as usize % choices.len()]
             })
             .collect();
-        decide(&network, &decisions, seed);
+        decide_some(&network, &decisions, seed);
         let images = normal(&[3, 3, 9, 8], seed).unwrap();
         let pass = |network: &Network, pass| tch::no_grad(|| network.forward(&images, pass)).unwrap();
         let expected = pass(&network, Pass::inference(Policy::Argmax));

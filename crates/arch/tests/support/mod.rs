@@ -2,7 +2,7 @@
 
 #![allow(dead_code)] // each test file uses some of it
 
-use arch::{Level, NetSpec, Network, Place, Preset};
+use arch::{Decision, Level, NetSpec, Network, Place, Preset};
 use gumbel_gates::GateKind;
 use tch::Tensor;
 use torch_ext::{derive_seed, normal, uniform};
@@ -14,6 +14,32 @@ pub fn decide(network: &Network, openings: &[Vec<bool>]) {
         let name = format!("{}.{}.logits", block.name, gates.site.name());
         let mut own = network.tensors().get(&name).unwrap().tensor.shallow_clone();
         tch::no_grad(|| own.copy_(&Tensor::from_slice(&logits).view([-1, 2])));
+    }
+}
+
+/// Moves the logits of decided gates far to their side; the others get values near zero.
+pub fn decide_some(network: &Network, decisions: &[Decision], seed: u64) {
+    let mut left = decisions;
+    for (number, (block, gates)) in network.spec().gate_sites().enumerate() {
+        let (own, rest) = left.split_at(gates.count());
+        left = rest;
+        let logits: Vec<f32> = own
+            .iter()
+            .flat_map(|decision| match decision {
+                Decision::Open => [0.0, 1e3],
+                Decision::Closed => [1e3, 0.0],
+                Decision::Undecided => [0.0, 0.0],
+            })
+            .collect();
+        let name = format!("{}.{}", block.name, gates.site.name());
+        let (name, shape) = match gates.kind {
+            GateKind::Independent => (format!("{name}.logits"), vec![-1, 2]),
+            GateKind::Dependent => (format!("{name}.fc2.bias"), vec![-1]),
+        };
+        let logits = Tensor::from_slice(&logits).view(shape.as_slice());
+        let noise = normal(&logits.size(), derive_seed(seed, number as u64)).unwrap() * 0.1;
+        let mut own = network.tensors().get(&name).unwrap().tensor.shallow_clone();
+        tch::no_grad(|| own.copy_(&(logits + noise)));
     }
 }
 
