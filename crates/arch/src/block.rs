@@ -130,6 +130,11 @@ impl Block {
         Ok(Self { spec: spec.clone(), branch, projection, bias, gates })
     }
 
+    /// The gates, in the order of the spec's sites.
+    pub fn gates(&self) -> impl Iterator<Item = &Gates> {
+        self.gates.iter().map(|place| &place.gates)
+    }
+
     /// [N, C, H, W] to [N, C', H', W']; gates decide by `decide`, which keeps what they decided. An input without gradients is
     /// overwritten.
     pub fn forward(

@@ -22,6 +22,8 @@ pub struct Meter {
     dense: Tensor,
     /// What is spent outside the blocks, the gates' own included.
     outside: f64,
+    /// The network without gates.
+    network: f64,
     /// What is spent whatever the gates decide.
     constant: f64,
     /// What the gates decide about.
@@ -55,6 +57,7 @@ impl Meter {
             block_of_term: positions(cost.terms.iter().map(|term| term.block).collect())?,
             dense: doubles(cost.blocks.iter().map(|block| block.macs()).collect())?,
             outside: cost.outside as f64 + cost.gates as f64,
+            network: cost.dense as f64,
             constant: cost.constant() as f64,
             gated: cost.gated() as f64,
         })
@@ -103,6 +106,15 @@ impl Meter {
     pub fn used(&self, openings: &Openings) -> Result<Tensor> {
         let blocks = self.per_block(openings)?;
         Ok(blocks.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)?.f_add_scalar(self.outside)?)
+    }
+
+    /// The MACs used on average as a share of the network's without gates, a scalar tensor in float32.
+    ///
+    /// # Errors
+    /// If there are no gates, or the openings belong to another network.
+    pub fn share(&self, openings: &Openings) -> Result<Tensor> {
+        let mean = self.used(openings)?.f_mean(Kind::Double)?;
+        Ok(mean.f_div_scalar(self.network)?.f_to_kind(Kind::Float)?)
     }
 
     /// The share of the gated MACs used on average, the a of ECCV 2020 for filter gates: (MACs − constant) / (possible −

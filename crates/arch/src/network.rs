@@ -36,7 +36,8 @@ pub enum Execution {
     /// Everything, multiplied by the openings: training, and the reference.
     Masked,
     /// What is open: a closed layer is not computed, in a batch only the open images are, and filters that are closed for the
-    /// whole batch are left out. The same logits up to rounding, without gradients.
+    /// whole batch are left out. The same logits up to rounding. Nothing flows back to what was not computed, and where images
+    /// differ in what is open, the batch's statistics are those of the images that were.
     Skipping,
 }
 
@@ -82,11 +83,8 @@ impl Pass {
 
     /// Training: batch statistics, gates sampled and channels dropped with randomness from `seed`.
     pub fn training(temperature: f64, seed: u64) -> Self {
-        Self {
-            mode: Mode::Training { seed },
-            policy: Policy::Sample { temperature, seed },
-            execution: Execution::Masked,
-        }
+        let policy = Policy::Sample { temperature, seed };
+        Self { mode: Mode::Training { seed }, policy, execution: Execution::Masked }
     }
 }
 
@@ -171,6 +169,20 @@ impl Network {
             if let Some(entry) = scale.and_then(|name| self.tensors.get(&name)) {
                 let _ = tch::no_grad(|| entry.tensor.shallow_clone().f_zero_())?;
             }
+        }
+        Ok(())
+    }
+
+    /// Moves the margins between open and closed of all gates: `by` `[G]` is added to the logits of "open", gates in the order of
+    /// [`NetSpec::gate_sites`]. Not a step of training.
+    ///
+    /// # Errors
+    /// If there is not one number per gate.
+    pub fn shift_gates(&self, by: &Tensor) -> Result<()> {
+        let sites = self.blocks.iter().flat_map(Block::gates);
+        let counts: Vec<i64> = self.spec.gate_sites().map(|(_, gates)| gates.count() as i64).collect();
+        for (gates, by) in sites.zip(by.f_split_with_sizes(counts, 0)?) {
+            gates.shift(&by)?;
         }
         Ok(())
     }

@@ -31,7 +31,7 @@ impl Network {
     /// If the policy draws noise or ranks gates: a script decides each gate by its own probability.
     pub fn script_source(&self, options: &ScriptOptions) -> Result<String> {
         let opens = match options.policy {
-            Policy::Argmax => "torch.gt(margin, 0.0)".to_owned(),
+            Policy::Argmax | Policy::StraightThrough { .. } => "torch.gt(margin, 0.0)".to_owned(),
             Policy::AlwaysOpen => "torch.ones_like(margin)".to_owned(),
             Policy::Threshold(p) => format!("torch.gt(torch.sigmoid(margin), {p:?})"),
             Policy::Sample { .. } | Policy::TopK(_) => {

@@ -4,11 +4,11 @@
 
 mod support;
 
-use arch::{Cost, Level, Meter, NetSpec, Network, Pass, Place, Preset, Shortcut, Site};
+use arch::{Cost, Execution, Level, Meter, Mode, NetSpec, Network, Pass, Place, Preset, Shortcut, Site};
 use gumbel_gates::{GateKind, Openings, Policy};
 use support::{decide, gated_networks, random_openings};
 use tch::{Device, Kind, Tensor};
-use torch_ext::normal;
+use torch_ext::{Entry, Role, normal};
 
 const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
 
@@ -169,6 +169,8 @@ fn macs_of_openings_are_the_open_branches_and_everything_else() {
     assert_eq!(used[0] as u64, cost.dense, "independent gates cost nothing");
     let closed: u64 = cost.blocks.iter().step_by(2).map(|block| block.branch).sum();
     assert_eq!(used[1] as u64, cost.dense - closed);
+    let share = Meter::new(&cost, Device::Cpu).unwrap().share(&openings).unwrap().double_value(&[]);
+    assert!((share - (1.0 - closed as f64 / (2 * cost.dense) as f64)).abs() < 1e-6);
     // layer1 at 64 pixels: 16 × 16 positions, two 3×3 convolutions of 64 to 64 channels.
     assert_eq!(cost.blocks[0].branch, 2 * 16 * 16 * 9 * 64 * 64);
     assert_eq!(cost.blocks[2].shortcut, 8 * 8 * 64 * 128);
@@ -397,6 +399,53 @@ fn skipping_gives_the_logits_of_masking() {
         }
         agree(&Network::build(&dependent, Device::Cpu, 3).unwrap(), Policy::Argmax);
     }
+}
+
+#[test]
+fn skipping_trains_what_is_open_as_masking_does() {
+    let images = normal(&[4, 3, 64, 64], 1).unwrap();
+    let mut compared = 0;
+    for (number, spec) in gated_networks().into_iter().enumerate() {
+        let train = |execution: Execution| {
+            let network = Network::build(&spec, Device::Cpu, 3).unwrap();
+            decide(&network, &random_openings(&spec, number as u64));
+            let pass =
+                |mode| network.forward(&images, Pass { mode, policy: Policy::Argmax, execution }).unwrap().logits;
+            // Running statistics: through those of four images rounding grows with every layer.
+            pass(Mode::Inference).square().mean(Kind::Float).backward();
+            let logits = pass(Mode::Training { seed: 1 }).detach();
+            (network, logits)
+        };
+        let ((masked, expected), (skipping, found)) = (train(Execution::Masked), train(Execution::Skipping));
+        let close = |name: &str, found: &Tensor, expected: &Tensor| {
+            // A rectifier whose input is rounded to the other side of zero makes single gradients differ by more.
+            let [distance, scale] = [&(found - expected), expected].map(|tensor| tensor.norm().double_value(&[]));
+            assert!(distance <= 1e-2 * scale + 1e-6, "{} {name}: {distance} of {scale}", spec.name);
+        };
+        close("logits", &found, &expected);
+        for (masked, skipping) in masked.tensors().parameters().zip(skipping.tensors().parameters()) {
+            let (expected, found) = (masked.tensor.grad(), skipping.tensor.grad());
+            // What is closed has a gradient of zero, or none.
+            match found.defined() {
+                true => close(&masked.name, &found, &expected),
+                false => {
+                    assert!(!expected.defined() || expected.abs().max().double_value(&[]) == 0.0, "{}", masked.name)
+                }
+            }
+            compared += usize::from(found.defined());
+        }
+        // The statistics of what is open move as they did; what is closed has no more use for them.
+        let initial = Network::build(&spec, Device::Cpu, 3).unwrap();
+        fn buffers(network: &Network) -> impl Iterator<Item = &Entry> {
+            network.tensors().iter().filter(|entry| entry.role == Role::Buffer)
+        }
+        for ((before, masked), skipping) in buffers(&initial).zip(buffers(&masked)).zip(buffers(&skipping)) {
+            let moved = skipping.tensor.ne_tensor(&before.tensor).to_kind(Kind::Float);
+            close(&masked.name, &(&skipping.tensor * &moved), &(&masked.tensor * &moved));
+            compared += moved.any().int64_value(&[]) as usize;
+        }
+    }
+    assert!(compared > 100, "{compared}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use crate::error::Result;
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::cell::OnceCell;
 use tch::{Kind, Tensor};
@@ -121,6 +121,27 @@ impl Gates {
                 Ok(expand.forward(&hidden)?.f_view([batch, self.count, 2])?)
             }
         }
+    }
+
+    /// Moves the margin between open and closed of every gate, for all inputs: `by` `[n]` is added to the logits of "open". It is
+    /// not a step of training and leaves no gradient.
+    ///
+    /// # Errors
+    /// If there is not one number per gate.
+    pub fn shift(&self, by: &Tensor) -> Result<()> {
+        let open = match &self.logits {
+            Logits::Independent(logits) => logits.f_detach()?.f_select(1, 1)?,
+            // The bias of the last layer holds (closed, open) of each gate in turn.
+            Logits::Dependent { expand, .. } => match expand.bias() {
+                Some(bias) => bias.f_detach()?.f_view([self.count, 2])?.f_select(1, 1)?,
+                None => return Ok(()),
+            },
+        };
+        if by.size() != open.size() {
+            return Err(Error::ValueCount { values: by.numel(), gates: open.numel() });
+        }
+        let _ = open.shallow_clone().f_add_(by)?;
+        Ok(())
     }
 
     /// Multiply-accumulates the gates themselves cost per image.

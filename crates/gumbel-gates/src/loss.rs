@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::openings::Openings;
+use crate::sampling;
 use tch::{Kind, Tensor};
 
 /// Which side of a target is a loss.
@@ -46,6 +47,20 @@ pub fn per_gate(openings: &Openings, targets: &[f64], weights: Option<&[f64]>, s
 /// If libtorch refuses the tensor.
 pub fn batch(activation: &Tensor, target: f64, sides: Sides) -> Result<Tensor> {
     squared(&activation.f_sub_scalar(target)?, sides)
+}
+
+/// How undecided gates are: the mean over gates and batch of p(1 − p) for p the probability of "open", a scalar tensor between 0
+/// and ¼. A gate that sampling and argmax treat alike has p near 0 or 1. `logits` holds [N, n, 2] for each site.
+///
+/// # Errors
+/// If there are no gates, or the shape is another.
+pub fn indecision(logits: &[Tensor]) -> Result<Tensor> {
+    if logits.is_empty() {
+        return Err(Error::NoGates);
+    }
+    let sites = logits.iter().map(sampling::probability).collect::<Result<Vec<_>>>()?;
+    let open = Tensor::f_cat(&sites, 1)?;
+    Ok(open.f_mul(&open.f_neg()?.f_add_scalar(1.0)?)?.f_mean(Kind::Float)?)
 }
 
 fn squared(excess: &Tensor, sides: Sides) -> Result<Tensor> {

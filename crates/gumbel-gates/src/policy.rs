@@ -19,6 +19,11 @@ pub enum Policy {
     },
     /// Open if the probability of "open" is above one half. No gradient.
     Argmax,
+    /// The same decisions with the gradient of the softmax ([`sampling::decide`]): training without noise.
+    StraightThrough {
+        /// Temperature of that softmax.
+        temperature: f64,
+    },
     /// Open if the probability of "open" is above this. No gradient.
     Threshold(f64),
     /// For each image the most probable gates are open, this many of the whole network. No gradient.
@@ -40,6 +45,7 @@ impl Policy {
         match self {
             Self::Sample { temperature, seed } => sampling::sample(logits, temperature, derive_seed(seed, site as u64)),
             Self::Argmax => Ok(sampling::margin(logits)?.f_gt(0.0)?.f_to_kind(logits.kind())?),
+            Self::StraightThrough { temperature } => sampling::decide(logits, temperature),
             Self::Threshold(p) => Ok(sampling::probability(logits)?.f_gt(p)?.f_to_kind(logits.kind())?),
             Self::TopK(k) => {
                 let margin = sampling::margin(logits)?;
@@ -60,7 +66,7 @@ impl Policy {
     pub fn with_seed(self, seed: u64) -> Self {
         match self {
             Self::Sample { temperature, .. } => Self::Sample { temperature, seed },
-            Self::Argmax | Self::Threshold(_) | Self::TopK(_) | Self::AlwaysOpen => self,
+            _ => self,
         }
     }
 
@@ -68,7 +74,7 @@ impl Policy {
     pub fn for_batch(self, batch: usize) -> Self {
         match self {
             Self::Sample { seed, .. } => self.with_seed(derive_seed(seed, batch as u64)),
-            Self::Argmax | Self::Threshold(_) | Self::TopK(_) | Self::AlwaysOpen => self,
+            _ => self,
         }
     }
 }
@@ -91,6 +97,7 @@ impl fmt::Display for Policy {
         match self {
             Self::Sample { .. } => f.write_str("sample"),
             Self::Argmax => f.write_str("argmax"),
+            Self::StraightThrough { .. } => f.write_str("straight-through"),
             Self::Threshold(p) => write!(f, "threshold={p}"),
             Self::TopK(k) => write!(f, "topk={k}"),
             Self::AlwaysOpen => f.write_str("always-open"),

@@ -70,8 +70,11 @@ pub fn probability(logits: &Tensor) -> Result<Tensor> {
     Ok(margin(logits)?.f_sigmoid()?)
 }
 
-/// Open minus closed, for `logits` [N, n, 2]: [N, n].
-pub(crate) fn margin(logits: &Tensor) -> Result<Tensor> {
+/// Open minus closed, for `logits` [N, n, 2]: [N, n]. A gate's probability of "open" is the sigmoid of its margin.
+///
+/// # Errors
+/// If the shape is another.
+pub fn margin(logits: &Tensor) -> Result<Tensor> {
     let size = logits.size();
     if size.len() != 3 || size[2] != 2 {
         return Err(Error::Shape { what: "gate logits", expected: "[N, n, 2]", found: size });

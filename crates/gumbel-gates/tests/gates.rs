@@ -124,7 +124,12 @@ fn decisions_without_noise_are_argmaxs_and_have_the_gradient_of_the_probability(
     let openings = sampling::decide(&logits, 0.5).unwrap();
     assert_eq!(values(&openings.detach()), values(&Policy::Argmax.decide(&logits.detach(), 0).unwrap()));
     openings.sum(Kind::Float).backward();
-    let gradients = values(&logits.grad());
+    let gradients = values(&logits.grad().copy());
+    // As a policy it is the same.
+    let _ = logits.grad().zero_();
+    let policy = Policy::StraightThrough { temperature: 0.5 };
+    policy.decide(&logits, 4).unwrap().sum(Kind::Float).backward();
+    assert_eq!(values(&logits.grad()), gradients);
     for (i, pair) in values(&logits.detach()).chunks(2).enumerate() {
         let p = 1.0 / (1.0 + (-(pair[1] - pair[0]) / 0.5).exp());
         assert!((gradients[2 * i + 1] - p * (1.0 - p) / 0.5).abs() < 1e-5);
@@ -157,6 +162,43 @@ fn independent_gates_ignore_the_input_and_dependent_ones_look_at_it() {
         let logits = gates.logits(&GateInput::new(&input), Statistics::Running).unwrap();
         assert_eq!(logits.get(0) == logits.get(1), same, "{kind:?}");
     }
+}
+
+#[test]
+fn shifts_move_the_margins_of_every_input_alike() {
+    for kind in [GateKind::Independent, GateKind::Dependent] {
+        let mut tensors = Tensors::new(Device::Cpu, 3);
+        let gates = Gates::build(&mut tensors.root(), kind, 3, 8, (0.1, 2.0)).unwrap();
+        let input = normal(&[5, 8, 4, 4], 1).unwrap();
+        let margins =
+            || sampling::margin(&gates.logits(&GateInput::new(&input), Statistics::Running).unwrap()).unwrap().detach();
+        let before = margins();
+        gates.shift(&Tensor::from_slice(&[0.5f32, -3.0, 0.0])).unwrap();
+        let moved = values(&(margins() - before));
+        for (gate, by) in [0.5, -3.0, 0.0].into_iter().enumerate() {
+            assert!(moved.iter().skip(gate).step_by(3).all(|moved| (moved - by).abs() < 1e-5), "{kind:?}: {moved:?}");
+        }
+        assert!(
+            gates.shift(&Tensor::from_slice(&[1.0f32, 1.0])).unwrap_err().to_string().contains("2 values for 3 gates")
+        );
+    }
+}
+
+#[test]
+fn indecision_is_the_variance_of_a_gate_and_pushes_it_away_from_one_half() {
+    let logits =
+        Tensor::from_slice(&[0.0f32, 3.0f32.ln(), 0.0, -(3.0f32.ln())]).view([1, 2, 2]).set_requires_grad(true);
+    let decided = Tensor::from_slice(&[0.0f32, 60.0]).view([1, 1, 2]);
+    // p = 3/4, 1/4 and 1.
+    let indecision = loss::indecision(&[logits.shallow_clone(), decided]).unwrap();
+    assert!((indecision.double_value(&[]) - 2.0 * (3.0 / 16.0) / 3.0).abs() < 1e-6);
+    indecision.backward();
+    // (1 − 2p) · p(1 − p) / 3.
+    let expected = 0.5 * (3.0 / 16.0) / 3.0;
+    for (found, expected) in values(&logits.grad()).into_iter().zip([expected, -expected, -expected, expected]) {
+        assert!((found - expected).abs() < 1e-6, "{found} and {expected}");
+    }
+    assert!(loss::indecision(&[]).is_err());
 }
 
 #[test]

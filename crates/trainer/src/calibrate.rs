@@ -1,13 +1,12 @@
 //! Batch norm statistics, estimated anew.
 
-use crate::batch::to_tensors;
 use crate::error::Result;
-use crate::evaluate::BadImages;
-use crate::event::{Event, ImagePass, Listener, tell};
+use crate::event::{ImagePass, Listener};
+use crate::training_pass::TrainingPass;
 use arch::{Mode, Network, Pass};
 use data::Loader;
 use gumbel_gates::Policy;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 /// Re-estimates the running statistics of every batch norm over training batches, with the gates deciding as they will when
 /// deployed: the statistics of training belong to sampled gates. ECCV 2020 takes about 210 batches. No weight changes.
@@ -36,30 +35,19 @@ impl Calibration<'_> {
     /// # Errors
     /// If too many images are unusable, or the network cannot run.
     pub fn run(&self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<Option<usize>> {
-        tell(listeners, &Event::PassStarted { pass: ImagePass::Calibration, batches: self.batches })?;
-        let mut used = 0;
-        let mut epoch = self.epoch;
-        let mut left = self.batches;
-        while left > 0 {
-            let mut bad = BadImages::new(self.max_bad_share);
-            for batch in self.loader.epoch(epoch, 0)?.take(left) {
-                bad.add(&batch.bad, self.loader, listeners)?;
-                // A single image has no variance to tell; only bad files can leave so few.
-                if batch.labels.len() >= 2 {
-                    let (images, _) = to_tensors(&batch, self.image_size, self.network.device())?;
-                    let mode = Mode::Calibration { momentum: 1.0 / (used as f64 + 1.0) };
-                    let pass = Pass { mode, ..Pass::inference(self.policy.for_batch(used)) };
-                    tch::no_grad(|| self.network.forward(&images, pass))?;
-                    used += 1;
-                }
-                left -= 1;
-                tell(listeners, &Event::PassStep { batch: self.batches - left })?;
-                if interrupt.load(Ordering::Relaxed) {
-                    return Ok(None);
-                }
-            }
-            epoch += 1;
-        }
-        Ok(Some(used))
+        let pass = TrainingPass {
+            loader: self.loader,
+            image_size: self.image_size,
+            device: self.network.device(),
+            batches: self.batches,
+            epoch: self.epoch,
+            max_bad_share: self.max_bad_share,
+        };
+        pass.run(ImagePass::Calibration, listeners, interrupt, |images, _, used| {
+            let mode = Mode::Calibration { momentum: 1.0 / (used as f64 + 1.0) };
+            let pass = Pass { mode, ..Pass::inference(self.policy.for_batch(used)) };
+            tch::no_grad(|| self.network.forward(images, pass))?;
+            Ok(())
+        })
     }
 }

@@ -12,15 +12,19 @@ use crate::listeners::SiteName;
 use crate::objective::{Objective, Pull};
 use crate::optimizer::Sgd;
 use crate::run_dir::RunDir;
+use crate::schedule::Schedule;
 use crate::strategy::Strategy;
+use crate::teacher::Teacher;
 use crate::totals::Totals;
-use arch::{BlockSpec, Cost, GateSite, Meter, Network, Pass};
+use arch::{BlockSpec, Cost, Execution, GateSite, Meter, Network, Pass};
 use data::{Batch, Loader};
+use gumbel_gates::Policy;
 use std::fs::File;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+
 use torch_ext::derive_seed;
 
 /// A run that is ready to start: everything was checked, and its folder exists.
@@ -29,6 +33,7 @@ pub struct Fit {
     pub(crate) config: Config,
     pub(crate) run: RunDir,
     pub(crate) network: Network,
+    pub(crate) teacher: Option<Teacher>,
     pub(crate) cost: Cost,
     pub(crate) meter: Rc<Meter>,
     pub(crate) optimizer: Sgd,
@@ -38,6 +43,8 @@ pub struct Fit {
     /// The block each gate sits in.
     pub(crate) blocks_of_gates: Vec<usize>,
     pub(crate) progress: Training,
+    /// Whether gates start in this run, and not where another one left them.
+    pub(crate) fresh_gates: bool,
     pub(crate) resumed: bool,
     pub(crate) notes: Vec<String>,
     /// Held as long as the run is.
@@ -119,16 +126,18 @@ impl Fit {
         &self.cost
     }
 
-    fn steps_per_epoch(&self) -> usize {
+    pub(crate) fn steps_per_epoch(&self) -> usize {
         self.train.batches()
     }
 
-    /// What pulls on the gates at a step.
-    fn pull(&self, step: u64) -> Pull {
+    /// What pulls on the gates at a step: once they are decided, nothing.
+    pub(crate) fn pull(&self, step: u64) -> Pull {
         let (gates, epoch) = (&self.config.gates, step as f64 / self.steps_per_epoch() as f64);
+        let weight = |weight: Schedule| if self.is_decided(step) { 0.0 } else { weight.at(epoch) };
         Pull {
             targets: gates.target.per_gate(&self.blocks_of_gates, epoch),
-            factor: gates.loss_factor.at(epoch),
+            factor: weight(gates.loss_factor),
+            polarisation: weight(gates.polarisation),
             temperature: gates.temperature.at(epoch),
         }
     }
@@ -139,7 +148,7 @@ impl Fit {
     }
 
     fn scheduled(&self, step: u64) -> Scheduled {
-        let Pull { targets, factor, temperature } = self.pull(step);
+        let Pull { targets, factor, temperature, .. } = self.pull(step);
         Scheduled {
             learning_rate: self.learning_rate(step),
             target: self.objective.mean_target(&targets),
@@ -153,12 +162,21 @@ impl Fit {
         let step = self.progress.step;
         let (images, labels) = to_tensors(batch, self.config.data.image_size, self.network.device())?;
         let seed = derive_seed(self.config.train.seed, step);
-        let pull = self.pull(step);
-        let output = self.network.forward(&images, Pass::training(pull.temperature, seed))?;
-        let terms = self.objective.terms(&output, &labels, &pull, &self.meter)?;
+        let (pull, decided) = (self.pull(step), self.is_decided(step));
+        let mut pass = Pass::training(pull.temperature, seed);
+        if decided {
+            pass.policy = Policy::Argmax;
+            // Gates that look at the input decide for each image, and batch norm has to see all images.
+            if !self.looks() {
+                pass.execution = Execution::Skipping;
+            }
+        }
+        let teacher = self.teacher.as_ref().map(|teacher| teacher.logits(&images)).transpose()?;
+        let output = self.network.forward(&images, pass)?;
+        let terms = self.objective.terms(&output, &labels, teacher.as_ref(), &pull, &self.meter)?;
         self.optimizer.zero_gradients();
         terms.total.f_backward()?;
-        self.optimizer.step(self.learning_rate(step))?;
+        self.optimizer.step(self.learning_rate(step), !decided)?;
         let activation = match &terms.activation {
             Some(activation) => activation.shallow_clone(),
             None => terms.cross_entropy.f_zeros_like()?,
@@ -196,6 +214,8 @@ impl Fit {
             self.progress.step += 1;
             self.progress.batch += 1;
             let (step, batch) = (self.progress.step, self.progress.batch);
+            // Before anything is saved, so that a resumed run finds it done.
+            self.decide(step, listeners)?;
             tell(listeners, &Event::Step { step, batch })?;
             if step % self.config.train.log_every == 0 || batch == batches {
                 let sums = totals.read()?;
@@ -217,7 +237,8 @@ impl Fit {
         Ok(Some(bad.count))
     }
 
-    fn evaluate(&self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<Option<Evaluation>> {
+    /// The evaluation with the configured policy, then, where gates still learn, with sampled gates.
+    fn evaluate(&self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<Option<Vec<Evaluation>>> {
         let evaluator = Evaluator {
             network: &self.network,
             cost: &self.cost,
@@ -227,8 +248,12 @@ impl Fit {
             max_bad_share: self.config.data.max_bad_share,
             record: self.config.train.epochs <= self.progress.epoch + 1,
         };
-        let evaluations = evaluator.run(&[Strategy::Policy(self.config.train.policy)], listeners, interrupt)?;
-        Ok(evaluations.and_then(|evaluations| evaluations.into_iter().next()))
+        let mut strategies = vec![Strategy::Policy(self.config.train.policy)];
+        if !self.blocks_of_gates.is_empty() && !self.is_decided(self.progress.step) {
+            let seed = derive_seed(self.config.train.seed, self.progress.step);
+            strategies.push(Strategy::Policy(Policy::Sample { temperature: 1.0, seed }));
+        }
+        evaluator.run(&strategies, listeners, interrupt)
     }
 
     /// Re-estimates the batch norm statistics before an evaluation, if the configuration asks for it; `false` if interrupted.
@@ -261,6 +286,13 @@ impl Fit {
         for note in std::mem::take(&mut self.notes) {
             tell(listeners, &Event::Note(&note))?;
         }
+        if self.progress.step == 0 {
+            if !self.start_gates(listeners, interrupt)? {
+                self.save(self.run.last(), listeners)?;
+                return Ok(Outcome::Interrupted(self.run));
+            }
+            self.decide(0, listeners)?;
+        }
         let mut last = None;
         while self.progress.epoch < self.config.train.epochs {
             let Some((evaluation, bad)) = self.epoch(listeners, interrupt)? else {
@@ -275,7 +307,7 @@ impl Fit {
         let (evaluation, bad) = match last {
             Some(last) => last,
             // Resumed after the last epoch.
-            None => match self.evaluate(listeners, interrupt)? {
+            None => match self.evaluate(listeners, interrupt)?.and_then(|found| found.into_iter().next()) {
                 Some(evaluation) => (evaluation, 0),
                 None => return Ok(Outcome::Interrupted(self.run)),
             },
@@ -302,7 +334,9 @@ impl Fit {
         if !self.calibrate(listeners, interrupt)? {
             return Ok(None);
         }
-        let Some(evaluation) = self.evaluate(listeners, interrupt)? else { return Ok(None) };
+        let Some(evaluations) = self.evaluate(listeners, interrupt)? else { return Ok(None) };
+        let mut evaluations = evaluations.into_iter();
+        let (Some(evaluation), sampled) = (evaluations.next(), evaluations.next()) else { return Ok(None) };
         // The last step may have broken what its own loss did not show yet; such a network is never saved.
         refuse_not_finite(evaluation.summary.loss, self.progress.step)?;
         let train = std::mem::take(&mut self.progress.partial).summary();
@@ -310,7 +344,9 @@ impl Fit {
         self.progress.batch = 0;
         self.progress.evaluation = Some(evaluation.summary.clone());
         let (step, epoch, top1) = (self.progress.step, self.progress.epoch, evaluation.summary.top1);
-        let is_best = self.progress.best.is_none_or(|(_, best)| top1 > best);
+        // Before gates are decided the network spends more; that is no match for one within its budget.
+        let same_gates = |epoch: u64| self.is_decided(epoch * self.steps_per_epoch() as u64) == self.is_decided(step);
+        let is_best = self.progress.best.is_none_or(|(epoch, best)| top1 > best || !same_gates(epoch));
         if is_best {
             self.progress.best = Some((epoch, top1));
             // Before `last`, which says that it exists.
@@ -325,6 +361,7 @@ impl Fit {
                 epoch,
                 train: &train,
                 evaluation: &evaluation,
+                sampled: sampled.as_ref(),
                 scheduled: self.scheduled(step - 1),
                 is_best,
                 bad_images,

@@ -100,6 +100,14 @@ pub enum Error {
         /// The data's classes, shortened.
         data: String,
     },
+    /// A teacher cannot teach this run.
+    #[error("the teacher {} cannot be used: {reason}", path.display())]
+    UnfitTeacher {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// A network in which nothing is open is not exported.
     #[error(
         "every gate of the network is closed, so the export would ignore its images; train it longer, with a higher target or a lower loss factor, or export with another policy"

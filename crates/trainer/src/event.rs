@@ -64,8 +64,10 @@ pub enum Event<'a> {
         epoch: u64,
         /// Means over the epoch's training steps.
         train: &'a Summary,
-        /// The evaluation.
+        /// The evaluation with the policy of the configuration.
         evaluation: &'a Evaluation,
+        /// The same images with sampled gates, as in training; `None` without gates and once they are decided.
+        sampled: Option<&'a Evaluation>,
         /// What the schedules said for the last step.
         scheduled: Scheduled,
         /// Whether this is the best top-1 so far.
@@ -88,6 +90,10 @@ pub enum ImagePass {
     Evaluation,
     /// Re-estimating its batch norm statistics.
     Calibration,
+    /// Measuring what relies on each gate, before the first step.
+    Importance,
+    /// Deciding gates by the threshold that meets the budget.
+    Budget,
 }
 
 /// The scheduled values of one step.

@@ -5,6 +5,7 @@
 //! functions of the step, randomness of (seed, step): a resumed run needs nothing but its checkpoint.
 
 mod batch;
+mod budget;
 mod calibrate;
 mod checkpoint;
 pub mod config;
@@ -16,7 +17,9 @@ mod event;
 mod export;
 mod file;
 mod gate_report;
+mod gate_stages;
 mod gate_use;
+mod importance;
 mod listeners;
 mod objective;
 mod optimizer;
@@ -24,7 +27,9 @@ mod prepare;
 mod run_dir;
 mod schedule;
 mod strategy;
+mod teacher;
 mod totals;
+mod training_pass;
 
 pub use batch::to_tensors;
 pub use calibrate::Calibration;

@@ -1,11 +1,11 @@
 //! What training minimises: cross entropy + factor · activation loss.
 
-use crate::config::{ActivationLoss, GatesConfig, LossOn, Weighting};
+use crate::config::{ActivationLoss, Config, LossOn, Weighting};
 use crate::error::Result;
 use arch::{Cost, Meter, Output};
 use gumbel_gates::loss::{self, Sides};
 use gumbel_gates::{Openings, sampling};
-use tch::{Reduction, Tensor};
+use tch::{Kind, Reduction, Tensor};
 
 /// The objective's terms and what they weigh.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,10 +16,23 @@ pub struct Objective {
     pub activation: ActivationLoss,
     /// Which openings it sees.
     pub loss_on: LossOn,
+    /// What the activation is a share of.
+    pub weighting: Weighting,
     /// Which misses of the target it sees.
     pub sides: Sides,
     /// What each gate counts: the MACs it decides about. Absent where all count the same.
     pub gate_macs: Option<Vec<f64>>,
+    /// How much a teacher counts, if there is one.
+    pub distillation: Distillation,
+}
+
+/// How much a teacher counts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Distillation {
+    /// Share of the teacher in the loss.
+    pub share: f64,
+    /// Temperature of both networks' class probabilities.
+    pub temperature: f64,
 }
 
 /// What pulls on the gates in one step.
@@ -29,6 +42,8 @@ pub struct Pull {
     pub targets: Vec<f64>,
     /// Weight of the activation loss, the papers' lossfact.
     pub factor: f64,
+    /// Weight of the gates' indecision.
+    pub polarisation: f64,
     /// Temperature of the softmax behind the gates' gradient.
     pub temperature: f64,
 }
@@ -46,14 +61,17 @@ pub struct Terms {
 
 impl Objective {
     /// The objective of a configuration for a network of that cost.
-    pub fn new(label_smoothing: f64, gates: &GatesConfig, cost: &Cost) -> Self {
+    pub fn new(config: &Config, cost: &Cost) -> Self {
+        let (gates, distillation) = (&config.gates, &config.distillation);
         let macs = || cost.per_gate().into_iter().map(|macs| macs as f64).collect();
         Self {
-            label_smoothing,
+            label_smoothing: config.train.label_smoothing,
             activation: gates.loss,
             loss_on: gates.loss_on,
             sides: if gates.one_sided { Sides::Above } else { Sides::Both },
-            gate_macs: (gates.weighting == Weighting::Macs).then(macs),
+            weighting: gates.weighting,
+            gate_macs: (gates.weighting != Weighting::Gates).then(macs),
+            distillation: Distillation { share: distillation.share, temperature: distillation.temperature },
         }
     }
 
@@ -65,11 +83,30 @@ impl Objective {
         (weights > 0.0).then(|| sum / weights)
     }
 
-    /// The objective for a forward pass and labels `[N]`.
+    /// The activation of openings, a scalar tensor: the share of open gates or of MACs.
+    ///
+    /// # Errors
+    /// If there are no gates, or the openings belong to another network.
+    pub fn activation(&self, openings: &Openings, meter: &Meter) -> Result<Tensor> {
+        Ok(match self.weighting {
+            Weighting::Gates => openings.mean()?,
+            Weighting::Macs => meter.activation(openings)?,
+            Weighting::Network => meter.share(openings)?,
+        })
+    }
+
+    /// The objective for a forward pass and labels `[N]`; `teacher` are the teacher's class logits [N, classes], if there is one.
     ///
     /// # Errors
     /// If there is not one target per gate.
-    pub fn terms(&self, output: &Output, labels: &Tensor, pull: &Pull, meter: &Meter) -> Result<Terms> {
+    pub fn terms(
+        &self,
+        output: &Output,
+        labels: &Tensor,
+        teacher: Option<&Tensor>,
+        pull: &Pull,
+        meter: &Meter,
+    ) -> Result<Terms> {
         let cross_entropy = output.logits.f_cross_entropy_loss(
             labels,
             None::<&Tensor>,
@@ -77,8 +114,13 @@ impl Objective {
             -100, // PyTorch's ignore_index: no label is negative here
             self.label_smoothing,
         )?;
+        let mut total = cross_entropy.shallow_clone();
+        if let Some(teacher) = teacher {
+            let taught = self.distillation.loss(&output.logits, teacher)?;
+            let (share, rest) = (self.distillation.share, 1.0 - self.distillation.share);
+            total = total.f_mul_scalar(rest)?.f_add(&taught.f_mul_scalar(share)?)?;
+        }
         let Some(target) = self.mean_target(&pull.targets).filter(|_| !output.openings.is_empty()) else {
-            let total = cross_entropy.shallow_clone();
             return Ok(Terms { total, cross_entropy: cross_entropy.f_detach()?, activation: None });
         };
         let deployed;
@@ -92,14 +134,24 @@ impl Objective {
         };
         let activation = match (self.activation, &self.gate_macs) {
             (ActivationLoss::PerGate, macs) => loss::per_gate(openings, &pull.targets, macs.as_deref(), self.sides)?,
-            (ActivationLoss::Batch, None) => loss::batch(&openings.mean()?, target, self.sides)?,
-            (ActivationLoss::Batch, Some(_)) => loss::batch(&meter.activation(openings)?, target, self.sides)?,
+            (ActivationLoss::Batch, _) => loss::batch(&self.activation(openings, meter)?, target, self.sides)?,
         };
-        Ok(Terms {
-            total: cross_entropy.f_add(&activation.f_mul_scalar(pull.factor)?)?,
-            cross_entropy: cross_entropy.f_detach()?,
-            activation: Some(activation.f_detach()?),
-        })
+        total = total.f_add(&activation.f_mul_scalar(pull.factor)?)?;
+        if pull.polarisation > 0.0 {
+            total = total.f_add(&loss::indecision(&output.gate_logits)?.f_mul_scalar(pull.polarisation)?)?;
+        }
+        Ok(Terms { total, cross_entropy: cross_entropy.f_detach()?, activation: Some(activation.f_detach()?) })
+    }
+}
+
+impl Distillation {
+    /// T² · KL(teacher ‖ student) with both softened by the temperature T, averaged over the batch (Hinton et al. 2015, section
+    /// 2.1: the factor keeps the gradient's size). Logits [N, classes].
+    fn loss(&self, student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
+        let soften = |logits: &Tensor| logits.f_div_scalar(self.temperature)?.f_log_softmax(1, Kind::Float);
+        let images = student.size2()?.0;
+        let divergence = soften(student)?.f_kl_div(&soften(teacher)?, Reduction::Sum, true)?;
+        Ok(divergence.f_mul_scalar(self.temperature * self.temperature / images as f64)?)
     }
 }
 
@@ -108,7 +160,7 @@ mod tests {
     use super::*;
     use arch::NetSpec;
     use gumbel_gates::GateKind;
-    use tch::{Device, Kind};
+    use tch::Device;
 
     /// Two images, two classes, two gates; class logits (0, 0) and (0, ln 3), labels 0 and 1.
     fn output() -> Output {
@@ -130,9 +182,9 @@ mod tests {
     }
 
     fn terms(objective: &Objective) -> [f64; 3] {
-        let pull = Pull { targets: vec![0.5, 0.9], factor: 3.0, temperature: 1.0 };
+        let pull = Pull { targets: vec![0.5, 0.9], factor: 3.0, polarisation: 0.0, temperature: 1.0 };
         let meter = Meter::new(&cost(), Device::Cpu).unwrap();
-        let terms = objective.terms(&output(), &Tensor::from_slice(&[0i64, 1]), &pull, &meter).unwrap();
+        let terms = objective.terms(&output(), &Tensor::from_slice(&[0i64, 1]), None, &pull, &meter).unwrap();
         let activation = terms.activation.unwrap();
         [terms.total, terms.cross_entropy, activation].map(|term| term.to_kind(Kind::Double).double_value(&[]))
     }
@@ -141,8 +193,10 @@ mod tests {
         label_smoothing: 0.0,
         activation: ActivationLoss::PerGate,
         loss_on: LossOn::Sampled,
+        weighting: Weighting::Gates,
         sides: Sides::Both,
         gate_macs: None,
+        distillation: Distillation { share: 0.5, temperature: 2.0 },
     };
 
     fn close(found: f64, expected: f64) {
@@ -168,9 +222,9 @@ mod tests {
     fn one_sided_only_too_much_is_a_loss() {
         let one_sided = |target: f64| {
             let objective = Objective { activation: ActivationLoss::Batch, sides: Sides::Above, ..PLAIN };
-            let pull = Pull { targets: vec![target; 2], factor: 1.0, temperature: 1.0 };
+            let pull = Pull { targets: vec![target; 2], factor: 1.0, polarisation: 0.0, temperature: 1.0 };
             let meter = Meter::new(&cost(), Device::Cpu).unwrap();
-            let terms = objective.terms(&output(), &Tensor::from_slice(&[0i64, 1]), &pull, &meter).unwrap();
+            let terms = objective.terms(&output(), &Tensor::from_slice(&[0i64, 1]), None, &pull, &meter).unwrap();
             terms.activation.unwrap().double_value(&[])
         };
         assert_eq!(one_sided(0.6), 0.0);
@@ -196,7 +250,8 @@ mod tests {
     }
 
     fn weighted_by(cost: &Cost) -> Objective {
-        Objective { gate_macs: Some(cost.per_gate().into_iter().map(|macs| macs as f64).collect()), ..PLAIN }
+        let gate_macs = Some(cost.per_gate().into_iter().map(|macs| macs as f64).collect());
+        Objective { weighting: Weighting::Macs, gate_macs, ..PLAIN }
     }
 
     #[test]
@@ -212,5 +267,36 @@ mod tests {
         let [_, cross_entropy, _] = terms(&Objective { label_smoothing: 0.2, ..PLAIN });
         let (first, second) = (2.0f64.ln(), 0.9 * (4.0f64 / 3.0).ln() + 0.1 * 4.0f64.ln());
         close(cross_entropy, (first + second) / 2.0);
+    }
+
+    #[test]
+    fn a_teacher_is_matched_at_a_temperature() {
+        let distillation = Distillation { share: 0.25, temperature: 2.0 };
+        let objective = Objective { distillation, ..PLAIN };
+        let pull = Pull { targets: vec![0.5, 0.9], factor: 0.0, polarisation: 0.0, temperature: 1.0 };
+        let meter = Meter::new(&cost(), Device::Cpu).unwrap();
+        let total = |teacher: &[f32; 4]| {
+            let (labels, teacher) = (Tensor::from_slice(&[0i64, 1]), Tensor::from_slice(teacher).view([2, 2]));
+            objective.terms(&output(), &labels, Some(&teacher), &pull, &meter).unwrap().total.double_value(&[])
+        };
+        let cross_entropy = (2.0f64.ln() + (4.0f64 / 3.0).ln()) / 2.0;
+        // A teacher that answers as the network does has nothing to add.
+        close(total(&[1.0, 1.0, 0.0, 3.0f32.ln()]), 0.75 * cross_entropy);
+        // For the first image the softened teacher says (9, 1) / 10 where the network says (1, 1) / 2.
+        let divergence = 0.9 * 1.8f64.ln() + 0.1 * 0.2f64.ln();
+        close(total(&[81.0f32.ln(), 0.0, 0.0, 3.0f32.ln()]), 0.75 * cross_entropy + 0.25 * 4.0 * divergence / 2.0);
+    }
+
+    #[test]
+    fn indecision_counts_by_its_weight() {
+        let meter = Meter::new(&cost(), Device::Cpu).unwrap();
+        let total = |polarisation| {
+            let pull = Pull { targets: vec![0.5, 0.9], factor: 0.0, polarisation, temperature: 1.0 };
+            let terms = PLAIN.terms(&output(), &Tensor::from_slice(&[0i64, 1]), None, &pull, &meter).unwrap();
+            terms.total.double_value(&[])
+        };
+        // Both gates have a margin of 1, either way.
+        let p = 1.0 / (1.0 + 1.0f64.exp());
+        close(total(2.0) - total(0.0), 2.0 * p * (1.0 - p));
     }
 }

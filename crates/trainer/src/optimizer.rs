@@ -19,6 +19,8 @@ pub struct Sgd {
 /// Parameters that share their learning rate factor and weight decay.
 #[derive(Debug)]
 struct Group {
+    /// Whether these are the gates.
+    gates: bool,
     learning_rate_factor: f64,
     weight_decay: f64,
     names: Vec<String>,
@@ -33,7 +35,8 @@ impl Sgd {
     /// # Errors
     /// If the momentum buffers cannot be made.
     pub fn new(tensors: &Tensors, gate_count: usize, optimizer: &OptimizerConfig, gates: &GatesConfig) -> Result<Self> {
-        let group = |learning_rate_factor, weight_decay| Group {
+        let group = |gates, learning_rate_factor, weight_decay| Group {
+            gates,
             learning_rate_factor,
             weight_decay,
             names: Vec::new(),
@@ -41,9 +44,9 @@ impl Sgd {
             momenta: Vec::new(),
         };
         let gate_decay = gates.weight_decay.value(optimizer.weight_decay, gate_count);
-        let mut gate = group(gates.learning_rate_factor, gate_decay);
-        let mut weights = group(1.0, optimizer.weight_decay);
-        let mut others = group(1.0, 0.0);
+        let mut gate = group(true, gates.learning_rate_factor, gate_decay);
+        let mut weights = group(false, 1.0, optimizer.weight_decay);
+        let mut others = group(false, 1.0, 0.0);
         for entry in tensors.parameters() {
             let group = if entry.group == GATE_GROUP {
                 &mut gate
@@ -66,14 +69,14 @@ impl Sgd {
         }
     }
 
-    /// One step along the gradients.
+    /// One step along the gradients; `gates` says whether they learn too.
     ///
     /// # Errors
-    /// If libtorch refuses it, for example because no gradient was computed.
-    pub fn step(&self, learning_rate: f64) -> Result<()> {
+    /// If libtorch refuses it.
+    pub fn step(&self, learning_rate: f64, gates: bool) -> Result<()> {
         tch::no_grad(|| {
-            for group in &self.groups {
-                let gradients = group.parameters.iter().map(Tensor::f_grad).collect::<tch::Result<Vec<_>>>()?;
+            for group in self.groups.iter().filter(|group| gates || !group.gates) {
+                let gradients = group.parameters.iter().map(gradient).collect::<tch::Result<Vec<_>>>()?;
                 let step = SgdStep {
                     learning_rate: learning_rate * group.learning_rate_factor,
                     momentum: self.momentum,
@@ -113,4 +116,10 @@ impl Sgd {
         }
         Ok(())
     }
+}
+
+/// The gradient of a parameter: zero if it took no part in the pass, and none was computed before.
+fn gradient(parameter: &Tensor) -> tch::Result<Tensor> {
+    let gradient = parameter.f_grad()?;
+    if gradient.defined() { Ok(gradient) } else { parameter.f_detach()?.f_zeros_like() }
 }

@@ -1,13 +1,14 @@
 //! Everything that has to be right before a run starts.
 
 use crate::checkpoint::{Checkpoint, Input, Training};
-use crate::config::{Config, Fault, Faults};
+use crate::config::{Config, Fault, Faults, Weighting};
 use crate::engine::Fit;
 use crate::error::{Error, Result};
 use crate::file::write_atomically;
 use crate::objective::Objective;
 use crate::optimizer::Sgd;
 use crate::run_dir::RunDir;
+use crate::teacher::Teacher;
 use crate::totals::Sums;
 use arch::{BlockSpec, Classifier, Cost, Meter, Network};
 use data::{Dataset, Loader, Order, Split};
@@ -50,14 +51,18 @@ impl Fit {
         };
         let size = config.data.image_size as usize;
         let cost = Cost::of(&spec, size, size)?;
+        if spec.gate_count() > 0 {
+            refuse_unreachable_target(&config, &cost)?;
+        }
         let network = Network::build(&spec, device, config.train.seed)?;
         if config.network.zero_init_residual {
             network.zero_init_residual()?;
         }
         let mut optimizer = Sgd::new(network.tensors(), spec.gate_count(), &config.optimizer, &config.gates)?;
 
-        let progress = match &resumed_from {
-            Some(run) => continue_from(run, &config, &dataset, &network, &mut optimizer, &mut notes)?,
+        let (progress, fresh_gates) = match &resumed_from {
+            // What was stopped before its first step was stopped while its gates started.
+            Some(run) => (continue_from(run, &config, &dataset, &network, &mut optimizer, &mut notes)?, true),
             None => start(&config, &dataset, &network, origin.as_ref(), &mut notes)?,
         };
         let about = format!(
@@ -69,6 +74,7 @@ impl Fit {
             dataset.val.items.len(),
             dataset.classes().len()
         );
+        let teacher = Teacher::of(&config, dataset.classes(), device)?;
         let (train, val) = loaders(&config, dataset)?;
         let gates_of = |block: &BlockSpec| block.gates.iter().map(|site| site.count()).sum();
         let gated =
@@ -86,17 +92,19 @@ impl Fit {
             None => run.lock()?,
         };
         Ok(Self {
-            objective: Objective::new(config.train.label_smoothing, &config.gates, &cost),
+            objective: Objective::new(&config, &cost),
             meter: Rc::new(Meter::new(&cost, device)?),
             blocks_of_gates: gated.collect(),
             config,
             run,
             network,
+            teacher,
             cost,
             optimizer,
             train,
             val,
             progress,
+            fresh_gates,
             resumed: resume,
             notes,
             _lock: lock,
@@ -113,7 +121,8 @@ fn in_words(device: Device) -> String {
 }
 
 fn open(config: &Config, notes: &mut Vec<String>) -> Result<Dataset> {
-    for path in [&config.data.path, &config.network.weights, &config.network.checkpoint].into_iter().flatten() {
+    let (network, teacher) = (&config.network, &config.distillation.teacher);
+    for path in [&config.data.path, &network.weights, &network.checkpoint, teacher].into_iter().flatten() {
         if path.to_str().is_none() {
             return Err(Error::PathNotText { path: path.clone() });
         }
@@ -132,20 +141,22 @@ fn open(config: &Config, notes: &mut Vec<String>) -> Result<Dataset> {
     Ok(dataset)
 }
 
-/// A new run, from weights if the configuration names some.
+/// A new run, from weights if the configuration names some, and whether its gates are fresh.
 fn start(
     config: &Config,
     dataset: &Dataset,
     network: &Network,
     origin: Option<&Checkpoint>,
     notes: &mut Vec<String>,
-) -> Result<Training> {
+) -> Result<(Training, bool)> {
+    let mut fresh_gates = origin.is_none();
     if let Some((path, checkpoint)) = config.network.checkpoint.as_ref().zip(origin) {
         checkpoint.load_into(network)?;
         notes.push(format!("goes on from {}", path.display()));
     }
     if let Some(path) = &config.network.weights {
         let loaded = network.load(&Checkpoint::read_weights(path)?, Classifier::MayBeFresh)?;
+        fresh_gates = loaded.fresh_gates;
         let mut fresh = Vec::new();
         if loaded.fresh_gates {
             fresh.push("the gates".to_owned());
@@ -157,7 +168,7 @@ fn start(
         let fresh = if fresh.is_empty() { String::new() } else { format!("; fresh: {}", fresh.join(" and ")) };
         notes.push(format!("loaded {}{fresh}", path.display()));
     }
-    Ok(Training {
+    let progress = Training {
         config: config.clone(),
         images: images(dataset),
         epoch: 0,
@@ -166,7 +177,8 @@ fn start(
         evaluation: None,
         best: None,
         partial: Sums::default(),
-    })
+    };
+    Ok((progress, fresh_gates))
 }
 
 /// The state of a run that was stopped.
@@ -214,6 +226,21 @@ fn refuse_other_targets(config: &Config, blocks: usize) -> Result<()> {
             Err(Faults { origin, faults: vec![Fault { key: "gates.target".into(), line: None, message }] }.into())
         }
     }
+}
+
+/// A network cannot spend less than what no gate decides about.
+fn refuse_unreachable_target(config: &Config, cost: &Cost) -> Result<()> {
+    let least = cost.constant() as f64 / cost.dense as f64;
+    let target = config.gates.target.last();
+    if config.gates.weighting != Weighting::Network || target >= least {
+        return Ok(());
+    }
+    let message = format!(
+        "{target} of the network's MACs cannot be reached: {least:.3} of them are spent with all gates closed; raise the target or \
+         gate more places (gates.sites, gates.granularity)"
+    );
+    let origin = "the configuration".to_owned();
+    Err(Faults { origin, faults: vec![Fault { key: "gates.target".into(), line: None, message }] }.into())
 }
 
 fn create(run: RunDir, config: &Config) -> Result<RunDir> {

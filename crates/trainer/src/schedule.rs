@@ -165,6 +165,15 @@ impl ActivationTarget {
         }
     }
 
+    /// The mean target when all change is over, every block counting the same.
+    pub(crate) fn last(&self) -> f64 {
+        match self {
+            Self::Constant(target) => *target,
+            Self::PerBlock(targets) => targets.iter().sum::<f64>() / targets.len().max(1) as f64,
+            Self::Ramp(ramp) => ramp.to,
+        }
+    }
+
     /// What is wrong with it for a network of `blocks` blocks, if their number is known.
     pub(crate) fn fault(&self, blocks: Option<usize>) -> Option<String> {
         let out_of_range = |target: &f64| !(0.0..=1.0).contains(target);

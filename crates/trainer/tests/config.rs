@@ -141,6 +141,22 @@ fn values_that_contradict_each_other_are_told() {
     assert!(faults.contains("line 5: schedule.warmup_epochs: expected no more than train.epochs"), "{faults}");
     let faults = fault("[gates]\ntarget = [1.0, 0.5]");
     assert!(faults.contains("expected one target for each of the 16 blocks, found 2"), "{faults}");
+    let faults = fault(
+        "[gates]\ndecide_after = 3\npolarisation = -1.0\nstart_spread = -2\n[train]\nepochs = 2\npolicy = \"sample\"",
+    );
+    for part in [
+        "line 2: gates.decide_after: expected an epoch from 0 to train.epochs (2)",
+        "line 3: gates.polarisation: expected numbers and times of at least 0",
+        "line 4: gates.start_spread: expected a number of at least 0",
+        "line 7: train.policy: gates.decide_after decides for argmax; expected \"argmax\"",
+    ] {
+        assert!(faults.contains(part), "{part} is not in:\n{faults}");
+    }
+    assert!(fault("[gates]\ndecide_after = 0").contains("new gates are all alike"));
+    assert!(parse("x", "[gates]\ndecide_after = 0\nstart = \"taylor\"", &[]).is_ok());
+    let faults = fault("[distillation]\nshare = 1.5\ntemperature = 0");
+    assert!(faults.contains("line 2: distillation.share: expected a share from 0 to 1"), "{faults}");
+    assert!(faults.contains("line 3: distillation.temperature: expected a number above 0"), "{faults}");
     let all_open = format!("[gates]\ntarget = [{}]", ["1.0"; 16].join(", "));
     assert!(fault(&all_open).contains("no gate is left"));
 }

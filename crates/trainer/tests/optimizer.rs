@@ -26,7 +26,7 @@ fn every_parameter_moves_by_the_formula_whatever_its_layout() {
         optimizer.zero_gradients();
         output.logits.cross_entropy_for_logits(&Tensor::from_slice(&[1i64, 2, 3, 4])).backward();
         let before: Vec<Tensor> = network.tensors().parameters().map(|entry| entry.tensor.detach().copy()).collect();
-        optimizer.step(0.1).unwrap();
+        optimizer.step(0.1, true).unwrap();
         for ((entry, before), momentum) in network.tensors().parameters().zip(&before).zip(&mut momenta) {
             let gate = entry.name.contains(".gate.");
             let decay = if gate {

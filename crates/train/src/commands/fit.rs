@@ -109,6 +109,9 @@ fn config(args: &Args) -> Result<Config> {
         // Absolute, so that the run can be continued from any folder.
         config.data.path = Some(std::path::absolute(data).unwrap_or_else(|_| data.clone()));
     }
+    if let Some(teacher) = &mut config.distillation.teacher {
+        *teacher = std::path::absolute(&*teacher).unwrap_or_else(|_| teacher.clone());
+    }
     if let Some(weights) = &args.weights {
         config.network.weights = Some(weights.clone());
     }
@@ -163,6 +166,7 @@ fn text(verdict: &Verdict) -> String {
         let (gates, share) = match verdict.config.gates.weighting {
             Weighting::Gates => (target, String::new()),
             Weighting::Macs => (String::new(), target),
+            Weighting::Network => (String::new(), String::new()),
         };
         fact("opening", format!("{} on average over the gates{gates}", percent(summary.opening())));
         if verdict.config.gates.weighting == Weighting::Macs {

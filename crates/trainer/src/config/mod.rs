@@ -29,6 +29,8 @@ pub struct Config {
     pub optimizer: OptimizerConfig,
     /// The learning rate over time.
     pub schedule: LearningRate,
+    /// Another network to learn from.
+    pub distillation: DistillationConfig,
     /// The run itself.
     pub train: TrainConfig,
 }
@@ -80,6 +82,28 @@ pub struct GatesConfig {
     pub learning_rate_factor: f64,
     /// Weight decay of the gates' parameters.
     pub weight_decay: GateDecay,
+    /// Weight of the term that drives gates towards a decision ([`gumbel_gates::loss::indecision`]).
+    pub polarisation: Schedule,
+    /// What the gates' first logits are, beside the papers'.
+    pub start: GateStart,
+    /// Standard deviation of what an importance adds to the first logits.
+    pub start_spread: f64,
+    /// Training batches the importance is measured over, where it takes any.
+    pub start_batches: usize,
+    /// The epoch, with its fraction, before which gates learn and after which they are decided within the target and the rest of
+    /// the network goes on learning; never, if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decide_after: Option<f64>,
+}
+
+/// What decides how open new gates are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GateStart {
+    /// All alike: the papers' initial logits.
+    Alike,
+    /// How much the cross entropy would change if the gate closed, to first order.
+    Taylor,
 }
 
 /// Where gates sit, and how finely they cut.
@@ -140,6 +164,8 @@ pub enum Weighting {
     Gates,
     /// The MACs it decides about: the activation is the share of the gated MACs that is used.
     Macs,
+    /// The MACs it decides about: the activation is the share of the whole network's MACs that is used.
+    Network,
 }
 
 /// The weight decay of gates.
@@ -169,6 +195,7 @@ impl Weighting {
         match self {
             Self::Gates => summary.opening(),
             Self::Macs => (summary.macs - cost.constant() as f64) / cost.gated().max(1) as f64,
+            Self::Network => summary.macs / cost.dense as f64,
         }
     }
 
@@ -177,6 +204,7 @@ impl Weighting {
         match self {
             Self::Gates => "open",
             Self::Macs => "gated MACs",
+            Self::Network => "MACs",
         }
     }
 }
@@ -269,6 +297,19 @@ pub struct OptimizerConfig {
     pub weight_decay: f64,
 }
 
+/// Another network to learn from (Hinton et al. 2015).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DistillationConfig {
+    /// Checkpoint of the teacher, or weights for `network.arch`; absent, labels alone teach.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<PathBuf>,
+    /// Share of the teacher in the loss; the labels have the rest.
+    pub share: f64,
+    /// Temperature of both networks' class probabilities.
+    pub temperature: f64,
+}
+
 /// The run itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -316,6 +357,11 @@ impl Default for GatesConfig {
             temperature: Schedule::Constant(1.0),
             learning_rate_factor: 1.0,
             weight_decay: GateDecay::Constant(0.0),
+            polarisation: Schedule::Constant(0.0),
+            start: GateStart::Alike,
+            start_spread: 1.0,
+            start_batches: 50,
+            decide_after: None,
         }
     }
 }
@@ -337,6 +383,12 @@ impl Default for DataConfig {
             batches_ahead: 2,
             max_bad_share: 0.01,
         }
+    }
+}
+
+impl Default for DistillationConfig {
+    fn default() -> Self {
+        Self { teacher: None, share: 0.9, temperature: 4.0 }
     }
 }
 

@@ -162,6 +162,8 @@ fn unknown_key(key: &str) -> String {
     complete.network.weights = Some(PathBuf::new());
     complete.network.checkpoint = Some(PathBuf::new());
     complete.gates.fixed_open = Some(0);
+    complete.gates.decide_after = Some(0.0);
+    complete.distillation.teacher = Some(PathBuf::new());
     complete.data.path = Some(PathBuf::new());
     let known: Vec<String> = complete.flatten().into_iter().map(|(key, _)| key).collect();
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();

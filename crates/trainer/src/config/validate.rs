@@ -1,8 +1,9 @@
 //! Values that have the right type and make no sense.
 
-use super::{Config, GateDecay, Granularity, PerPlace, SharedDecay};
+use super::{Config, GateDecay, GateStart, Granularity, PerPlace, SharedDecay};
 use crate::schedule::{ActivationTarget, LearningRate};
 use arch::Cost;
+use gumbel_gates::Policy;
 
 impl Config {
     /// Reports every value out of range as (key, message).
@@ -34,6 +35,29 @@ impl Config {
         );
         let (GateDecay::Constant(decay) | GateDecay::Shared(SharedDecay { over_gates: decay })) = gates.weight_decay;
         check("gates.weight_decay", not_negative(decay), "expected a number of at least 0");
+        check(
+            "gates.polarisation",
+            gates.polarisation.is_always(not_negative),
+            "expected numbers and times of at least 0",
+        );
+        check("gates.start_spread", not_negative(gates.start_spread), "expected a number of at least 0");
+        check("gates.start_batches", (1..=1_000_000).contains(&gates.start_batches), "expected 1 to 1,000,000 batches");
+        check(
+            "gates.decide_after",
+            gates.decide_after.is_none_or(|epoch| (0.0..=self.train.epochs as f64).contains(&epoch)),
+            &format!("expected an epoch from 0 to train.epochs ({})", self.train.epochs),
+        );
+        let learned = self.network.checkpoint.is_some() || self.network.weights.is_some();
+        check(
+            "gates.decide_after",
+            gates.decide_after != Some(0.0) || gates.start != GateStart::Alike || learned,
+            "new gates are all alike, so none can be told from another yet; decide later, or set gates.start",
+        );
+        check(
+            "train.policy",
+            gates.decide_after.is_none() || self.train.policy == Policy::Argmax,
+            "gates.decide_after decides for argmax; expected \"argmax\"",
+        );
         let sizes = match gates.granularity {
             Granularity::Named(_) => vec![1],
             Granularity::Filters(size) => vec![size],
@@ -86,6 +110,10 @@ impl Config {
             !optimizer.nesterov || optimizer.momentum > 0.0,
             "Nesterov momentum needs optimizer.momentum above 0",
         );
+
+        let distillation = &self.distillation;
+        check("distillation.share", share(distillation.share), "expected a share from 0 to 1");
+        check("distillation.temperature", positive(distillation.temperature), "expected a number above 0");
 
         let LearningRate { warmup_epochs, step_epochs, step_factor, .. } = self.schedule;
         check("schedule.warmup_epochs", not_negative(warmup_epochs), "expected a number of at least 0");

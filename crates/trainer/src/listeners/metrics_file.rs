@@ -77,8 +77,8 @@ impl Listener for MetricsFile {
                 "train": means(recent),
                 "images_per_second": images_per_second,
             })),
-            Event::EpochEnded { step, epoch, train, evaluation, scheduled, is_best, bad_images } => {
-                self.write(&json!({
+            Event::EpochEnded { step, epoch, train, evaluation, sampled, scheduled, is_best, bad_images } => self
+                .write(&json!({
                     "event": "epoch",
                     "step": step,
                     "epoch": epoch,
@@ -89,12 +89,12 @@ impl Listener for MetricsFile {
                     "train": means(train),
                     "policy": evaluation.strategy.to_string(),
                     "val": means(&evaluation.summary),
+                    "val_sampled": sampled.map(|sampled| means(&sampled.summary)),
                     "rates": evaluation.summary.rates,
                     "bad_images": bad_images,
                     "is_best": is_best,
                     "evaluation_seconds": evaluation.seconds,
-                }))
-            }
+                })),
             _ => Ok(()),
         }
     }

@@ -165,6 +165,8 @@ impl Listener for Progress {
                 let name = match pass {
                     ImagePass::Evaluation => "evaluation",
                     ImagePass::Calibration => "calibration",
+                    ImagePass::Importance => "importance",
+                    ImagePass::Budget => "budget",
                 };
                 if !self.terminal && *pass == ImagePass::Calibration {
                     write_line(&format!("re-estimating batch norm statistics over {batches} batches"));
@@ -177,7 +179,7 @@ impl Listener for Progress {
                 let left = batches.saturating_sub(*batch) as f64 / (*batch).max(1) as f64;
                 self.bar.set_message(format!("{} left", duration(start.elapsed().mul_f64(left))));
             }
-            Event::EpochEnded { epoch, train, evaluation, scheduled, is_best, bad_images, .. } => {
+            Event::EpochEnded { epoch, train, evaluation, sampled, scheduled, is_best, bad_images, .. } => {
                 let val = &evaluation.summary;
                 self.line(&format!(
                     "epoch {epoch}/{}  train loss {:.3} top-1 {}  val top-1 {} top-5 {}{}  MACs {} of dense  {}{}",
@@ -191,6 +193,16 @@ impl Listener for Progress {
                     duration(self.epoch_start.elapsed()),
                     if *is_best { "  best so far" } else { "" },
                 ));
+                if let Some(sampled) = sampled {
+                    let sampled = &sampled.summary;
+                    self.line(&format!(
+                        "epoch {epoch}/{}  with sampled gates: val top-1 {}{}  MACs {} of dense",
+                        self.epochs,
+                        percent(sampled.top1),
+                        self.activation(sampled, scheduled.target),
+                        percent(sampled.macs / self.cost.dense as f64),
+                    ));
+                }
                 if *bad_images > 0 {
                     self.line(&format!("{bad_images} images could not be used in this epoch"));
                 }

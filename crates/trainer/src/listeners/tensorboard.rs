@@ -101,8 +101,11 @@ impl Listener for TensorBoard {
                 }
                 self.flush()
             }
-            Event::EpochEnded { step, evaluation, .. } => {
+            Event::EpochEnded { step, evaluation, sampled, .. } => {
                 self.summary("val", &evaluation.summary, *step)?;
+                if let Some(sampled) = sampled {
+                    self.summary("val_sampled", &sampled.summary, *step)?;
+                }
                 let mut rates = evaluation.summary.rates.as_slice();
                 for SiteName { name, gates } in self.sites.clone() {
                     let Some((own, rest)) = rates.split_at_checked(gates) else { break };
@@ -144,6 +147,7 @@ mod tests {
                 epoch: 1,
                 train: &recent,
                 evaluation: &evaluation,
+                sampled: None,
                 scheduled,
                 is_best: true,
                 bad_images: 0,

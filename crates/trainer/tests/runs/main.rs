@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
+mod budget;
+
 use arch::Decision;
 use data::synth::{SampleSet, draw};
 use data::{Dataset, Loader, Order};

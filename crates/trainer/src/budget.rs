@@ -1,0 +1,142 @@
+//! Deciding gates so that the deployed network meets its budget.
+
+use crate::error::Result;
+use crate::event::{ImagePass, Listener};
+use crate::objective::Objective;
+use crate::training_pass::TrainingPass;
+use arch::{Meter, Network, Pass};
+use gumbel_gates::{GateKind, Openings, Policy, sampling};
+use std::sync::atomic::AtomicBool;
+use tch::{Kind, Tensor};
+
+/// Closing gates changes what later gates see; so often the threshold is found anew.
+const ROUNDS: usize = 4;
+
+/// The compute a deployed network may use.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Budget<'a> {
+    pub network: &'a Network,
+    /// Says what the activation is a share of.
+    pub objective: &'a Objective,
+    pub meter: &'a Meter,
+    /// The activation may be this much.
+    pub target: f64,
+    /// The images that gates which look at the input are decided over.
+    pub pass: TrainingPass<'a>,
+}
+
+impl Budget<'_> {
+    /// Moves the margins of all gates by one and the same number, so that the decisions of argmax stay within the budget and use
+    /// as much of it as gates allow. A network that does so already is left as it is, bit for bit, if its gates do not look at
+    /// the input. Returns the activation of those decisions.
+    ///
+    /// # Errors
+    /// If too many images are unusable, or the network cannot run.
+    pub fn meet(&self, listeners: &mut [Box<dyn Listener>]) -> Result<f64> {
+        let looks = self.network.spec().gate_sites().any(|(_, gates)| gates.kind == GateKind::Dependent);
+        let mut activation = 1.0;
+        for _ in 0..if looks { ROUNDS } else { 1 } {
+            let margins = if looks { self.margins(listeners)? } else { self.margins_of_any_image()? };
+            let threshold;
+            let of =
+                |open| Ok(self.objective.activation(&Openings::new(vec![open])?, self.meter)?.f_double_value(&[])?);
+            (threshold, activation) = lowest_threshold(&margins, self.target, of)?;
+            if threshold == 0.0 {
+                break;
+            }
+            let by = margins.f_new_full([margins.size2()?.1], -threshold, (Kind::Float, margins.device()))?;
+            self.network.shift_gates(&by)?;
+        }
+        Ok(activation)
+    }
+
+    /// The margins between open and closed of all gates for many images: [N, G].
+    fn margins(&self, listeners: &mut [Box<dyn Listener>]) -> Result<Tensor> {
+        let mut margins = Vec::with_capacity(self.pass.batches);
+        // The pass is short, and a run that is interrupted in it could not go on exactly.
+        let interrupt = AtomicBool::new(false);
+        self.pass.run(ImagePass::Budget, listeners, &interrupt, |images, _, _| {
+            margins.push(self.margins_of(images)?);
+            Ok(())
+        })?;
+        Ok(Tensor::f_cat(&margins, 0)?)
+    }
+
+    /// The margins of gates that do not look: [1, G].
+    fn margins_of_any_image(&self) -> Result<Tensor> {
+        let size = i64::from(self.pass.image_size);
+        self.margins_of(&Tensor::f_zeros([1, 3, size, size], (Kind::Float, self.pass.device))?)
+    }
+
+    fn margins_of(&self, images: &Tensor) -> Result<Tensor> {
+        let output = tch::no_grad(|| self.network.forward(images, Pass::inference(Policy::Argmax)))?;
+        Ok(sampling::margin(&Tensor::f_cat(&output.gate_logits, 1)?)?)
+    }
+}
+
+/// The lowest threshold on `margins` [N, G] with which the activation stays within the target, and that activation, which
+/// `activation` says of openings [N, G]. Where several thresholds decide alike, it is 0 if that is one of them, else the middle.
+fn lowest_threshold(margins: &Tensor, target: f64, activation: impl Fn(Tensor) -> Result<f64>) -> Result<(f64, f64)> {
+    let mut values: Vec<f32> = Vec::try_from(margins.f_view([-1])?.f_to_device(tch::Device::Cpu)?)?;
+    values.sort_by(f32::total_cmp);
+    values.dedup();
+    // It falls with the threshold: this is with the lowest `closed` values below it.
+    let activation = |closed: usize| match closed.checked_sub(1) {
+        None => activation(margins.f_ones_like()?),
+        Some(highest) => activation(margins.f_gt(f64::from(values[highest]))?.f_to_kind(Kind::Float)?),
+    };
+    // At least `least` values have to be closed, and `enough` meet the target, or nothing does.
+    let (mut least, mut enough) = (0, values.len());
+    while least < enough {
+        let middle = least.midpoint(enough);
+        // What float32 sums are off by is no reason to close another gate.
+        match activation(middle)? <= target + 1e-6 {
+            true => enough = middle,
+            false => least = middle + 1,
+        }
+    }
+    let below = enough.checked_sub(1).and_then(|at| values.get(at)).map(|&value| f64::from(value));
+    let above = values.get(enough).map(|&value| f64::from(value));
+    let threshold = match (below, above) {
+        (Some(below), Some(above)) if below <= 0.0 && 0.0 < above => 0.0,
+        (Some(below), Some(above)) => below.midpoint(above),
+        (None, Some(above)) => (above - 1.0).min(0.0),
+        (Some(below), None) => (below + 1.0).max(0.0),
+        (None, None) => 0.0,
+    };
+    Ok((threshold, activation(enough)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With the activation as the share of what is open.
+    fn threshold(margins: &[f32], target: f64) -> (f64, f64) {
+        let share = |open: Tensor| Ok(open.f_mean(Kind::Double)?.f_double_value(&[])?);
+        lowest_threshold(&Tensor::from_slice(margins).view([2, -1]), target, share).unwrap()
+    }
+
+    #[test]
+    fn the_threshold_closes_as_few_as_the_target_allows() {
+        let margins = [4.0, 1.0, 3.0, 2.0];
+        assert_eq!(threshold(&margins, 0.5), (2.5, 0.5));
+        assert_eq!(threshold(&margins, 0.7), (2.5, 0.5));
+        assert_eq!(threshold(&margins, 0.75), (1.5, 0.75));
+        assert_eq!(threshold(&margins, 0.1), (5.0, 0.0));
+        assert_eq!(threshold(&margins, 1.0), (0.0, 1.0));
+        assert_eq!(threshold(&[-4.0, -1.0], 1.0), (-5.0, 1.0));
+    }
+
+    #[test]
+    fn what_meets_the_target_already_stays() {
+        assert_eq!(threshold(&[4.0, -0.1, 0.5, 0.0], 0.5), (0.0, 0.5));
+        assert_eq!(threshold(&[-1.0, -2.0], 0.0), (0.0, 0.0));
+    }
+
+    #[test]
+    fn gates_alike_are_decided_alike() {
+        assert_eq!(threshold(&[2.0, 2.0, 2.0, 3.0], 0.5), (2.5, 0.25));
+        assert_eq!(threshold(&[2.0, 2.0], 0.5), (3.0, 0.0));
+    }
+}

@@ -1,0 +1,96 @@
+//! The stages of a run's gates: their start, their learning and, if it is asked for, their decision.
+
+use crate::budget::Budget;
+use crate::config::GateStart;
+use crate::engine::Fit;
+use crate::error::Result;
+use crate::event::{Event, Listener, tell};
+use crate::importance;
+use crate::training_pass::TrainingPass;
+use gumbel_gates::GateKind;
+use std::sync::atomic::AtomicBool;
+use tch::{Kind, Tensor};
+
+/// Training batches over which gates that look at the input are decided.
+const BUDGET_BATCHES: usize = 16;
+
+/// How far below its target a decision may end up unremarked.
+const TOO_FAR: f64 = 0.02;
+
+impl Fit {
+    /// The step before which gates are decided, if they ever are.
+    fn decided_from(&self) -> Option<u64> {
+        let epoch = self.config.gates.decide_after.filter(|_| !self.blocks_of_gates.is_empty())?;
+        Some((epoch * self.steps_per_epoch() as f64).round() as u64)
+    }
+
+    /// Whether gates no longer learn at a step.
+    pub(crate) fn is_decided(&self, step: u64) -> bool {
+        self.decided_from().is_some_and(|from| step >= from)
+    }
+
+    /// Whether any gate looks at the input.
+    pub(crate) fn looks(&self) -> bool {
+        self.network.spec().gate_sites().any(|(_, gates)| gates.kind == GateKind::Dependent)
+    }
+
+    /// A pass over training images in an order that training itself does not reach.
+    fn training_pass(&self, batches: usize) -> TrainingPass<'_> {
+        TrainingPass {
+            loader: &self.train,
+            image_size: self.config.data.image_size,
+            device: self.network.device(),
+            batches,
+            epoch: self.config.train.epochs,
+            max_bad_share: self.config.data.max_bad_share,
+        }
+    }
+
+    /// Makes gates start as open as what they decide about is important. `false` if interrupted.
+    pub(crate) fn start_gates(&self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<bool> {
+        let gates = &self.config.gates;
+        if gates.start == GateStart::Alike || !self.fresh_gates || self.blocks_of_gates.is_empty() {
+            return Ok(true);
+        }
+        let pass = self.training_pass(gates.start_batches);
+        let Some(importance) = importance::taylor(&self.network, &pass, listeners, interrupt)? else {
+            return Ok(false);
+        };
+        let macs: Vec<f64> = self.cost.per_gate().into_iter().map(|macs| macs as f64).collect();
+        let margins = importance::margins(&importance, &macs, gates.start_spread);
+        let margins = Tensor::f_from_slice(&margins)?.f_to_kind(Kind::Float)?.f_to_device(self.network.device())?;
+        self.network.shift_gates(&margins)?;
+        Ok(true)
+    }
+
+    /// Decides the gates within the target, if it is time: before step `step` of training, or behind the last step of an epoch.
+    pub(crate) fn decide(&self, step: u64, listeners: &mut [Box<dyn Listener>]) -> Result<()> {
+        let Some(from) = self.decided_from().filter(|&from| step >= from) else { return Ok(()) };
+        let at_end = self.progress.batch == self.steps_per_epoch();
+        // Gates that look at the input are decided again after each epoch, since what they see has changed.
+        if step != from && !(self.looks() && at_end) {
+            return Ok(());
+        }
+        let Some(target) = self.objective.mean_target(&self.pull(step).targets) else { return Ok(()) };
+        let budget = Budget {
+            network: &self.network,
+            objective: &self.objective,
+            meter: &self.meter,
+            target,
+            pass: self.training_pass(BUDGET_BATCHES),
+        };
+        let found = budget.meet(listeners)?;
+        if step == from {
+            let percent = |share: f64| format!("{:.1}%", 100.0 * share);
+            let name = self.config.gates.weighting.name();
+            let note = format!("gates are decided: {name} {} (target {})", percent(found), percent(target));
+            tell(listeners, &Event::Note(&note))?;
+            if found < target - TOO_FAR {
+                let why = "gates that are alike can only be decided alike: let them learn longer (gates.decide_after), or start \
+                           them by importance (gates.start)";
+                tell(listeners, &Event::Note(why))?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,54 @@
+//! Knowledge distillation: the network learns from what another one answers.
+
+use crate::checkpoint::{Checkpoint, Input, is_checkpoint};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use arch::{Classifier, NetSpec, Network, Pass};
+use gumbel_gates::Policy;
+use std::path::Path;
+use tch::{Device, Tensor};
+
+/// A network that is only asked.
+#[derive(Debug)]
+pub(crate) struct Teacher(Network);
+
+impl Teacher {
+    /// The teacher of a configuration, if it names one: a checkpoint with its own network, or weights for `network.arch`.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or its classes or the way it sees images are not the run's.
+    pub fn of(config: &Config, classes: &[String], device: Device) -> Result<Option<Self>> {
+        let Some(path) = &config.distillation.teacher else { return Ok(None) };
+        let weights = Checkpoint::read_weights(path)?;
+        let network = match is_checkpoint(&weights) {
+            true => Self::from_checkpoint(path, config, classes, device)?,
+            false => {
+                let network = Network::build(&NetSpec::preset(&config.network.arch, classes.len())?, device, 0)?;
+                network.load(&weights, Classifier::Required)?;
+                network
+            }
+        };
+        Ok(Some(Self(network)))
+    }
+
+    fn from_checkpoint(path: &Path, config: &Config, classes: &[String], device: Device) -> Result<Network> {
+        let checkpoint = Checkpoint::read(path)?;
+        let refuse = |reason: &str| Error::UnfitTeacher { path: path.to_owned(), reason: reason.to_owned() };
+        if checkpoint.classes != classes {
+            return Err(refuse("it was trained on other classes"));
+        }
+        let (its, ours) = (checkpoint.input, Input::of(config));
+        if (its.image_size, its.mean, its.std) != (ours.image_size, ours.mean, ours.std) {
+            return Err(refuse("it sees images of another size or with another mean and deviation"));
+        }
+        checkpoint.network(device)
+    }
+
+    /// Its class logits [N, classes] for `images` [N, 3, H, W], its gates as deployed; no gradient.
+    ///
+    /// # Errors
+    /// If the network cannot run.
+    pub fn logits(&self, images: &Tensor) -> Result<Tensor> {
+        Ok(tch::no_grad(|| self.0.forward(images, Pass::inference(Policy::Argmax)))?.logits)
+    }
+}

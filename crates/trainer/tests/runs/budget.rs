@@ -1,0 +1,168 @@
+//! Runs whose gates are decided: the budget holds when deployed.
+
+use super::{Notes, config, metrics, refusal, run, weights};
+use arch::{Cost, NetSpec};
+use serde_json::Value;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use tch::Device;
+use trainer::{Checkpoint, Config, Error, Fit, Listener, RunDir, Verdict};
+
+/// Single filters that start by importance, decided after the first epoch.
+const FILTERS: &str = "[gates]\ngranularity = 1\nsites = [\"between\"]\nkind = \"independent\"\nloss = \"batch\"\n\
+     weighting = \"network\"\ntarget = 0.7\nstart = \"taylor\"\nstart_batches = 2\npolarisation = 0.1\ndecide_after = 1";
+
+/// The same with gates that look at the image.
+fn dependent() -> String {
+    FILTERS.replace("independent", "dependent")
+}
+
+fn finished(config: Config, out: &Path) -> Verdict {
+    run(config, out, false, None).expect("a run").expect("that finishes")
+}
+
+fn epochs(out: &Path) -> Vec<Value> {
+    let lines = metrics(out).into_iter().filter(|line| line.contains("\"epoch\","));
+    // The clock's figures are cut out, commas included.
+    lines.map(|line| serde_json::from_str(&line.replace(",,", ",")).expect("a line of JSON")).collect()
+}
+
+#[test]
+fn a_decided_run_deploys_what_its_target_says_and_keeps_its_gates() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, two) = (folder.path().join("one"), folder.path().join("two"));
+    let verdict = finished(config(FILTERS), &one);
+    let found = verdict.evaluation.summary.macs / verdict.cost.dense as f64;
+    assert!((0.68..=0.7).contains(&found), "{found}");
+    assert_eq!(verdict.activation.unwrap().found, found);
+    assert!(verdict.evaluation.summary.rates.iter().all(|rate| [0.0, 1.0].contains(rate)));
+    // Decided later, the second epoch's gates are those of the first.
+    let mut longer = config(FILTERS);
+    longer.train.epochs = 3;
+    let verdict = finished(longer, &two);
+    let lines = epochs(&two);
+    assert_eq!(lines[0]["rates"], lines[2]["rates"]);
+    assert_eq!(verdict.evaluation.summary.macs, lines[0]["val"]["macs"].as_f64().unwrap());
+}
+
+#[test]
+fn while_gates_learn_every_epoch_says_what_both_sampled_and_deployed_gates_spend() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let verdict = finished(config(&FILTERS.replace("decide_after = 1", "decide_after = 2")), &out);
+    assert_eq!(verdict.best.0, 2, "an undecided network is no match for one within its budget");
+    let lines = epochs(&out);
+    let (sampled, deployed) = (&lines[0]["val_sampled"], &lines[0]["val"]);
+    for means in [sampled, deployed] {
+        assert!(means["top1"].is_f64() && means["macs"].as_f64().unwrap() > 0.0, "{means}");
+    }
+    assert_ne!(sampled["macs"], deployed["macs"]);
+    assert!(lines[1]["val_sampled"].is_null(), "decided gates are not sampled");
+}
+
+#[test]
+fn gates_that_look_at_the_image_meet_the_target_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let verdict = finished(config(&dependent()), &out);
+    // The budget is met over training images; these are a few others.
+    let found = verdict.activation.unwrap().found;
+    assert!((0.6..0.75).contains(&found), "{found}");
+}
+
+#[test]
+fn runs_resume_exactly_before_at_and_after_the_decision() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in [("independent", FILTERS.to_owned()), ("dependent", dependent())] {
+        let whole = folder.path().join(name);
+        finished(config(&text), &whole);
+        for step in [3, 5, 7] {
+            let parts = folder.path().join(format!("{name}-{step}"));
+            assert!(run(config(&text), &parts, false, Some(step)).unwrap().is_none());
+            run(config(&text), &parts, true, None).unwrap().unwrap();
+            assert_eq!(weights(&RunDir::at(&parts).last()), weights(&RunDir::at(&whole).last()), "{name}, step {step}");
+            assert_eq!(epochs(&parts), epochs(&whole), "{name}, step {step}");
+        }
+    }
+}
+
+#[test]
+fn a_run_stopped_while_its_gates_start_starts_them_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+    finished(config(FILTERS), &whole);
+    let fit = Fit::prepare(config(FILTERS), Some(parts.clone()), false, Device::Cpu).unwrap();
+    fit.run(&mut [], &AtomicBool::new(true)).unwrap();
+    assert_eq!(Checkpoint::read(&RunDir::at(&parts).last()).unwrap().training.unwrap().step, 0);
+    run(config(FILTERS), &parts, true, None).unwrap().unwrap();
+    assert_eq!(weights(&RunDir::at(&parts).last()), weights(&RunDir::at(&whole).last()));
+}
+
+#[test]
+fn gates_of_another_run_are_no_fresh_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = finished(config(FILTERS), &folder.path().join("first"));
+    // Decided already, they stay as they are.
+    let mut second = config(&FILTERS.replace("decide_after = 1", "decide_after = 0"));
+    second.network.checkpoint = Some(first.run.last());
+    let second = finished(second, &folder.path().join("second"));
+    assert_eq!(second.evaluation.summary.rates, first.evaluation.summary.rates);
+}
+
+#[test]
+fn gates_that_cannot_be_told_apart_are_remarked_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = finished(config("[gates]\ngranularity = \"none\""), &folder.path().join("first"));
+    let mut alike = config(&FILTERS.replace("taylor", "alike"));
+    alike.gates.decide_after = Some(0.0);
+    alike.network.weights = Some(first.run.last());
+    let notes = Notes::default();
+    let listeners: &mut [Box<dyn Listener>] = &mut [Box::new(notes.clone())];
+    let fit = Fit::prepare(alike, Some(folder.path().join("alike")), false, Device::Cpu).unwrap();
+    fit.run(listeners, &AtomicBool::new(false)).unwrap();
+    let notes = notes.0.borrow().join("\n");
+    assert!(notes.contains("gates are decided: MACs") && notes.contains("can only be decided alike"), "{notes}");
+}
+
+#[test]
+fn a_target_below_what_no_gate_decides_about_is_refused() {
+    let refusal = refusal(config(&FILTERS.replace("0.7", "0.01")), false);
+    let spec = NetSpec::preset("resnet18", 10).unwrap();
+    let spec = config(FILTERS).spec(spec.head.classes).unwrap();
+    let cost = Cost::of(&spec, 32, 32).unwrap();
+    let least = format!("{:.3} of them are spent with all gates closed", cost.constant() as f64 / cost.dense as f64);
+    assert!(refusal.contains("gates.target: 0.01 of the network's MACs cannot be reached"), "{refusal}");
+    assert!(refusal.contains(&least), "{refusal}");
+}
+
+#[test]
+fn a_teacher_of_the_same_classes_and_images_changes_what_is_learned() {
+    let folder = tempfile::tempdir().unwrap();
+    let dense = finished(config("[gates]\ngranularity = \"none\""), &folder.path().join("dense"));
+    let plain = finished(config(FILTERS), &folder.path().join("plain"));
+    let mut taught = config(FILTERS);
+    taught.distillation.teacher = Some(dense.run.last());
+    let taught_run = finished(taught.clone(), &folder.path().join("taught"));
+    assert_ne!(weights(&taught_run.run.last()), weights(&plain.run.last()));
+    // A share of nothing is nothing.
+    taught.distillation.share = 0.0;
+    let not_taught = finished(taught, &folder.path().join("not-taught"));
+    assert_eq!(weights(&not_taught.run.last()), weights(&plain.run.last()));
+
+    let mut other = config(FILTERS);
+    other.data.image_size = 36;
+    other.distillation.teacher = Some(dense.run.last());
+    assert!(refusal(other, false).contains("sees images of another size"));
+    let other_classes = folder.path().join("other");
+    data::synth::draw(&other_classes, &data::synth::SampleSet { train_per_class: 2, val_per_class: 1, seed: 1 })
+        .unwrap();
+    for split in ["train", "val"] {
+        std::fs::rename(other_classes.join(split).join("disc"), other_classes.join(split).join("dot")).unwrap();
+    }
+    let mut other = config(FILTERS);
+    other.data.path = Some(other_classes);
+    other.distillation.teacher = Some(dense.run.last());
+    let error = Fit::prepare(other, Some(folder.path().join("never")), false, Device::Cpu).unwrap_err();
+    assert!(matches!(error, Error::UnfitTeacher { .. }), "{error}");
+    assert!(error.to_string().contains("it was trained on other classes"), "{error}");
+}
