@@ -13,6 +13,7 @@ mod error;
 mod gating;
 mod meter;
 mod network;
+mod norms;
 mod presets;
 mod prune;
 mod script;

@@ -36,8 +36,7 @@ pub enum Execution {
     /// Everything, multiplied by the openings: training, and the reference.
     Masked,
     /// What is open: a closed layer is not computed, in a batch only the open images are, and filters that are closed for the
-    /// whole batch are left out. The same logits up to rounding. Nothing flows back to what was not computed, and where images
-    /// differ in what is open, the batch's statistics are those of the images that were.
+    /// whole batch are left out. The same logits up to rounding, without gradients.
     Skipping,
 }
 

@@ -27,8 +27,6 @@ pub struct BatchNorm {
     bias: Tensor,
     running_mean: Tensor,
     running_var: Tensor,
-    /// Of a batch norm over some channels of another: that one's running statistics, and the positions of the channels.
-    whole: Option<[Tensor; 3]>,
 }
 
 impl BatchNorm {
@@ -45,7 +43,6 @@ impl BatchNorm {
             bias: path.parameter("bias", &[channels], Init::Constant(0.0))?,
             running_mean: path.buffer("running_mean", &[channels], Init::Constant(0.0))?,
             running_var: path.buffer("running_var", &[channels], Init::Constant(1.0))?,
-            whole: None,
         })
     }
 
@@ -56,12 +53,10 @@ impl BatchNorm {
             bias: self.bias.shallow_clone(),
             running_mean: self.running_mean.shallow_clone(),
             running_var: self.running_var.shallow_clone(),
-            whole: self.whole.as_ref().map(|whole| whole.each_ref().map(Tensor::shallow_clone)),
         }
     }
 
-    /// A batch norm over some of the channels, by their positions. It learns for this one: gradients flow back to the weights and
-    /// biases it was made from, and where its running statistics move, these channels' follow.
+    /// A batch norm over some of the channels, by their positions; it shares nothing with this one.
     ///
     /// # Errors
     /// If a position is out of range.
@@ -71,7 +66,6 @@ impl BatchNorm {
             bias: self.bias.f_index_select(0, positions)?,
             running_mean: self.running_mean.f_index_select(0, positions)?,
             running_var: self.running_var.f_index_select(0, positions)?,
-            whole: Some([&self.running_mean, &self.running_var, positions].map(Tensor::shallow_clone)),
         })
     }
 
@@ -90,7 +84,7 @@ impl BatchNorm {
         if of_the_batch && input.numel() as i64 <= self.weight.size()[0] {
             return Err(crate::Error::OneValuePerChannel(input.size()));
         }
-        let output = input.f_batch_norm(
+        Ok(input.f_batch_norm(
             Some(&self.weight),
             Some(&self.bias),
             Some(&self.running_mean),
@@ -99,12 +93,7 @@ impl BatchNorm {
             momentum,
             Self::EPSILON,
             true,
-        )?;
-        if let Some([mean, var, positions]) = self.whole.as_ref().filter(|_| of_the_batch) {
-            let _ = mean.shallow_clone().f_index_copy_(0, positions, &self.running_mean)?;
-            let _ = var.shallow_clone().f_index_copy_(0, positions, &self.running_var)?;
-        }
-        Ok(output)
+        )?)
     }
 }
 

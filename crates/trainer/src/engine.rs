@@ -16,7 +16,7 @@ use crate::schedule::Schedule;
 use crate::strategy::Strategy;
 use crate::teacher::Teacher;
 use crate::totals::Totals;
-use arch::{BlockSpec, Cost, Execution, GateSite, Meter, Network, Pass};
+use arch::{BlockSpec, Cost, GateSite, Meter, Network, Pass};
 use data::{Batch, Loader};
 use gumbel_gates::Policy;
 use std::fs::File;
@@ -166,10 +166,6 @@ impl Fit {
         let mut pass = Pass::training(pull.temperature, seed);
         if decided {
             pass.policy = Policy::Argmax;
-            // Gates that look at the input decide for each image, and batch norm has to see all images.
-            if !self.looks() {
-                pass.execution = Execution::Skipping;
-            }
         }
         let teacher = self.teacher.as_ref().map(|teacher| teacher.logits(&images)).transpose()?;
         let output = self.network.forward(&images, pass)?;

@@ -49,15 +49,26 @@ impl Fit {
     /// Makes gates start as open as what they decide about is important. `false` if interrupted.
     pub(crate) fn start_gates(&self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<bool> {
         let gates = &self.config.gates;
-        if gates.start == GateStart::Alike || !self.fresh_gates || self.blocks_of_gates.is_empty() {
+        if !self.fresh_gates || self.blocks_of_gates.is_empty() {
             return Ok(true);
         }
-        let pass = self.training_pass(gates.start_batches);
-        let Some(importance) = importance::taylor(&self.network, &pass, listeners, interrupt)? else {
-            return Ok(false);
+        let importance = match gates.start {
+            GateStart::Alike => return Ok(true),
+            // They say how gates of one place compare; what they save in MACs is much the same.
+            GateStart::Norms => self.network.gate_norms()?,
+            GateStart::Taylor => {
+                let pass = self.training_pass(gates.start_batches);
+                let Some(importance) = importance::taylor(&self.network, &pass, listeners, interrupt)? else {
+                    return Ok(false);
+                };
+                importance
+                    .into_iter()
+                    .zip(self.cost.per_gate())
+                    .map(|(importance, macs)| importance / macs.max(1) as f64)
+                    .collect()
+            }
         };
-        let macs: Vec<f64> = self.cost.per_gate().into_iter().map(|macs| macs as f64).collect();
-        let margins = importance::margins(&importance, &macs, gates.start_spread);
+        let margins = importance::margins(&importance, gates.start_spread);
         let margins = Tensor::f_from_slice(&margins)?.f_to_kind(Kind::Float)?.f_to_device(self.network.device())?;
         self.network.shift_gates(&margins)?;
         Ok(true)

@@ -38,16 +38,15 @@ pub(crate) fn taylor(
     Ok(done.map(|_| sums.into_iter().map(|sum| sum / images.max(1) as f64).collect()))
 }
 
-/// Importance per MAC as numbers around 0 that margins can be moved by: the logarithm, with mean 0 and standard deviation
-/// `spread`, cut off at three deviations.
-pub(crate) fn margins(importance: &[f64], macs: &[f64], spread: f64) -> Vec<f64> {
+/// Importance as numbers around 0 that margins can be moved by: the logarithm, with mean 0 and standard deviation `spread`, cut off
+/// at three deviations.
+pub(crate) fn margins(importance: &[f64], spread: f64) -> Vec<f64> {
     // What counts for nothing has no logarithm.
     let least = importance.iter().copied().filter(|value| *value > 0.0).fold(f64::INFINITY, f64::min);
     if !least.is_finite() {
         return vec![0.0; importance.len()];
     }
-    let logs: Vec<f64> =
-        importance.iter().zip(macs).map(|(value, macs)| (value.max(least) / macs.max(1.0)).ln()).collect();
+    let logs: Vec<f64> = importance.iter().map(|value| value.max(least).ln()).collect();
     let mean = logs.iter().sum::<f64>() / logs.len() as f64;
     let deviation = (logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>() / logs.len() as f64).sqrt();
     if deviation < 1e-12 {
@@ -61,19 +60,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn margins_rank_by_importance_per_mac_around_zero() {
-        // Logarithms of the shares: 0, 2, 1 and 1 times ln 10; standard deviation √½ ln 10.
-        let margins = margins(&[1.0, 100.0, 100.0, 10.0], &[1.0, 1.0, 10.0, 1.0], 3.0);
+    fn margins_rank_by_importance_around_zero() {
+        // Logarithms: 0, 2, 1 and 1 times ln 10; standard deviation √½ ln 10.
+        let margins = margins(&[1.0, 100.0, 10.0, 10.0], 3.0);
         let expected = [-3.0 * 2.0f64.sqrt(), 3.0 * 2.0f64.sqrt(), 0.0, 0.0];
         assert!(margins.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-9), "{margins:?}");
     }
 
     #[test]
     fn what_counts_for_nothing_comes_last_and_nothing_is_endless() {
-        let found = margins(&[0.0, 1e-30, 1.0, 2.0], &[1.0; 4], 1.0);
+        let found = margins(&[0.0, 1e-30, 1.0, 2.0], 1.0);
         assert_eq!(found[0], found[1]);
         assert!(found.iter().all(|margin| margin.abs() <= 3.0) && found[1] < found[2]);
-        assert_eq!(margins(&[0.0, 0.0], &[1.0; 2], 1.0), [0.0, 0.0]);
-        assert_eq!(margins(&[2.0, 2.0], &[1.0; 2], 1.0), [0.0, 0.0]);
+        assert_eq!(margins(&[0.0, 0.0], 1.0), [0.0, 0.0]);
+        assert_eq!(margins(&[2.0, 2.0], 1.0), [0.0, 0.0]);
     }
 }

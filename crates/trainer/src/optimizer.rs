@@ -72,11 +72,11 @@ impl Sgd {
     /// One step along the gradients; `gates` says whether they learn too.
     ///
     /// # Errors
-    /// If libtorch refuses it.
+    /// If libtorch refuses it, for example because no gradient was computed.
     pub fn step(&self, learning_rate: f64, gates: bool) -> Result<()> {
         tch::no_grad(|| {
             for group in self.groups.iter().filter(|group| gates || !group.gates) {
-                let gradients = group.parameters.iter().map(gradient).collect::<tch::Result<Vec<_>>>()?;
+                let gradients = group.parameters.iter().map(Tensor::f_grad).collect::<tch::Result<Vec<_>>>()?;
                 let step = SgdStep {
                     learning_rate: learning_rate * group.learning_rate_factor,
                     momentum: self.momentum,
@@ -116,10 +116,4 @@ impl Sgd {
         }
         Ok(())
     }
-}
-
-/// The gradient of a parameter: zero if it took no part in the pass, and none was computed before.
-fn gradient(parameter: &Tensor) -> tch::Result<Tensor> {
-    let gradient = parameter.f_grad()?;
-    if gradient.defined() { Ok(gradient) } else { parameter.f_detach()?.f_zeros_like() }
 }

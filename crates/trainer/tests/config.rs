@@ -24,6 +24,7 @@ fn shipped_configurations_are_valid_and_say_what_they_mean() {
         for gates in ["filter", layer] {
             assert!(names.contains(&format!("{network}-{gates}")), "{network}-{gates}");
         }
+        assert!(names.contains(&format!("{network}-filter-paper")), "{network}");
     }
 }
 

@@ -157,20 +157,24 @@ fn text(verdict: &Verdict) -> String {
     fact("top-1", format!("{}  (best {} in epoch {})", percent(summary.top1), percent(verdict.best.1), verdict.best.0));
     fact("top-5", percent(summary.top5));
     fact("policy", format!("{}, {} validation images", verdict.evaluation.strategy, summary.images));
+    let mut of_macs = String::new();
     if let Some(activation) = verdict.activation {
-        let held = match verdict.config.gates.loss {
+        let mean = match verdict.config.gates.loss {
             ActivationLoss::PerGate => "",
             ActivationLoss::Batch => " for this mean",
         };
-        let target = format!(", target {}{held}", percent(activation.target));
-        let (gates, share) = match verdict.config.gates.weighting {
-            Weighting::Gates => (target, String::new()),
-            Weighting::Macs => (String::new(), target),
-            Weighting::Network => (String::new(), String::new()),
+        let target = format!(", target {}{mean}", percent(activation.target));
+        // Behind what it is a target of.
+        let (of_gates, of_gated_macs);
+        let nothing = String::new;
+        (of_gates, of_gated_macs, of_macs) = match verdict.config.gates.weighting {
+            Weighting::Gates => (target, None, nothing()),
+            Weighting::Macs => (nothing(), Some(target), nothing()),
+            Weighting::Network => (nothing(), None, target),
         };
-        fact("opening", format!("{} on average over the gates{gates}", percent(summary.opening())));
-        if verdict.config.gates.weighting == Weighting::Macs {
-            fact("gated MACs", format!("{} of them used{share}", percent(activation.found)));
+        fact("opening", format!("{} on average over the gates{of_gates}", percent(summary.opening())));
+        if let Some(target) = of_gated_macs {
+            fact("gated MACs", format!("{} of them used{target}", percent(activation.found)));
         }
         let Polarisation { always_open, always_closed, conditional } = Polarisation::of(&summary.rates);
         fact(
@@ -181,7 +185,7 @@ fn text(verdict: &Verdict) -> String {
     fact(
         "MACs",
         format!(
-            "{} per image, {} of the dense {} (gates included: {})",
+            "{} per image, {} of the dense {} (gates included: {}){of_macs}",
             macs(summary.macs),
             percent(summary.macs / cost.dense as f64),
             macs(cost.dense as f64),

@@ -102,6 +102,8 @@ pub struct GatesConfig {
 pub enum GateStart {
     /// All alike: the papers' initial logits.
     Alike,
+    /// The norms of the weights it decides about ([`arch::Network::gate_norms`]).
+    Norms,
     /// How much the cross entropy would change if the gate closed, to first order.
     Taylor,
 }

@@ -98,6 +98,15 @@ impl Progress {
         let found = percent(self.weighting.activation(summary, &self.cost));
         format!("  {} {found} (target {})", self.weighting.name(), percent(target))
     }
+
+    /// The same and the MACs, once where they are the same.
+    fn activation_and_macs(&self, summary: &Summary, target: Option<f64>) -> String {
+        let activation = self.activation(summary, target);
+        if self.weighting == Weighting::Network && target.is_some() {
+            return activation;
+        }
+        format!("{activation}  MACs {} of dense", percent(summary.macs / self.cost.dense as f64))
+    }
 }
 
 /// A closed stderr is no reason to stop training.
@@ -182,25 +191,23 @@ impl Listener for Progress {
             Event::EpochEnded { epoch, train, evaluation, sampled, scheduled, is_best, bad_images, .. } => {
                 let val = &evaluation.summary;
                 self.line(&format!(
-                    "epoch {epoch}/{}  train loss {:.3} top-1 {}  val top-1 {} top-5 {}{}  MACs {} of dense  {}{}",
+                    "epoch {epoch}/{}  train loss {:.3} top-1 {}  val top-1 {} top-5 {}{}  {}{}",
                     self.epochs,
                     train.loss,
                     percent(train.top1),
                     percent(val.top1),
                     percent(val.top5),
-                    self.activation(val, scheduled.target),
-                    percent(val.macs / self.cost.dense as f64),
+                    self.activation_and_macs(val, scheduled.target),
                     duration(self.epoch_start.elapsed()),
                     if *is_best { "  best so far" } else { "" },
                 ));
                 if let Some(sampled) = sampled {
                     let sampled = &sampled.summary;
                     self.line(&format!(
-                        "epoch {epoch}/{}  with sampled gates: val top-1 {}{}  MACs {} of dense",
+                        "epoch {epoch}/{}  with sampled gates: val top-1 {}{}",
                         self.epochs,
                         percent(sampled.top1),
-                        self.activation(sampled, scheduled.target),
-                        percent(sampled.macs / self.cost.dense as f64),
+                        self.activation_and_macs(sampled, scheduled.target),
                     ));
                 }
                 if *bad_images > 0 {

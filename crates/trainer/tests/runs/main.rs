@@ -328,14 +328,18 @@ fn every_shipped_configuration_trains() {
         config.schedule.warmup_epochs = config.schedule.warmup_epochs.min(0.5);
         (config.train.epochs, config.train.batch_size, config.train.log_every) = (1, 4, 5);
         config.train.calibrate_batches = config.train.calibrate_batches.min(2);
+        config.gates.start_batches = 2;
+        config.gates.decide_after = config.gates.decide_after.map(|_| 0.5);
         let notes = Notes::default();
         let out = folder.path().join(&config.train.name);
         let fit = Fit::prepare(config, Some(out), false, Device::Cpu).unwrap();
         let outcome = fit.run(&mut [Box::new(notes.clone())], &AtomicBool::new(false)).unwrap();
         let Outcome::Finished(verdict) = outcome else { panic!("nothing interrupts {}", path.display()) };
         assert!(verdict.evaluation.summary.loss.is_finite() && verdict.activation.is_some());
-        // The line about the run, and no warning.
-        assert_eq!(notes.0.borrow().len(), 1, "{}: {:?}", path.display(), notes.0.borrow());
+        // The line about the run and that of the decision, and no warning.
+        let notes = notes.0.borrow();
+        let decided = notes.iter().filter(|note| note.starts_with("gates are decided")).count();
+        assert_eq!(notes.len(), 1 + decided, "{}: {notes:?}", path.display());
     }
 }
 
