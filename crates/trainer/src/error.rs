@@ -65,8 +65,16 @@ pub enum Error {
         path: PathBuf,
     },
     /// A resumed run was given another configuration.
-    #[error("the configuration differs from the run's own: {}; start a new run with another --out", changes.join(", "))]
+    #[error("the configuration differs from the run's own: {}; to go on with the changes add --allow-changes, or start a new run with another --out", changes.join(", "))]
     ConfigChanged {
+        /// The keys that differ, with both values.
+        changes: Vec<String>,
+    },
+    /// A resumed run was given a configuration that it cannot go on with.
+    #[error("a run cannot go on with another {what}: {}; start a new one with another --out, from this one's --weights if you like", changes.join(", "))]
+    CannotChange {
+        /// What would be another.
+        what: &'static str,
         /// The keys that differ, with both values.
         changes: Vec<String>,
     },

@@ -18,17 +18,28 @@ use std::rc::Rc;
 use tch::Device;
 use toml::Value;
 
+/// Whether a run goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resume {
+    /// It is a new one.
+    No,
+    /// As if it had never stopped.
+    Exactly,
+    /// With what changed in its configuration.
+    WithChanges,
+}
+
 impl Fit {
     /// Checks and prepares everything: data, network, weights, the run's folder. `out` is the folder to make, by default the
-    /// first free `runs/NAME`; with `resume` it is the folder of the run to continue.
+    /// first free `runs/NAME`; to `resume` it is the folder of the run to continue.
     ///
     /// # Errors
     /// If anything is missing or does not fit; then nothing was written.
-    pub fn prepare(config: Config, out: Option<PathBuf>, resume: bool, device: Device) -> Result<Self> {
+    pub fn prepare(config: Config, out: Option<PathBuf>, resume: Resume, device: Device) -> Result<Self> {
         let mut notes = Vec::new();
         let dataset = open(&config, &mut notes)?;
-        let resumed_from =
-            resume.then(|| RunDir::at(&out.clone().unwrap_or_else(|| Path::new("runs").join(&config.train.name))));
+        let existing = || RunDir::at(&out.clone().unwrap_or_else(|| Path::new("runs").join(&config.train.name)));
+        let resumed_from = (resume != Resume::No).then(existing);
         // Before anything is read that the other process may be writing.
         let resumed_lock = match &resumed_from {
             Some(run) if run.last().exists() => Some(run.lock()?),
@@ -62,7 +73,7 @@ impl Fit {
 
         let (progress, fresh_gates) = match &resumed_from {
             // What was stopped before its first step was stopped while its gates started.
-            Some(run) => (continue_from(run, &config, &dataset, &network, &mut optimizer, &mut notes)?, true),
+            Some(run) => (continue_from(run, resume, &config, &dataset, &network, &mut optimizer, &mut notes)?, true),
             None => start(&config, &dataset, &network, origin.as_ref(), &mut notes)?,
         };
         let about = format!(
@@ -87,10 +98,15 @@ impl Fit {
             (None, None) => create(RunDir::create_numbered(&config.train.name)?, &config)?,
         };
         notes.insert(0, format!("{about}; writing {}", run.path().display()));
-        let lock = match resumed_lock {
+        let mut lock = match resumed_lock {
             Some(lock) => lock,
             None => run.lock()?,
         };
+        if resume == Resume::WithChanges {
+            write_atomically(&run.config(), config.to_toml().as_bytes())?;
+            // It is another file now.
+            lock = run.lock()?;
+        }
         Ok(Self {
             objective: Objective::new(&config, &cost),
             meter: Rc::new(Meter::new(&cost, device)?),
@@ -105,7 +121,7 @@ impl Fit {
             val,
             progress,
             fresh_gates,
-            resumed: resume,
+            resumed: resume != Resume::No,
             notes,
             _lock: lock,
         })
@@ -184,6 +200,7 @@ fn start(
 /// The state of a run that was stopped.
 fn continue_from(
     run: &RunDir,
+    resume: Resume,
     config: &Config,
     dataset: &Dataset,
     network: &Network,
@@ -196,7 +213,10 @@ fn continue_from(
         let reason = "it does not say where training stood".to_owned();
         return Err(Error::NotACheckpoint { path, reason });
     };
-    refuse_changes(&training.config, config)?;
+    let changes = changes(&training.config, config);
+    if !changes.is_empty() {
+        refuse_changes(changes, resume, &checkpoint.spec == network.spec(), notes)?;
+    }
     refuse_other_classes(&checkpoint.classes, &dataset.train)?;
     let (before, now) = (training.images, images(dataset));
     if before != now {
@@ -269,8 +289,8 @@ fn images(dataset: &Dataset) -> (usize, u64) {
     (train.items.len() + val.items.len(), train.fingerprint() ^ val.fingerprint().rotate_left(1))
 }
 
-/// A resumed run keeps its configuration, but data may have moved and machines differ.
-fn refuse_changes(before: &Config, now: &Config) -> Result<()> {
+/// The keys that differ, and how: a resumed run keeps its configuration, but data may have moved and machines differ.
+fn changes(before: &Config, now: &Config) -> Vec<(String, String)> {
     const MAY_CHANGE: [&str; 8] = [
         "data.path",
         "data.threads",
@@ -286,14 +306,33 @@ fn refuse_changes(before: &Config, now: &Config) -> Result<()> {
         config.iter().find(|(name, _)| name == key).map_or("not set".to_owned(), |(_, value)| value.to_string())
     };
     let keys: BTreeSet<&String> = before.iter().chain(&now).map(|(key, _)| key).collect();
-    let changes: Vec<String> = keys
-        .into_iter()
+    keys.into_iter()
         .filter(|key| !MAY_CHANGE.contains(&key.as_str()))
         .map(|key| (key, value_in(&now, key), value_in(&before, key)))
         .filter(|(_, now, before)| now != before)
-        .map(|(key, now, before)| format!("{key} is {now} and was {before}"))
-        .collect();
-    if changes.is_empty() { Ok(()) } else { Err(Error::ConfigChanged { changes }) }
+        .map(|(key, now, before)| (key.clone(), format!("{key} is {now} and was {before}")))
+        .collect()
+}
+
+/// What changed is allowed if it was asked for, and neither the network nor the meaning of a step is another.
+fn refuse_changes(
+    changes: Vec<(String, String)>,
+    resume: Resume,
+    same_network: bool,
+    notes: &mut Vec<String>,
+) -> Result<()> {
+    let size = changes.iter().find(|(key, _)| key == "train.batch_size").map(|(_, how)| vec![how.clone()]);
+    let changes: Vec<String> = changes.into_iter().map(|(_, how)| how).collect();
+    match (same_network, size, resume) {
+        (false, ..) => Err(Error::CannotChange { what: "network", changes }),
+        // Steps are counted, and what was measured is filed by them.
+        (_, Some(changes), _) => Err(Error::CannotChange { what: "batch size", changes }),
+        (.., Resume::WithChanges) => {
+            notes.push(format!("goes on with changes: {}", changes.join(", ")));
+            Ok(())
+        }
+        _ => Err(Error::ConfigChanged { changes }),
+    }
 }
 
 /// A network tells classes by their number: the folder must give each number the same name.

@@ -15,6 +15,8 @@ pub struct LearningRate {
     pub step_epochs: f64,
     /// `step`: what a drop multiplies by.
     pub step_factor: f64,
+    /// `polynomial`: the exponent; 1 is a straight line.
+    pub power: f64,
 }
 
 /// The shape of a learning rate schedule.
@@ -25,11 +27,15 @@ pub enum Shape {
     Step,
     /// Half a cosine from 1 at the end of the warm-up to 0 at the end of the run.
     Cosine,
+    /// (1 − progress) to the `power`, from 1 at the end of the warm-up to 0 at the end of the run.
+    Polynomial,
+    /// 1 after the warm-up.
+    Constant,
 }
 
 impl Default for LearningRate {
     fn default() -> Self {
-        Self { shape: Shape::Step, warmup_epochs: 0.0, step_epochs: 30.0, step_factor: 0.1 }
+        Self { shape: Shape::Step, warmup_epochs: 0.0, step_epochs: 30.0, step_factor: 0.1, power: 1.0 }
     }
 }
 
@@ -42,13 +48,13 @@ impl LearningRate {
             // The first step already learns.
             return ((step + 1) as f64 / warmup_steps).min(1.0);
         }
+        let length = epochs as f64 - self.warmup_epochs;
+        let progress = if length > 0.0 { ((epoch - self.warmup_epochs) / length).clamp(0.0, 1.0) } else { 1.0 };
         match self.shape {
             Shape::Step => self.step_factor.powf((epoch / self.step_epochs).floor()),
-            Shape::Cosine => {
-                let length = epochs as f64 - self.warmup_epochs;
-                let progress = if length > 0.0 { (epoch - self.warmup_epochs) / length } else { 1.0 };
-                0.5 * (1.0 + (PI * progress.clamp(0.0, 1.0)).cos())
-            }
+            Shape::Cosine => 0.5 * (1.0 + (PI * progress).cos()),
+            Shape::Polynomial => (1.0 - progress).powf(self.power),
+            Shape::Constant => 1.0,
         }
     }
 }
@@ -222,6 +228,20 @@ mod tests {
         close(at(70), 0.5);
         close(at(45), 0.5 * (1.0 + (PI / 4.0).cos()));
         close(at(120), 0.0);
+    }
+
+    #[test]
+    fn polynomials_fall_to_zero_and_constants_stay_after_the_warm_up() {
+        let at = |shape, power, step| {
+            LearningRate { shape, power, warmup_epochs: 2.0, ..Default::default() }.factor(step, 10, 12)
+        };
+        for (power, expected) in [(1.0, 0.25), (2.0, 0.0625), (0.5, 0.5)] {
+            close(at(Shape::Polynomial, power, 20), 1.0);
+            close(at(Shape::Polynomial, power, 95), expected);
+            close(at(Shape::Polynomial, power, 120), 0.0);
+        }
+        close(at(Shape::Constant, 1.0, 9), 0.5);
+        close(at(Shape::Constant, 1.0, 119), 1.0);
     }
 
     #[test]

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use trainer::config::{ActivationLoss, Weighting};
 use trainer::{
-    Checkpoint, Config, Fit, Listener, MetricsFile, Outcome, Polarisation, Progress, RunDir, TensorBoard, Verdict,
+    Checkpoint, Config, Fit, Listener, MetricsFile, Outcome, Polarisation, Progress, Resume, RunDir, TensorBoard,
+    Verdict,
 };
 
 /// Train a network
@@ -48,6 +49,9 @@ pub(crate) struct Args {
     /// Continue the run in --out (default runs/NAME) where it stopped
     #[arg(long)]
     resume: bool,
+    /// Let a continued run go on with what changed in its configuration
+    #[arg(long, requires = "resume")]
+    allow_changes: bool,
     /// cpu, cuda, cuda:N or auto
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
@@ -66,7 +70,12 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         flag::register(signal, Arc::clone(&interrupt))?;
     }
     let epochs = config.train.epochs;
-    let fit = Fit::prepare(config, args.out, args.resume, device)?;
+    let resume = match (args.resume, args.allow_changes) {
+        (false, _) => Resume::No,
+        (true, false) => Resume::Exactly,
+        (true, true) => Resume::WithChanges,
+    };
+    let fit = Fit::prepare(config, args.out, resume, device)?;
     let dense = fit.cost().dense;
     let run = fit.run_dir();
     let mut listeners: Vec<Box<dyn Listener>> = vec![

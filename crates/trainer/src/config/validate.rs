@@ -115,7 +115,7 @@ impl Config {
         check("distillation.share", share(distillation.share), "expected a share from 0 to 1");
         check("distillation.temperature", positive(distillation.temperature), "expected a number above 0");
 
-        let LearningRate { warmup_epochs, step_epochs, step_factor, .. } = self.schedule;
+        let LearningRate { warmup_epochs, step_epochs, step_factor, power, .. } = self.schedule;
         check("schedule.warmup_epochs", not_negative(warmup_epochs), "expected a number of at least 0");
         check(
             "schedule.warmup_epochs",
@@ -124,6 +124,7 @@ impl Config {
         );
         check("schedule.step_epochs", positive(step_epochs), "expected a number above 0");
         check("schedule.step_factor", step_factor > 0.0 && step_factor <= 1.0, "expected a number above 0, up to 1");
+        check("schedule.power", positive(power), "expected a number above 0");
 
         let train = &self.train;
         let plain = !train.name.is_empty() && !train.name.starts_with('.') && !train.name.contains(['/', '\\']);

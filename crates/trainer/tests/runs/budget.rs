@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use tch::Device;
-use trainer::{Checkpoint, Config, Error, Fit, Listener, RunDir, Verdict};
+use trainer::{Checkpoint, Config, Error, Fit, Listener, Resume, RunDir, Verdict};
 
 /// Single filters that start by importance, decided after the first epoch.
 const FILTERS: &str = "[gates]\ngranularity = 1\nsites = [\"between\"]\nkind = \"independent\"\nloss = \"batch\"\n\
@@ -91,7 +91,7 @@ fn a_run_stopped_while_its_gates_start_starts_them_again() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
     finished(config(FILTERS), &whole);
-    let fit = Fit::prepare(config(FILTERS), Some(parts.clone()), false, Device::Cpu).unwrap();
+    let fit = Fit::prepare(config(FILTERS), Some(parts.clone()), Resume::No, Device::Cpu).unwrap();
     fit.run(&mut [], &AtomicBool::new(true)).unwrap();
     assert_eq!(Checkpoint::read(&RunDir::at(&parts).last()).unwrap().training.unwrap().step, 0);
     run(config(FILTERS), &parts, true, None).unwrap().unwrap();
@@ -118,7 +118,7 @@ fn gates_that_cannot_be_told_apart_are_remarked_on() {
     alike.network.weights = Some(first.run.last());
     let notes = Notes::default();
     let listeners: &mut [Box<dyn Listener>] = &mut [Box::new(notes.clone())];
-    let fit = Fit::prepare(alike, Some(folder.path().join("alike")), false, Device::Cpu).unwrap();
+    let fit = Fit::prepare(alike, Some(folder.path().join("alike")), Resume::No, Device::Cpu).unwrap();
     fit.run(listeners, &AtomicBool::new(false)).unwrap();
     let notes = notes.0.borrow().join("\n");
     assert!(notes.contains("gates are decided: MACs") && notes.contains("can only be decided alike"), "{notes}");
@@ -162,7 +162,7 @@ fn a_teacher_of_the_same_classes_and_images_changes_what_is_learned() {
     let mut other = config(FILTERS);
     other.data.path = Some(other_classes);
     other.distillation.teacher = Some(dense.run.last());
-    let error = Fit::prepare(other, Some(folder.path().join("never")), false, Device::Cpu).unwrap_err();
+    let error = Fit::prepare(other, Some(folder.path().join("never")), Resume::No, Device::Cpu).unwrap_err();
     assert!(matches!(error, Error::UnfitTeacher { .. }), "{error}");
     assert!(error.to_string().contains("it was trained on other classes"), "{error}");
 }

@@ -19,7 +19,7 @@ use torch_ext::Role;
 use trainer::config::{Granularity, parse};
 use trainer::{
     Agreement, Calibration, Checkpoint, Config, Error, Evaluation, Evaluator, Event, Fit, Input, Listener, MetricsFile,
-    Outcome, RunDir, Strategy, Verdict, Watch,
+    Outcome, Resume, RunDir, Strategy, Verdict, Watch,
 };
 
 /// One drawn set for all tests.
@@ -75,6 +75,7 @@ impl Listener for Notes {
 
 fn run(config: Config, out: &Path, resume: bool, interrupt_after: Option<u64>) -> trainer::Result<Option<Verdict>> {
     let interrupt: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
+    let resume = if resume { Resume::Exactly } else { Resume::No };
     let fit = Fit::prepare(config, Some(out.to_owned()), resume, Device::Cpu)?;
     let metrics = MetricsFile::open(&fit.run_dir().metrics(), fit.resumed_after())?;
     let mut listeners: Vec<Box<dyn Listener>> = vec![Box::new(metrics)];
@@ -332,7 +333,7 @@ fn every_shipped_configuration_trains() {
         config.gates.decide_after = config.gates.decide_after.map(|_| 0.5);
         let notes = Notes::default();
         let out = folder.path().join(&config.train.name);
-        let fit = Fit::prepare(config, Some(out), false, Device::Cpu).unwrap();
+        let fit = Fit::prepare(config, Some(out), Resume::No, Device::Cpu).unwrap();
         let outcome = fit.run(&mut [Box::new(notes.clone())], &AtomicBool::new(false)).unwrap();
         let Outcome::Finished(verdict) = outcome else { panic!("nothing interrupts {}", path.display()) };
         assert!(verdict.evaluation.summary.loss.is_finite() && verdict.activation.is_some());
@@ -355,7 +356,7 @@ fn weights_of_another_run_and_another_number_of_classes_are_a_start() {
     config.train.epochs = 1;
     config.network.weights = Some(path);
     let notes = Notes::default();
-    let fit = Fit::prepare(config, Some(folder.path().join("run")), false, Device::Cpu).unwrap();
+    let fit = Fit::prepare(config, Some(folder.path().join("run")), Resume::No, Device::Cpu).unwrap();
     fit.run(&mut [Box::new(notes.clone())], &AtomicBool::new(false)).unwrap();
     let notes = notes.0.borrow();
     assert!(notes[0].contains("resnet18 with 8 gates on the CPU") && notes[0].contains("/run"), "{notes:?}");
@@ -368,6 +369,7 @@ fn weights_of_another_run_and_another_number_of_classes_are_a_start() {
 /// What `prepare` refuses; it must leave nothing behind.
 fn refusal(config: Config, resume: bool) -> String {
     let folder = tempfile::tempdir().unwrap();
+    let resume = if resume { Resume::Exactly } else { Resume::No };
     let error = Fit::prepare(config, Some(folder.path().join("run")), resume, Device::Cpu).unwrap_err();
     assert!(!folder.path().join("run").exists(), "nothing half-written");
     error.to_string()
@@ -388,7 +390,7 @@ fn what_cannot_start_leaves_nothing_behind() {
 fn an_output_folder_that_exists_is_not_touched() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("mine"), "precious").unwrap();
-    let error = Fit::prepare(config(""), Some(folder.path().to_owned()), false, Device::Cpu).unwrap_err();
+    let error = Fit::prepare(config(""), Some(folder.path().to_owned()), Resume::No, Device::Cpu).unwrap_err();
     assert!(error.to_string().contains("exists; choose another --out, or continue that run with --resume"));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
@@ -441,15 +443,49 @@ fn a_run_does_not_go_on_with_other_images() {
 }
 
 #[test]
+fn a_run_goes_on_with_another_configuration_only_if_that_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    assert!(run(config(""), &out, false, Some(3)).unwrap().is_none());
+    let go_on = |config: &Config, resume| Fit::prepare(config.clone(), Some(out.clone()), resume, Device::Cpu);
+    let mut slower = config("");
+    slower.optimizer.learning_rate = 0.01;
+    slower.train.epochs = 3;
+    let error = go_on(&slower, Resume::Exactly).unwrap_err().to_string();
+    assert!(error.contains("optimizer.learning_rate is 0.01 and was 0.02, train.epochs is 3 and was 2"), "{error}");
+    assert!(error.contains("add --allow-changes"), "{error}");
+    let mut larger = config("");
+    larger.train.batch_size = 4;
+    let error = go_on(&larger, Resume::WithChanges).unwrap_err().to_string();
+    assert!(error.contains("another batch size: train.batch_size is 4 and was 8"), "{error}");
+    let mut filters = config(FILTERS);
+    filters.train = config("").train;
+    let error = go_on(&filters, Resume::WithChanges).unwrap_err().to_string();
+    assert!(error.contains("cannot go on with another network: gates.granularity"), "{error}");
+
+    let notes = Notes::default();
+    let outcome = go_on(&slower, Resume::WithChanges)
+        .unwrap()
+        .run(&mut [Box::new(notes.clone())], &AtomicBool::new(false))
+        .unwrap();
+    let Outcome::Finished(verdict) = outcome else { panic!("nothing interrupts it") };
+    assert_eq!(verdict.config, slower);
+    assert!(notes.0.borrow().iter().any(|note| note.contains("goes on with changes: optimizer.learning_rate is 0.01")));
+    // From now on it is the run's own.
+    assert_eq!(Config::read(&verdict.run.config(), &[]).unwrap(), slower);
+    assert!(go_on(&slower, Resume::Exactly).is_ok());
+}
+
+#[test]
 fn a_run_belongs_to_one_process_at_a_time() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
     assert!(run(config(""), &out, false, Some(1)).unwrap().is_none());
-    let first = Fit::prepare(config(""), Some(out.clone()), true, Device::Cpu).unwrap();
-    let error = Fit::prepare(config(""), Some(out.clone()), true, Device::Cpu).unwrap_err().to_string();
+    let first = Fit::prepare(config(""), Some(out.clone()), Resume::Exactly, Device::Cpu).unwrap();
+    let error = Fit::prepare(config(""), Some(out.clone()), Resume::Exactly, Device::Cpu).unwrap_err().to_string();
     assert!(error.contains("another process is training in"), "{error}");
     drop(first);
-    assert!(Fit::prepare(config(""), Some(out), true, Device::Cpu).is_ok());
+    assert!(Fit::prepare(config(""), Some(out), Resume::Exactly, Device::Cpu).is_ok());
 }
 
 #[test]
@@ -469,7 +505,7 @@ fn an_interrupted_evaluation_is_done_again() {
     short.train.epochs = 1;
     run(short.clone(), &whole, false, None).unwrap();
     let interrupt: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
-    let fit = Fit::prepare(short.clone(), Some(parts.clone()), false, Device::Cpu).unwrap();
+    let fit = Fit::prepare(short.clone(), Some(parts.clone()), Resume::No, Device::Cpu).unwrap();
     let outcome = fit.run(&mut [Box::new(DuringEvaluation(interrupt))], interrupt).unwrap();
     assert!(matches!(outcome, Outcome::Interrupted(_)));
     let resumed = run(short, &parts, true, None).unwrap().unwrap();
@@ -495,12 +531,12 @@ fn a_few_bad_images_are_named_and_too_many_stop_the_run() {
     config.data.max_bad_share = 0.05;
     config.data.path = Some(damaged_set(&folder.path().join("few"), 2));
     let notes = Notes::default();
-    let fit = Fit::prepare(config.clone(), Some(folder.path().join("run")), false, Device::Cpu).unwrap();
+    let fit = Fit::prepare(config.clone(), Some(folder.path().join("run")), Resume::No, Device::Cpu).unwrap();
     fit.run(&mut [Box::new(notes.clone())], &AtomicBool::new(false)).unwrap();
     assert_eq!(notes.0.borrow().iter().filter(|note| note.contains("train/disc")).count(), 2);
 
     config.data.path = Some(damaged_set(&folder.path().join("many"), 3));
-    let fit = Fit::prepare(config, Some(folder.path().join("other")), false, Device::Cpu).unwrap();
+    let fit = Fit::prepare(config, Some(folder.path().join("other")), Resume::No, Device::Cpu).unwrap();
     let error = fit.run(&mut [], &AtomicBool::new(false)).unwrap_err();
     assert!(matches!(error, Error::TooManyBadImages { bad: 3, images: 40, .. }), "{error}");
 }
