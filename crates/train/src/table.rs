@@ -1,5 +1,7 @@
 //! Text tables.
 
+use trainer::config::Metric;
+
 /// Columns aligned by their widest cell; numbers to the right. The first row is the heading.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -31,6 +33,11 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
 /// A share as a percentage.
 pub(crate) fn percent(share: f64) -> String {
     format!("{:.1}%", 100.0 * share)
+}
+
+/// What an evaluation measured.
+pub(crate) fn metric_value(metric: Metric, value: f64) -> String {
+    if metric.is_better_high() { percent(value) } else { format!("{value:.4}") }
 }
 
 /// A count with thousands separated.

@@ -66,8 +66,11 @@ pub struct Training {
     pub step: u64,
     /// The evaluation after the last completed epoch.
     pub evaluation: Option<Summary>,
-    /// Epoch (from 1) and top-1 of the best evaluation so far.
+    /// Epoch (from 1) and value of the best evaluation so far, by `checkpoints.best_by`.
     pub best: Option<(u64, f64)>,
+    /// Those that come next, as many as are kept.
+    #[serde(default)]
+    pub runners_up: Vec<(u64, f64)>,
     /// Sums over the steps of the unfinished epoch.
     pub(crate) partial: Sums,
 }
@@ -90,6 +93,7 @@ impl Training {
     /// Forgets what was measured, for a network that has changed since.
     pub fn forget_results(&mut self) {
         (self.evaluation, self.best) = (None, None);
+        self.runners_up.clear();
     }
 }
 
@@ -118,8 +122,7 @@ impl Input {
 }
 
 impl Checkpoint {
-    /// Writes a checkpoint of `network`, whole or not at all. Training can go on exactly from where `training` stood only with
-    /// its `optimizer`.
+    /// Writes a checkpoint of `network`, whole or not at all.
     ///
     /// # Errors
     /// If it cannot be written; then what was at `path` is still there.
@@ -129,8 +132,18 @@ impl Checkpoint {
         classes: &[String],
         input: Input,
         training: Option<&Training>,
-        optimizer: Option<&Sgd>,
     ) -> Result<()> {
+        write_atomically(path, &Self::to_bytes(network, classes, input, training, None)?)
+    }
+
+    /// A checkpoint as a file's content. Training can go on exactly from where `training` stood only with its `optimizer`.
+    pub(crate) fn to_bytes(
+        network: &Network,
+        classes: &[String],
+        input: Input,
+        training: Option<&Training>,
+        optimizer: Option<&Sgd>,
+    ) -> Result<Vec<u8>> {
         let description = Description {
             format: FORMAT,
             spec: network.spec().clone(),
@@ -138,9 +151,7 @@ impl Checkpoint {
             input,
             training: training.cloned(),
         };
-        let invalid =
-            |error: serde_json::Error| Error::NotACheckpoint { path: path.to_owned(), reason: error.to_string() };
-        let description = serde_json::to_string(&description).map_err(invalid)?;
+        let description = serde_json::to_string(&description).map_err(Error::Description)?;
         let momentum: Vec<(String, &Tensor)> = optimizer
             .iter()
             .flat_map(|optimizer| optimizer.state())
@@ -148,7 +159,7 @@ impl Checkpoint {
             .collect();
         let tensors = network.tensors().iter().map(|entry| (entry.name.as_str(), &entry.tensor));
         let buffers = momentum.iter().map(|(name, buffer)| (name.as_str(), *buffer));
-        write_atomically(path, &safetensors::to_bytes(tensors.chain(buffers), (KEY, description))?)
+        Ok(safetensors::to_bytes(tensors.chain(buffers), (KEY, description))?)
     }
 
     /// Reads a checkpoint.

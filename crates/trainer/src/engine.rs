@@ -3,11 +3,13 @@
 use crate::batch::to_tensors;
 use crate::calibrate::Calibration;
 use crate::checkpoint::{Checkpoint, Input, Training};
-use crate::config::Config;
+use crate::config::{CheckpointsConfig, Config};
 use crate::error::{Error, Result};
 use crate::evaluate::{BadImages, Evaluation, Evaluator};
 use crate::event::{Event, Listener, Scheduled, tell};
+use crate::file::write_atomically;
 use crate::gate_report::write_gate_report;
+use crate::keep::{Ranking, forget, ranked, write_last};
 use crate::listeners::SiteName;
 use crate::objective::{Objective, Pull};
 use crate::optimizer::Sgd;
@@ -15,7 +17,7 @@ use crate::run_dir::RunDir;
 use crate::schedule::Schedule;
 use crate::strategy::Strategy;
 use crate::teacher::Teacher;
-use crate::totals::Totals;
+use crate::totals::{Summary, Totals};
 use arch::{BlockSpec, Cost, GateSite, Meter, Network, Pass};
 use data::{Batch, Loader};
 use gumbel_gates::Policy;
@@ -75,7 +77,7 @@ pub struct Verdict {
     pub blocks: Vec<Option<BlockVerdict>>,
     /// What the gates are held to and what they came to in the last evaluation, `None` without gates.
     pub activation: Option<Activation>,
-    /// Epoch (from 1) and top-1 of the best evaluation.
+    /// Epoch (from 1) and value of the best evaluation, by `checkpoints.best_by`.
     pub best: (u64, f64),
     /// Images that could not be used, in training and validation together, in the last epoch.
     pub bad: usize,
@@ -180,17 +182,49 @@ impl Fit {
         totals.add(&output, &labels, [&terms.total, &terms.cross_entropy, &activation])
     }
 
+    fn save_last(&self, listeners: &mut [Box<dyn Listener>]) -> Result<()> {
+        write_last(&self.run, self.config.checkpoints.keep_last, &self.state()?)?;
+        tell(listeners, &Event::Saved(&self.run.last()))
+    }
+
+    /// Saves the state if its evaluation is among the best, and says whether it is the best so far.
+    fn save_if_good(&mut self, evaluation: &Summary, listeners: &mut [Box<dyn Listener>]) -> Result<bool> {
+        let (epoch, step, config) = (self.progress.epoch, self.progress.step, &self.config.checkpoints);
+        // Before gates are decided the network spends more; that is no match for one within its budget.
+        let same_gates = |epoch: u64| self.is_decided(epoch * self.steps_per_epoch() as u64) == self.is_decided(step);
+        let before = self.progress.best.into_iter().chain(self.progress.runners_up.iter().copied());
+        let before: Ranking = before.filter(|&(epoch, _)| same_gates(epoch)).collect();
+        let ranking = ranked(before, epoch, config.best_by.of(evaluation), config);
+        let several = config.keep_best > 1;
+        let (is_good, is_best) = (ranking.iter().any(|best| best.0 == epoch), ranking[0].0 == epoch);
+        self.progress.best = ranking.first().copied();
+        self.progress.runners_up = ranking.iter().skip(1).copied().collect();
+        if is_good && several {
+            self.save(self.run.best_of_epoch(epoch), listeners)?;
+        }
+        if is_best {
+            self.save(self.run.best(), listeners)?;
+        }
+        forget(&self.run, &ranking);
+        Ok(is_best)
+    }
+
+    /// Whether the state is to be saved in the middle of an epoch.
+    fn save_is_due(&self, saved: Instant) -> bool {
+        let CheckpointsConfig { every_steps, every_minutes, .. } = self.config.checkpoints;
+        (every_steps > 0 && self.progress.step.is_multiple_of(every_steps))
+            || (every_minutes > 0.0 && saved.elapsed().as_secs_f64() >= 60.0 * every_minutes)
+    }
+
     fn save(&self, path: PathBuf, listeners: &mut [Box<dyn Listener>]) -> Result<()> {
-        let classes = &self.train.split().classes;
-        Checkpoint::write(
-            &path,
-            &self.network,
-            classes,
-            Input::of(&self.config),
-            Some(&self.progress),
-            Some(&self.optimizer),
-        )?;
+        write_atomically(&path, &self.state()?)?;
         tell(listeners, &Event::Saved(&path))
+    }
+
+    /// Everything that a run needs to go on, as a file's content.
+    fn state(&self) -> Result<Vec<u8>> {
+        let (classes, input) = (&self.train.split().classes, Input::of(&self.config));
+        Checkpoint::to_bytes(&self.network, classes, input, Some(&self.progress), Some(&self.optimizer))
     }
 
     /// The training steps of one epoch: the number of images left out, `None` if interrupted.
@@ -200,7 +234,7 @@ impl Fit {
         let (epoch, first, batches) = (self.progress.epoch + 1, self.progress.batch, self.steps_per_epoch());
         tell(listeners, &Event::EpochStarted { epoch, first, batches, config: &self.config })?;
         let mut logged = self.progress.partial.clone();
-        let mut since = Instant::now();
+        let (mut since, mut saved) = (Instant::now(), Instant::now());
         for batch in self.train.epoch(self.progress.epoch, first)? {
             bad.add(&batch.bad, &self.train, listeners)?;
             // Batch norm cannot learn from a single image; only bad files can leave so few.
@@ -223,10 +257,15 @@ impl Fit {
                 logged = sums;
                 since = Instant::now();
             }
-            if interrupt.load(Ordering::Relaxed) {
+            let interrupted = interrupt.load(Ordering::Relaxed);
+            if interrupted || (batch < batches && self.save_is_due(saved)) {
                 self.progress.partial = totals.read()?;
                 refuse_not_finite(self.progress.partial.summary().loss, step)?;
-                return Ok(None);
+                if interrupted {
+                    return Ok(None);
+                }
+                self.save_last(listeners)?;
+                saved = Instant::now();
             }
         }
         self.progress.partial = totals.read()?;
@@ -284,7 +323,7 @@ impl Fit {
         }
         if self.progress.step == 0 {
             if !self.start_gates(listeners, interrupt)? {
-                self.save(self.run.last(), listeners)?;
+                self.save_last(listeners)?;
                 return Ok(Outcome::Interrupted(self.run));
             }
             self.decide(0, listeners)?;
@@ -292,7 +331,7 @@ impl Fit {
         let mut last = None;
         while self.progress.epoch < self.config.train.epochs {
             let Some((evaluation, bad)) = self.epoch(listeners, interrupt)? else {
-                self.save(self.run.last(), listeners)?;
+                self.save_last(listeners)?;
                 return Ok(Outcome::Interrupted(self.run));
             };
             last = Some((evaluation, bad));
@@ -339,16 +378,14 @@ impl Fit {
         self.progress.epoch += 1;
         self.progress.batch = 0;
         self.progress.evaluation = Some(evaluation.summary.clone());
-        let (step, epoch, top1) = (self.progress.step, self.progress.epoch, evaluation.summary.top1);
-        // Before gates are decided the network spends more; that is no match for one within its budget.
-        let same_gates = |epoch: u64| self.is_decided(epoch * self.steps_per_epoch() as u64) == self.is_decided(step);
-        let is_best = self.progress.best.is_none_or(|(epoch, best)| top1 > best || !same_gates(epoch));
-        if is_best {
-            self.progress.best = Some((epoch, top1));
-            // Before `last`, which says that it exists.
-            self.save(self.run.best(), listeners)?;
+        let (step, epoch) = (self.progress.step, self.progress.epoch);
+        // Before `last`, which says that it exists.
+        let is_best = self.save_if_good(&evaluation.summary, listeners)?;
+        let for_good = self.config.checkpoints.keep_every_epochs;
+        if for_good > 0 && epoch.is_multiple_of(for_good) {
+            self.save(self.run.after_epoch(epoch), listeners)?;
         }
-        self.save(self.run.last(), listeners)?;
+        self.save_last(listeners)?;
         let bad_images = left_out + evaluation.bad;
         tell(
             listeners,
@@ -381,7 +418,8 @@ impl Fit {
             let found = self.config.gates.weighting.activation(&evaluation.summary, &self.cost);
             Activation { target, found }
         });
-        let best = self.progress.best.unwrap_or((self.progress.epoch, evaluation.summary.top1));
+        let metric = self.config.checkpoints.best_by;
+        let best = self.progress.best.unwrap_or((self.progress.epoch, metric.of(&evaluation.summary)));
         let (config, run, cost) = (self.config, self.run, self.cost);
         Verdict { config, run, cost, evaluation, blocks, activation, best, bad, seconds, epochs }
     }

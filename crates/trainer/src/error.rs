@@ -108,6 +108,9 @@ pub enum Error {
         /// The data's classes, shortened.
         data: String,
     },
+    /// What a checkpoint says about its network cannot be written as JSON.
+    #[error("the state cannot be described")]
+    Description(#[source] serde_json::Error),
     /// A teacher cannot teach this run.
     #[error("the teacher {} cannot be used: {reason}", path.display())]
     UnfitTeacher {

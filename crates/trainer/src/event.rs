@@ -70,7 +70,7 @@ pub enum Event<'a> {
         sampled: Option<&'a Evaluation>,
         /// What the schedules said for the last step.
         scheduled: Scheduled,
-        /// Whether this is the best top-1 so far.
+        /// Whether this is the best so far, by `checkpoints.best_by`.
         is_best: bool,
         /// Images that could not be used, in training and evaluation together.
         bad_images: usize,

@@ -12,10 +12,23 @@ pub(crate) const SCRATCH: &str = ".writing-";
 /// # Errors
 /// If anything fails; then `path` is as it was.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    write(path, bytes).map_err(|source| Error::Write { path: path.to_owned(), bytes: Some(bytes.len()), source })
+    write_atomically_after(path, bytes, || Ok(()))
 }
 
-fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+/// The same, and between the two `make_way` moves what is at `path`, once the new content is safe on the disk.
+///
+/// # Errors
+/// If anything fails; before `make_way` runs, `path` is as it was.
+pub(crate) fn write_atomically_after(
+    path: &Path,
+    bytes: &[u8],
+    make_way: impl FnOnce() -> std::io::Result<()>,
+) -> Result<()> {
+    let failed = |source| Error::Write { path: path.to_owned(), bytes: Some(bytes.len()), source };
+    write(path, bytes, make_way).map_err(failed)
+}
+
+fn write(path: &Path, bytes: &[u8], make_way: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     builder.prefix(SCRATCH);
@@ -28,6 +41,7 @@ fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut scratch = builder.tempfile_in(folder)?;
     scratch.write_all(bytes)?;
     scratch.as_file().sync_all()?;
+    make_way()?;
     scratch.persist(path)?;
     // The rename itself must survive a crash too.
     #[cfg(unix)]

@@ -20,6 +20,7 @@ mod gate_report;
 mod gate_stages;
 mod gate_use;
 mod importance;
+mod keep;
 mod listeners;
 mod objective;
 mod optimizer;

@@ -5,6 +5,7 @@ use crate::config::{Config, Fault, Faults, Weighting};
 use crate::engine::Fit;
 use crate::error::{Error, Result};
 use crate::file::write_atomically;
+use crate::keep::{read_last, set_aside};
 use crate::objective::Objective;
 use crate::optimizer::Sgd;
 use crate::run_dir::RunDir;
@@ -42,13 +43,13 @@ impl Fit {
         let resumed_from = (resume != Resume::No).then(existing);
         // Before anything is read that the other process may be writing.
         let resumed_lock = match &resumed_from {
-            Some(run) if run.last().exists() => Some(run.lock()?),
+            Some(run) if run.config().exists() => Some(run.lock()?),
             _ => None,
         };
         let origin = match (&config.network.checkpoint, &resumed_from) {
             (None, _) => None,
             (Some(path), None) => Some(Checkpoint::read(path)?),
-            (Some(_), Some(run)) => Some(last_of(run)?),
+            (Some(_), Some(run)) => Some(read_last(run)?.0),
         };
         let spec = match &origin {
             Some(checkpoint) => {
@@ -192,6 +193,7 @@ fn start(
         step: 0,
         evaluation: None,
         best: None,
+        runners_up: Vec::new(),
         partial: Sums::default(),
     };
     Ok((progress, fresh_gates))
@@ -207,8 +209,8 @@ fn continue_from(
     optimizer: &mut Sgd,
     notes: &mut Vec<String>,
 ) -> Result<Training> {
-    let path = run.last();
-    let checkpoint = last_of(run)?;
+    let (checkpoint, place, faults) = read_last(run)?;
+    let path = run.last_but(place);
     let Some(training) = &checkpoint.training else {
         let reason = "it does not say where training stood".to_owned();
         return Err(Error::NotACheckpoint { path, reason });
@@ -226,15 +228,18 @@ fn continue_from(
     checkpoint.load_into(network)?;
     optimizer.load_state(&path, checkpoint.momentum())?;
     run.remove_scratch();
+    for fault in faults {
+        notes.push(format!("{fault}; going on from the state before it"));
+    }
+    set_aside(run, place)?;
     notes.push(format!("resumed {} after step {}", path.display(), training.step));
     // What may change has changed.
-    Ok(Training { config: config.clone(), ..training.clone() })
-}
-
-/// The checkpoint a stopped run goes on from.
-fn last_of(run: &RunDir) -> Result<Checkpoint> {
-    let path = run.last();
-    if path.exists() { Checkpoint::read(&path) } else { Err(Error::NothingToResume { path }) }
+    let before = training.config.checkpoints.best_by;
+    let mut training = Training { config: config.clone(), ..training.clone() };
+    if training.config.checkpoints.best_by != before {
+        (training.best, training.runners_up) = (None, Vec::new());
+    }
+    Ok(training)
 }
 
 /// Targets per block must fit a network that only a checkpoint knows.
@@ -291,7 +296,12 @@ fn images(dataset: &Dataset) -> (usize, u64) {
 
 /// The keys that differ, and how: a resumed run keeps its configuration, but data may have moved and machines differ.
 fn changes(before: &Config, now: &Config) -> Vec<(String, String)> {
-    const MAY_CHANGE: [&str; 8] = [
+    const MAY_CHANGE: [&str; 13] = [
+        "checkpoints.every_steps",
+        "checkpoints.every_minutes",
+        "checkpoints.keep_last",
+        "checkpoints.keep_best",
+        "checkpoints.keep_every_epochs",
         "data.path",
         "data.threads",
         "data.batches_ahead",

@@ -32,7 +32,7 @@ impl RunDir {
             }
             Err(source) => return Err(failed(source)),
         }
-        fs::create_dir(path.join("checkpoints")).map_err(failed)?;
+        fs::create_dir(Self::at(path).checkpoints()).map_err(failed)?;
         Ok(Self::at(path))
     }
 
@@ -68,7 +68,7 @@ impl RunDir {
 
     /// Removes what an interrupted write left behind.
     pub fn remove_scratch(&self) {
-        let entries = fs::read_dir(self.path.join("checkpoints")).into_iter().flatten().flatten();
+        let entries = fs::read_dir(self.checkpoints()).into_iter().flatten().flatten();
         for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(crate::file::SCRATCH)) {
             // Wasted space is no reason to stop.
             let _ = fs::remove_file(entry.path());
@@ -85,14 +85,35 @@ impl RunDir {
         self.path.join("config.toml")
     }
 
-    /// The state to resume from.
-    pub fn last(&self) -> PathBuf {
-        self.path.join("checkpoints/last.safetensors")
+    /// The folder of all states.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
     }
 
-    /// The state with the best top-1.
+    /// The state to resume from.
+    pub fn last(&self) -> PathBuf {
+        self.last_but(0)
+    }
+
+    /// The state saved that many times before the last one: `last-2.safetensors` is the one before it.
+    pub fn last_but(&self, places: usize) -> PathBuf {
+        let name = if places == 0 { "last".to_owned() } else { format!("last-{}", places + 1) };
+        self.checkpoints().join(format!("{name}.safetensors"))
+    }
+
+    /// The best state.
     pub fn best(&self) -> PathBuf {
-        self.path.join("checkpoints/best.safetensors")
+        self.checkpoints().join("best.safetensors")
+    }
+
+    /// A state that was among the best after that epoch (from 1), where several are kept.
+    pub fn best_of_epoch(&self, epoch: u64) -> PathBuf {
+        self.checkpoints().join(format!("best-epoch-{epoch}.safetensors"))
+    }
+
+    /// The state after that epoch (from 1), kept for good.
+    pub fn after_epoch(&self, epoch: u64) -> PathBuf {
+        self.checkpoints().join(format!("epoch-{epoch}.safetensors"))
     }
 
     /// One line per log step and epoch.

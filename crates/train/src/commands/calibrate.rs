@@ -78,7 +78,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         training.forget_results();
         training
     });
-    Checkpoint::write(&args.out, &loaded.network, classes, loaded.input, training.as_ref(), None)?;
+    Checkpoint::write(&args.out, &loaded.network, classes, loaded.input, training.as_ref())?;
     Ok(Done::ok(format!(
         "batch norm statistics averaged over {used} batches of up to {batch_size} training images, gates by {}\nwrote {}\n",
         args.policy,

@@ -93,7 +93,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             export_script(&loaded.network, &about, &options, &args.out)?;
         }
         Format::Safetensors => {
-            Checkpoint::write(&args.out, &loaded.network, &loaded.classes, loaded.input, None, None)?;
+            Checkpoint::write(&args.out, &loaded.network, &loaded.classes, loaded.input, None)?;
         }
         Format::StateDict => state_dict(&loaded, &args)?,
     }

@@ -3,7 +3,7 @@
 use super::Usage;
 use crate::Done;
 use crate::device::DeviceChoice;
-use crate::table::{macs, percent, table};
+use crate::table::{macs, metric_value, percent, table};
 use anyhow::{Result, bail};
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -11,7 +11,7 @@ use signal_hook::flag;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use trainer::config::{ActivationLoss, Weighting};
+use trainer::config::{ActivationLoss, Metric, Weighting};
 use trainer::{
     Checkpoint, Config, Fit, Listener, MetricsFile, Outcome, Polarisation, Progress, Resume, RunDir, TensorBoard,
     Verdict,
@@ -163,7 +163,12 @@ fn text(verdict: &Verdict) -> String {
     }
     let mut text = format!("\n{}\n", table(&rows));
     let mut fact = |name: &str, value: String| text += &format!("{name:<12}{value}\n");
-    fact("top-1", format!("{}  (best {} in epoch {})", percent(summary.top1), percent(verdict.best.1), verdict.best.0));
+    let (metric, (best_epoch, best)) = (verdict.config.checkpoints.best_by, verdict.best);
+    let name = if metric == Metric::Top1 { String::new() } else { format!("{} ", metric.name()) };
+    fact(
+        "top-1",
+        format!("{}  (best {name}{} in epoch {best_epoch})", percent(summary.top1), metric_value(metric, best)),
+    );
     fact("top-5", percent(summary.top5));
     fact("policy", format!("{}, {} validation images", verdict.evaluation.strategy, summary.images));
     let mut of_macs = String::new();
@@ -246,7 +251,7 @@ fn json(verdict: &Verdict) -> String {
     let value = json!({
         "top1": summary.top1,
         "top5": summary.top5,
-        "best": { "epoch": verdict.best.0, "top1": verdict.best.1 },
+        "best": { "epoch": verdict.best.0, "metric": verdict.config.checkpoints.best_by, "value": verdict.best.1 },
         "policy": verdict.evaluation.strategy.to_string(),
         "opening": summary.opening(),
         "target": verdict.activation.map(|activation| activation.target),

@@ -3,7 +3,7 @@
 use super::Usage;
 use crate::Done;
 use crate::source::{Source, network_with_weights};
-use crate::table::{grouped, macs, percent, table};
+use crate::table::{grouped, macs, metric_value, percent, table};
 use anyhow::{Result, bail};
 use arch::{BlockSpec, Cost, GateSite, NetSpec, Preset, Site};
 use serde_json::json;
@@ -100,8 +100,9 @@ fn text(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> S
                 ),
             );
         }
-        if let Some((epoch, top1)) = training.best {
-            fact("best", format!("top-1 {} in epoch {epoch}", percent(top1)));
+        if let Some((epoch, value)) = training.best {
+            let metric = training.config.checkpoints.best_by;
+            fact("best", format!("{} {} in epoch {epoch}", metric.name(), metric_value(metric, value)));
         }
     }
     text
@@ -156,7 +157,9 @@ fn json(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> R
             "epochs_done": training.epoch,
             "epochs": training.config.train.epochs,
             "steps": training.step,
-            "best": training.best.map(|(epoch, top1)| json!({ "epoch": epoch, "top1": top1 })),
+            "best": training.best.map(|(epoch, value)| {
+                json!({ "epoch": epoch, "metric": training.config.checkpoints.best_by, "value": value })
+            }),
             "evaluation": training.evaluation,
         })),
     });

@@ -103,7 +103,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         }
         training
     });
-    Checkpoint::write(&args.out, &pruned, &loaded.classes, loaded.input, training.as_ref(), None)?;
+    Checkpoint::write(&args.out, &pruned, &loaded.classes, loaded.input, training.as_ref())?;
     let networks = [&loaded.network, &pruned];
     let text = if args.json { json(networks, &costs, &decisions) } else { text(networks, &costs, &decisions, &args) };
     Ok(Done::ok(text))

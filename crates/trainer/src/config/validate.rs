@@ -126,6 +126,11 @@ impl Config {
         check("schedule.step_factor", step_factor > 0.0 && step_factor <= 1.0, "expected a number above 0, up to 1");
         check("schedule.power", positive(power), "expected a number above 0");
 
+        let checkpoints = &self.checkpoints;
+        check("checkpoints.every_minutes", not_negative(checkpoints.every_minutes), "expected a number of at least 0");
+        check("checkpoints.keep_last", (1..=1000).contains(&checkpoints.keep_last), "expected 1 to 1,000");
+        check("checkpoints.keep_best", (1..=1000).contains(&checkpoints.keep_best), "expected 1 to 1,000");
+
         let train = &self.train;
         let plain = !train.name.is_empty() && !train.name.starts_with('.') && !train.name.contains(['/', '\\']);
         check("train.name", plain, "expected a folder name without separators");

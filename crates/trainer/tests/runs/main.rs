@@ -164,7 +164,7 @@ fn a_finished_run_leaves_what_the_verdict_says() {
     assert!(verdict.blocks.iter().all(|block| block.is_some_and(|block| block.target == 0.6)));
     assert_eq!(verdict.evaluation.summary.images, 20);
     let left: Vec<_> = fs::read_dir(run_dir.path().join("checkpoints")).unwrap().collect();
-    assert_eq!(left.len(), 2, "best and last, no scratch files");
+    assert_eq!(left.len(), 3, "best, last and the one before, no scratch files");
 }
 
 #[test]
@@ -440,6 +440,68 @@ fn a_run_does_not_go_on_with_other_images() {
     fs::remove_file(image).unwrap();
     let error = run(config, &out, true, None).unwrap_err().to_string();
     assert!(error.contains("(60 training and validation images then, 59 now)"), "{error}");
+}
+
+#[test]
+fn a_damaged_last_state_leaves_the_one_before_and_nothing_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, out) = (folder.path().join("whole"), folder.path().join("run"));
+    run(config(""), &whole, false, None).unwrap();
+    // After the first epoch, then in the middle of the second.
+    assert!(run(config(""), &out, false, Some(7)).unwrap().is_none());
+    let last = RunDir::at(&out).last();
+    let bytes = fs::read(&last).unwrap();
+    for length in (0..25).map(|part| bytes.len() * part / 25) {
+        let cut = folder.path().join(format!("cut-{length}"));
+        fs::create_dir_all(cut.join("checkpoints")).unwrap();
+        for file in ["config.toml", "metrics.jsonl", "checkpoints/last-2.safetensors"] {
+            fs::copy(out.join(file), cut.join(file)).unwrap();
+        }
+        fs::write(RunDir::at(&cut).last(), &bytes[..length]).unwrap();
+        let fit = Fit::prepare(config(""), Some(cut.clone()), Resume::Exactly, Device::Cpu).unwrap();
+        assert_eq!(fit.resumed_after(), Some(5), "{length} bytes");
+        let aside = RunDir::at(&cut).last().with_extension("damaged-1");
+        assert_eq!(fs::read(aside).unwrap(), &bytes[..length], "it is kept");
+        drop(fit);
+        assert!(Fit::prepare(config(""), Some(cut), Resume::Exactly, Device::Cpu).is_ok(), "and not in the way");
+    }
+    // One stopped between moving the last state back and writing the next.
+    fs::remove_file(&last).unwrap();
+    let notes = Notes::default();
+    let fit = Fit::prepare(config(""), Some(out.clone()), Resume::Exactly, Device::Cpu).unwrap();
+    fit.run(&mut [Box::new(notes.clone())], &AtomicBool::new(false)).unwrap();
+    assert!(notes.0.borrow()[1].contains("last-2.safetensors after step 5"), "{:?}", notes.0.borrow());
+    assert_eq!(weights(&last), weights(&RunDir::at(&whole).last()));
+}
+
+#[test]
+fn states_are_kept_as_the_configuration_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let policy = "[checkpoints]\nevery_steps = 3\nkeep_last = 3\nkeep_best = 2\nbest_by = \"cross-entropy\"\n\
+         keep_every_epochs = 2";
+    let mut config = config(policy);
+    config.train.epochs = 4;
+    let verdict = run(config, &out, false, None).unwrap().unwrap();
+    let training = |path: PathBuf| Checkpoint::read(&path).unwrap().training.unwrap();
+    let run_dir = &verdict.run;
+    // Epochs end after steps 5, 10, 15 and 20; step 15 is the end of an epoch anyway.
+    let steps: Vec<u64> = (0..3).map(|places| training(run_dir.last_but(places)).step).collect();
+    assert_eq!(steps, [20, 18, 15]);
+    assert!(!run_dir.last_but(3).exists());
+    assert_eq!([2, 4].map(|epoch| training(run_dir.after_epoch(epoch)).epoch), [2, 4]);
+    let mut losses: Vec<(u64, f64)> = Vec::new();
+    for line in metrics(&out).iter().filter(|line| line.contains("\"epoch\",")) {
+        let line: serde_json::Value = serde_json::from_str(&line.replace(",,", ",")).unwrap();
+        losses.push((line["epoch"].as_u64().unwrap(), line["val"]["cross_entropy"].as_f64().unwrap()));
+    }
+    losses.sort_by(|a, b| a.1.total_cmp(&b.1));
+    let last = training(run_dir.last());
+    assert_eq!((last.best, last.runners_up), (Some(losses[0]), vec![losses[1]]));
+    assert_eq!(training(run_dir.best()).epoch, losses[0].0);
+    for (rank, (epoch, _)) in losses.into_iter().enumerate() {
+        assert_eq!(run_dir.best_of_epoch(epoch).exists(), rank < 2, "epoch {epoch}");
+    }
 }
 
 #[test]
