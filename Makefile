@@ -9,6 +9,8 @@ TRAIN := target/release/train
 # What makes any configuration small enough to try.
 TRY := --set train.epochs=1 --set train.batch_size=32 --set train.calibrate_batches=2 --set data.image_size=32 --set data.resize=32
 CONFIGS := $(filter-out %-sample,$(patsubst configs/%.toml,%,$(sort $(wildcard configs/*.toml))))
+# Gates that are decided are decided in that one epoch.
+TRY_FILTERS := --set gates.decide_after=0.5
 # Settings of the environment that would lose the run path of .cargo/config.toml or point past .libtorch.
 CARGO := @env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u LIBTORCH CARGO_TARGET_DIR=target cargo
 
@@ -52,7 +54,7 @@ train-resnet50-aig:
 
 $(filter-out train-resnet50-aig,$(CONFIGS:%=train-%)): train-%:
 	@echo "make $@ needs images: DATA=DIR in ImageNet layout, DIR/train/CLASS/IMAGE.jpg and DIR/val/CLASS/IMAGE.jpg." >&2
-	@echo "To try it: make sample-data && make $@ DATA=$(SAMPLE_DATA) ARGS='$(TRY)'" >&2
+	@echo "To try it: make sample-data && make $@ DATA=$(SAMPLE_DATA) ARGS='$(TRY)$(if $(filter %-filter,$*), $(TRY_FILTERS))'" >&2
 	@exit 2
 endif
 

@@ -7,9 +7,9 @@ use crate::spec::{BlockSpec, ConvSpec, Shortcut};
 use tch::{Kind, Tensor};
 
 impl Network {
-    /// For every gate how large what it decides about is, by the squared norms of weights: the batch norm's scale of a channel,
-    /// which is the deviation of its values (Liu et al. ICCV 2017), times the weights that read it (Li et al. ICLR 2017), the mean
-    /// over the gate's channels. Weights of different places have different sizes, so the filter gates of each place have a mean
+    /// For every gate how large what it decides about is, by the squared norms of weights, the mean over its channels: the batch norm's
+    /// scale of a channel, which is the deviation of its values (Liu et al. ICCV 2017), and within the branch times the weights that
+    /// read it (Li et al. ICLR 2017); of an input channel only the latter. Weights of different places have different sizes, so the filter gates of each place have a mean
     /// of 1, and so have all layer gates together.
     ///
     /// # Errors
@@ -36,13 +36,10 @@ impl Network {
     /// `[channels]` in float64, in the main memory.
     fn channel_norms(&self, block: &BlockSpec, site: Site) -> Result<Tensor> {
         let written = |conv: &ConvSpec| self.squares(&block.name, &conv.norm, Ok);
-        let read = |conv: &ConvSpec| {
-            self.squares(&block.name, &conv.name, |weight| {
-                // [outputs, inputs per group, kernel, kernel]; a depthwise filter reads its own channel.
-                let others: [i64; 3] = if conv.groups > 1 { [1, 2, 3] } else { [0, 2, 3] };
-                Ok(weight.f_sum_dim_intlist(others.as_slice(), false, Kind::Double)?)
-            })
-        };
+        // [outputs, inputs, kernel, kernel]; depthwise convolutions have no gates in front.
+        let others = [0i64, 2, 3];
+        let of_inputs = |weight: Tensor| Ok(weight.f_sum_dim_intlist(others.as_slice(), false, Kind::Double)?);
+        let read = |conv: &ConvSpec| self.squares(&block.name, &conv.name, of_inputs);
         let (branch, nothing) = (&block.branch, || Ok(Tensor::from_slice(&[] as &[f64])));
         match (site, &block.shortcut) {
             (Site::Input, _) => branch.first().map_or_else(nothing, read),

@@ -441,7 +441,7 @@ fn norms_say_how_large_what_a_gate_decides_about_is() {
     let norms = network.gate_norms().unwrap();
     assert!((norms[0] - 0.2).abs() < 1e-9 && (norms[1] - 1.8).abs() < 1e-9, "{norms:?}");
 
-    // A depthwise filter reads its own channel: nothing else changes when it grows.
+    // Every place of MobileNetV2 has norms too.
     let preset = Preset::named("mobilenet_v2").unwrap();
     let sizes = vec![Some(arch::GroupSizes::uniform(1, 0)); preset.spec(4).blocks.len()];
     let network =

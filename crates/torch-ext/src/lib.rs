@@ -2,7 +2,7 @@
 //!
 //! - [`Tensors`]: named parameters and buffers in a fixed order, as `torch.nn.Module.state_dict()` keeps them.
 //! - [`BatchNorm`], [`Linear`]: layers with PyTorch's names and initial values.
-//! - [`fused_sgd`]: one call that updates all parameters.
+//! - [`fused_sgd`], [`fused_adamw`]: one call that updates all parameters.
 //! - [`uniform`], [`normal`]: random values that are a function of an explicit seed.
 //! - [`Script`]: TorchScript modules, compiled from their source.
 //! - [`keep_memory`]: no detours of large tensors through the system.
@@ -21,7 +21,7 @@ pub use cuda::cuda_is_available;
 pub use error::{Error, Result};
 pub use layers::{BatchNorm, Linear, Statistics};
 pub use memory::keep_memory;
-pub use optimizer::{SgdStep, fused_sgd};
+pub use optimizer::{AdamWStep, SgdStep, fused_adamw, fused_sgd};
 pub use random::{derive_seed, normal, uniform};
 pub use script::{Attribute, Script};
 pub use tensors::{Entry, Init, Path, Role, Tensors};

@@ -15,7 +15,35 @@ pub struct SgdStep {
     pub nesterov: bool,
 }
 
+/// The numbers of one step of Adam with decoupled weight decay (Loshchilov and Hutter 2019), as in `torch.optim.AdamW`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWStep {
+    /// The number of the step, from 1: the first means are corrected for having started at zero.
+    pub number: u64,
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// How much of the running means of the gradient and of its square stays.
+    pub betas: [f64; 2],
+    /// Weight decay: the parameter shrinks by this times the learning rate.
+    pub weight_decay: f64,
+    /// Added to the root of the mean square.
+    pub epsilon: f64,
+}
+
 unsafe extern "C" {
+    fn torch_ext_fused_adamw(
+        parameters: *const *const torch_sys::C_tensor,
+        gradients: *const *const torch_sys::C_tensor,
+        means: *const *const torch_sys::C_tensor,
+        squares: *const *const torch_sys::C_tensor,
+        count: usize,
+        step: f64,
+        learning_rate: f64,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        epsilon: f64,
+    ) -> *mut c_char;
     fn torch_ext_fused_sgd(
         parameters: *const *const torch_sys::C_tensor,
         gradients: *const *const torch_sys::C_tensor,
@@ -35,18 +63,80 @@ unsafe extern "C" {
 /// # Errors
 /// If the lists differ in length, or libtorch refuses the tensors.
 pub fn fused_sgd(parameters: &[Tensor], gradients: &[Tensor], momenta: &[Tensor], step: &SgdStep) -> Result<()> {
-    let expected = parameters.len();
-    for (what, found) in [("gradients", gradients.len()), ("momenta", momenta.len())] {
-        if found != expected {
-            return Err(Error::Count { what, expected, found });
-        }
-    }
-    if expected == 0 {
+    refuse_unlike(parameters, &[("gradients", "gradient", gradients), ("momenta", "momentum", momenta)])?;
+    if parameters.is_empty() {
         return Ok(());
     }
-    // The CPU kernel walks raw memory: what it is given must really correspond.
-    for ((parameter, gradient), momentum) in parameters.iter().zip(gradients).zip(momenta) {
-        for (what, other) in [("gradient", gradient), ("momentum", momentum)] {
+    let count = parameters.len();
+    let (parameters, gradients, momenta) = (pointers(parameters), pointers(gradients), pointers(momenta));
+    // SAFETY: three arrays of `count` valid tensor pointers that outlive the call; the shim keeps none of them.
+    check(unsafe {
+        torch_ext_fused_sgd(
+            parameters.as_ptr(),
+            gradients.as_ptr(),
+            momenta.as_ptr(),
+            count,
+            step.learning_rate,
+            step.momentum,
+            step.weight_decay,
+            step.nesterov,
+        )
+    })
+}
+
+/// Updates `parameters` and the running means of their gradients and squared gradients in place: `torch._fused_adamw_`, one kernel per
+/// device for all of them.
+///
+/// Element i of each list belongs together: same shape, device and kind. Call it under [`tch::no_grad`].
+///
+/// # Errors
+/// If the lists differ in length, or libtorch refuses the tensors.
+pub fn fused_adamw(
+    parameters: &[Tensor],
+    gradients: &[Tensor],
+    means: &[Tensor],
+    squares: &[Tensor],
+    step: &AdamWStep,
+) -> Result<()> {
+    let lists = [("gradients", "gradient", gradients), ("means", "mean", means), ("squares", "mean square", squares)];
+    refuse_unlike(parameters, &lists)?;
+    if parameters.is_empty() {
+        return Ok(());
+    }
+    let count = parameters.len();
+    let [parameters, gradients, means, squares] = [parameters, gradients, means, squares].map(pointers);
+    // SAFETY: four arrays of `count` valid tensor pointers that outlive the call; the shim keeps none of them.
+    check(unsafe {
+        torch_ext_fused_adamw(
+            parameters.as_ptr(),
+            gradients.as_ptr(),
+            means.as_ptr(),
+            squares.as_ptr(),
+            count,
+            step.number as f64,
+            step.learning_rate,
+            step.betas[0],
+            step.betas[1],
+            step.weight_decay,
+            step.epsilon,
+        )
+    })
+}
+
+fn pointers(tensors: &[Tensor]) -> Vec<*const torch_sys::C_tensor> {
+    tensors.iter().map(Tensor::as_ptr).collect()
+}
+
+/// The CPU kernels walk raw memory: what they are given must really correspond. Lists as (name of all, name of one, tensors).
+fn refuse_unlike(parameters: &[Tensor], lists: &[(&'static str, &'static str, &[Tensor])]) -> Result<()> {
+    let expected = parameters.len();
+    for &(what, _, tensors) in lists {
+        if tensors.len() != expected {
+            return Err(Error::Count { what, expected, found: tensors.len() });
+        }
+    }
+    for &(_, what, tensors) in lists {
+        for (parameter, other) in parameters.iter().zip(tensors) {
             let same = other.defined()
                 && layout(other) == layout(parameter)
                 && (other.kind(), other.device()) == (parameter.kind(), parameter.device());
@@ -55,21 +145,7 @@ pub fn fused_sgd(parameters: &[Tensor], gradients: &[Tensor], momenta: &[Tensor]
             }
         }
     }
-    let pointers = |tensors: &[Tensor]| tensors.iter().map(Tensor::as_ptr).collect::<Vec<_>>();
-    let (parameters, gradients, momenta) = (pointers(parameters), pointers(gradients), pointers(momenta));
-    // SAFETY: three arrays of `expected` valid tensor pointers that outlive the call; the shim keeps none of them.
-    check(unsafe {
-        torch_ext_fused_sgd(
-            parameters.as_ptr(),
-            gradients.as_ptr(),
-            momenta.as_ptr(),
-            expected,
-            step.learning_rate,
-            step.momentum,
-            step.weight_decay,
-            step.nesterov,
-        )
-    })
+    Ok(())
 }
 
 /// Sizes, and strides where there is more than one element to stride over.
@@ -125,6 +201,27 @@ mod tests {
             let gradient = Tensor::from_slice(&[0.5f32]);
             fused_sgd(&[parameter.shallow_clone()], &[gradient], &[parameter.zeros_like()], &step).unwrap();
             assert!((parameter.double_value(&[0]) - expected).abs() < 1e-6);
+        }
+    }
+
+    /// m = β₁·m + (1 − β₁)·g, v = β₂·v + (1 − β₂)·g²; p ← p − lr·λ·p − lr · m/(1 − β₁ᵗ) / (√(v/(1 − β₂ᵗ)) + ε).
+    #[test]
+    fn steps_of_adam_equal_the_formula() {
+        let [parameter, mean, square] = [[1.0f32, -2.0], [0.0; 2], [0.0; 2]].map(|values| Tensor::from_slice(&values));
+        let (mut p, mut m, mut v) = ([1.0f64, -2.0], [0.0f64; 2], [0.0f64; 2]);
+        for (number, gradient) in [(1, [0.5f32, 0.25]), (2, [-0.1, 0.4]), (3, [0.3, 0.0])] {
+            let step = AdamWStep { number, learning_rate: 0.1, betas: [0.9, 0.99], weight_decay: 0.01, epsilon: 1e-3 };
+            let [p_, m_, v_] = [&parameter, &mean, &square].map(Tensor::shallow_clone);
+            fused_adamw(&[p_], &[Tensor::from_slice(&gradient)], &[m_], &[v_], &step).unwrap();
+            for i in 0..2 {
+                let g = f64::from(gradient[i]);
+                m[i] = 0.9 * m[i] + 0.1 * g;
+                v[i] = 0.99 * v[i] + 0.01 * g * g;
+                p[i] *= 1.0 - 0.1 * 0.01;
+                let corrected = (v[i] / (1.0 - 0.99f64.powi(number as i32))).sqrt();
+                p[i] -= 0.1 * m[i] / (1.0 - 0.9f64.powi(number as i32)) / (corrected + 1e-3);
+                assert!((parameter.double_value(&[i as i64]) - p[i]).abs() < 1e-6, "step {number}");
+            }
         }
     }
 

@@ -4,7 +4,9 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/_fused_sgd.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randn.h>
 
@@ -60,6 +62,18 @@ char *torch_ext_fused_sgd(at::Tensor *const *parameters, at::Tensor *const *grad
     return guarded([&] {
         at::_fused_sgd_(list(parameters, count), list(gradients, count), list(momenta, momentum == 0 ? 0 : count), weight_decay, momentum,
                         learning_rate, /*dampening=*/0.0, nesterov, /*maximize=*/false, /*is_first_step=*/false);
+    });
+}
+
+// torch._fused_adamw_. All parameters are at the same step, counted from 1.
+char *torch_ext_fused_adamw(at::Tensor *const *parameters, at::Tensor *const *gradients, at::Tensor *const *means,
+                            at::Tensor *const *squares, size_t count, double step, double learning_rate, double beta1, double beta2,
+                            double weight_decay, double epsilon) {
+    return guarded([&] {
+        at::Tensor number = at::full({}, step, parameters[0]->options().dtype(at::kFloat));
+        at::_fused_adamw_(list(parameters, count), list(gradients, count), list(means, count), list(squares, count),
+                          /*max_exp_avg_sqs=*/{}, std::vector<at::Tensor>(count, number), learning_rate, beta1, beta2, weight_decay,
+                          epsilon, /*amsgrad=*/false, /*maximize=*/false);
     });
 }
 }

@@ -27,27 +27,26 @@ pub(crate) struct Budget<'a> {
 
 impl Budget<'_> {
     /// Moves the margins of all gates by one and the same number, so that the decisions of argmax stay within the budget and use
-    /// as much of it as gates allow. A network that does so already is left as it is, bit for bit, if its gates do not look at
-    /// the input. Returns the activation of those decisions.
+    /// as much of it as gates allow. A network that does so already is left as it is, bit for bit. Returns the activation of the
+    /// decisions, measured: closing gates changes what later gates see, so of gates that look at the input it may be a little more.
     ///
     /// # Errors
     /// If too many images are unusable, or the network cannot run.
     pub fn meet(&self, listeners: &mut [Box<dyn Listener>]) -> Result<f64> {
-        let looks = self.network.spec().gate_sites().any(|(_, gates)| gates.kind == GateKind::Dependent);
-        let mut activation = 1.0;
-        for _ in 0..if looks { ROUNDS } else { 1 } {
-            let margins = if looks { self.margins(listeners)? } else { self.margins_of_any_image()? };
-            let threshold;
-            let of =
-                |open| Ok(self.objective.activation(&Openings::new(vec![open])?, self.meter)?.f_double_value(&[])?);
-            (threshold, activation) = lowest_threshold(&margins, self.target, of)?;
+        let of = |open| Ok(self.objective.activation(&Openings::new(vec![open])?, self.meter)?.f_double_value(&[])?);
+        let dependent = self.network.spec().gate_sites().any(|(_, gates)| gates.kind == GateKind::Dependent);
+        let margins =
+            |listeners: &mut [_]| if dependent { self.margins(listeners) } else { self.margins_of_any_image() };
+        for _ in 0..ROUNDS {
+            let margins = margins(listeners)?;
+            let (threshold, activation) = lowest_threshold(&margins, self.target, of)?;
             if threshold == 0.0 {
-                break;
+                return Ok(activation);
             }
             let by = margins.f_new_full([margins.size2()?.1], -threshold, (Kind::Float, margins.device()))?;
             self.network.shift_gates(&by)?;
         }
-        Ok(activation)
+        of(margins(listeners)?.f_gt(0.0)?.f_to_kind(Kind::Float)?)
     }
 
     /// The margins between open and closed of all gates for many images: [N, G].

@@ -1,12 +1,12 @@
 //! A network in a file: its tensors, and beside them the spec, the classes, how images are prepared, and where training stood.
 //!
-//! The format is safetensors. The tensors have the state dict's own names, momentum buffers `optimizer.momentum.NAME`; the
-//! rest is one JSON text in the metadata.
+//! The format is safetensors. The tensors have the state dict's own names, the optimiser's buffers
+//! `optimizer.KIND.NAME`; the rest is one JSON text in the metadata.
 
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::file::write_atomically;
-use crate::optimizer::Sgd;
+use crate::optimizer::Optimizer;
 use crate::totals::{Summary, Sums};
 use arch::state_dict::{StateDict, safetensors};
 use arch::{Classifier, Cost, NetSpec, Network};
@@ -20,7 +20,8 @@ use tch::{Device, Tensor};
 const KEY: &str = "gumbel-gates";
 /// Version of the description; a reader refuses others.
 const FORMAT: u32 = 2;
-const MOMENTUM: &str = "optimizer.momentum.";
+/// What the names of the optimiser's buffers begin with.
+const OPTIMIZER: &str = "optimizer.";
 
 /// A network with everything needed to use it or to train it on.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ pub struct Checkpoint {
     /// Where training stood; absent in a network that was only converted.
     pub training: Option<Training>,
     weights: StateDict,
-    momentum: HashMap<String, Tensor>,
+    optimizer: HashMap<String, Tensor>,
 }
 
 /// How an image is prepared for evaluation.
@@ -64,6 +65,9 @@ pub struct Training {
     pub batch: usize,
     /// Steps completed in all.
     pub step: u64,
+    /// Those of them in which parameters moved: all but those whose images could not be used.
+    #[serde(default)]
+    pub updates: u64,
     /// The evaluation after the last completed epoch.
     pub evaluation: Option<Summary>,
     /// Epoch (from 1) and value of the best evaluation so far, by `checkpoints.best_by`.
@@ -142,7 +146,7 @@ impl Checkpoint {
         classes: &[String],
         input: Input,
         training: Option<&Training>,
-        optimizer: Option<&Sgd>,
+        optimizer: Option<&Optimizer>,
     ) -> Result<Vec<u8>> {
         let description = Description {
             format: FORMAT,
@@ -152,13 +156,13 @@ impl Checkpoint {
             training: training.cloned(),
         };
         let description = serde_json::to_string(&description).map_err(Error::Description)?;
-        let momentum: Vec<(String, &Tensor)> = optimizer
+        let buffers: Vec<(String, &Tensor)> = optimizer
             .iter()
             .flat_map(|optimizer| optimizer.state())
-            .map(|(name, buffer)| (format!("{MOMENTUM}{name}"), buffer))
+            .map(|(name, buffer)| (format!("{OPTIMIZER}{name}"), buffer))
             .collect();
         let tensors = network.tensors().iter().map(|entry| (entry.name.as_str(), &entry.tensor));
-        let buffers = momentum.iter().map(|(name, buffer)| (name.as_str(), *buffer));
+        let buffers = buffers.iter().map(|(name, buffer)| (name.as_str(), *buffer));
         Ok(safetensors::to_bytes(tensors.chain(buffers), (KEY, description))?)
     }
 
@@ -192,10 +196,10 @@ impl Checkpoint {
         }
         let size = input.image_size as usize;
         let cost = Cost::of(&spec, size, size).map_err(|error| refuse(error.to_string()))?;
-        let (mut weights, mut momentum) = (Vec::new(), HashMap::new());
+        let (mut weights, mut optimizer) = (Vec::new(), HashMap::new());
         for (name, tensor) in file.tensors {
-            match name.strip_prefix(MOMENTUM) {
-                Some(parameter) => drop(momentum.insert(parameter.to_owned(), tensor)),
+            match name.strip_prefix(OPTIMIZER) {
+                Some(buffer) => drop(optimizer.insert(buffer.to_owned(), tensor)),
                 None => weights.push((name, tensor)),
             }
         }
@@ -205,7 +209,7 @@ impl Checkpoint {
             return Err(refuse(format!("it holds {held} numbers where its network has {}", cost.parameters)));
         }
         let weights = StateDict { origin: file.origin, tensors: weights, metadata: HashMap::new() };
-        Ok(Self { spec, classes, input, training, weights, momentum })
+        Ok(Self { spec, classes, input, training, weights, optimizer })
     }
 
     /// The weights in a file, be it a checkpoint or a state dict.
@@ -215,7 +219,7 @@ impl Checkpoint {
     pub fn read_weights(path: &Path) -> Result<StateDict> {
         let mut weights = StateDict::read(path)?;
         if is_checkpoint(&weights) {
-            weights.tensors.retain(|(name, _)| !name.starts_with(MOMENTUM));
+            weights.tensors.retain(|(name, _)| !name.starts_with(OPTIMIZER));
         }
         Ok(weights)
     }
@@ -244,9 +248,9 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The optimiser's momentum buffers, by parameter.
-    pub fn momentum(&self) -> &HashMap<String, Tensor> {
-        &self.momentum
+    /// The optimiser's buffers ([`Optimizer::state`]).
+    pub fn optimizer(&self) -> &HashMap<String, Tensor> {
+        &self.optimizer
     }
 }
 

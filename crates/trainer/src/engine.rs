@@ -12,7 +12,7 @@ use crate::gate_report::write_gate_report;
 use crate::keep::{Ranking, forget, ranked, write_last};
 use crate::listeners::SiteName;
 use crate::objective::{Objective, Pull};
-use crate::optimizer::Sgd;
+use crate::optimizer::Optimizer;
 use crate::run_dir::RunDir;
 use crate::schedule::Schedule;
 use crate::strategy::Strategy;
@@ -27,6 +27,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use tch::{Kind, Tensor};
 use torch_ext::derive_seed;
 
 /// A run that is ready to start: everything was checked, and its folder exists.
@@ -38,7 +39,7 @@ pub struct Fit {
     pub(crate) teacher: Option<Teacher>,
     pub(crate) cost: Cost,
     pub(crate) meter: Rc<Meter>,
-    pub(crate) optimizer: Sgd,
+    pub(crate) optimizer: Optimizer,
     pub(crate) objective: Objective,
     pub(crate) train: Loader,
     pub(crate) val: Loader,
@@ -48,6 +49,8 @@ pub struct Fit {
     /// Whether gates start in this run, and not where another one left them.
     pub(crate) fresh_gates: bool,
     pub(crate) resumed: bool,
+    /// Whether it goes on with another configuration.
+    pub(crate) changed: bool,
     pub(crate) notes: Vec<String>,
     /// Held as long as the run is.
     pub(crate) _lock: File,
@@ -174,7 +177,8 @@ impl Fit {
         let terms = self.objective.terms(&output, &labels, teacher.as_ref(), &pull, &self.meter)?;
         self.optimizer.zero_gradients();
         terms.total.f_backward()?;
-        self.optimizer.step(self.learning_rate(step), !decided)?;
+        self.progress.updates += 1;
+        self.optimizer.step(self.progress.updates, self.learning_rate(step), !decided)?;
         let activation = match &terms.activation {
             Some(activation) => activation.shallow_clone(),
             None => terms.cross_entropy.f_zeros_like()?,
@@ -197,16 +201,30 @@ impl Fit {
         let ranking = ranked(before, epoch, config.best_by.of(evaluation), config);
         let several = config.keep_best > 1;
         let (is_good, is_best) = (ranking.iter().any(|best| best.0 == epoch), ranking[0].0 == epoch);
+        let former = self.progress.best;
         self.progress.best = ranking.first().copied();
         self.progress.runners_up = ranking.iter().skip(1).copied().collect();
-        if is_good && several {
-            self.save(self.run.best_of_epoch(epoch), listeners)?;
+        if several {
+            self.keep_former_best(former)?;
+            if is_good {
+                self.save(self.run.best_of_epoch(epoch), listeners)?;
+            }
         }
         if is_best {
             self.save(self.run.best(), listeners)?;
         }
         forget(&self.run, &ranking);
         Ok(is_best)
+    }
+
+    /// The best state so far by its epoch's name too, which it has not if only one was kept until now.
+    fn keep_former_best(&self, former: Option<(u64, f64)>) -> Result<()> {
+        let Some(path) = former.map(|(epoch, _)| self.run.best_of_epoch(epoch)) else { return Ok(()) };
+        if path.exists() || !self.run.best().exists() {
+            return Ok(());
+        }
+        let read = |source| Error::Read { path: self.run.best(), source };
+        write_atomically(&path, &std::fs::read(self.run.best()).map_err(read)?)
     }
 
     /// Whether the state is to be saved in the middle of an epoch.
@@ -261,6 +279,7 @@ impl Fit {
             if interrupted || (batch < batches && self.save_is_due(saved)) {
                 self.progress.partial = totals.read()?;
                 refuse_not_finite(self.progress.partial.summary().loss, step)?;
+                self.refuse_broken_weights()?;
                 if interrupted {
                     return Ok(None);
                 }
@@ -270,6 +289,13 @@ impl Fit {
         }
         self.progress.partial = totals.read()?;
         Ok(Some(bad.count))
+    }
+
+    /// The last step may have broken what no loss has shown yet; such a state is never saved.
+    fn refuse_broken_weights(&self) -> Result<()> {
+        let norms = self.network.tensors().parameters().map(|entry| entry.tensor.f_detach()?.f_norm());
+        let norms = norms.collect::<tch::Result<Vec<_>>>()?;
+        refuse_not_finite(Tensor::f_stack(&norms, 0)?.f_sum(Kind::Double)?.f_double_value(&[])?, self.progress.step)
     }
 
     /// The evaluation with the configured policy, then, where gates still learn, with sampled gates.
@@ -284,7 +310,8 @@ impl Fit {
             record: self.config.train.epochs <= self.progress.epoch + 1,
         };
         let mut strategies = vec![Strategy::Policy(self.config.train.policy)];
-        if !self.blocks_of_gates.is_empty() && !self.is_decided(self.progress.step) {
+        let samples = matches!(self.config.train.policy, Policy::Sample { .. });
+        if !self.blocks_of_gates.is_empty() && !self.is_decided(self.progress.step) && !samples {
             let seed = derive_seed(self.config.train.seed, self.progress.step);
             strategies.push(Strategy::Policy(Policy::Sample { temperature: 1.0, seed }));
         }
@@ -320,6 +347,11 @@ impl Fit {
         let (start, first_epoch) = (Instant::now(), self.progress.epoch);
         for note in std::mem::take(&mut self.notes) {
             tell(listeners, &Event::Note(&note))?;
+        }
+        if self.changed {
+            // The state first: what it was saved with is what the configuration is compared with.
+            self.save_last(listeners)?;
+            write_atomically(&self.run.config(), self.config.to_toml().as_bytes())?;
         }
         if self.progress.step == 0 {
             if !self.start_gates(listeners, interrupt)? {

@@ -112,7 +112,7 @@ pub enum Error {
     #[error("the state cannot be described")]
     Description(#[source] serde_json::Error),
     /// A teacher cannot teach this run.
-    #[error("the teacher {} cannot be used: {reason}", path.display())]
+    #[error("the teacher {} (distillation.teacher) cannot be used: {reason}", path.display())]
     UnfitTeacher {
         /// The file.
         path: PathBuf,

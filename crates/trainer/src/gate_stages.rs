@@ -15,7 +15,7 @@ use tch::{Kind, Tensor};
 const BUDGET_BATCHES: usize = 16;
 
 /// How far below its target a decision may end up unremarked.
-const TOO_FAR: f64 = 0.02;
+const UNSPENT_WORTH_A_NOTE: f64 = 0.02;
 
 impl Fit {
     /// The step before which gates are decided, if they ever are.
@@ -29,8 +29,7 @@ impl Fit {
         self.decided_from().is_some_and(|from| step >= from)
     }
 
-    /// Whether any gate looks at the input.
-    pub(crate) fn looks(&self) -> bool {
+    pub(crate) fn has_dependent_gates(&self) -> bool {
         self.network.spec().gate_sites().any(|(_, gates)| gates.kind == GateKind::Dependent)
     }
 
@@ -61,11 +60,13 @@ impl Fit {
                 let Some(importance) = importance::taylor(&self.network, &pass, listeners, interrupt)? else {
                     return Ok(false);
                 };
-                importance
-                    .into_iter()
-                    .zip(self.cost.per_gate())
-                    .map(|(importance, macs)| importance / macs.max(1) as f64)
-                    .collect()
+                match &self.objective.gate_macs {
+                    // What counts is what a gate saves.
+                    Some(macs) => {
+                        importance.iter().zip(macs).map(|(importance, macs)| importance / macs.max(1.0)).collect()
+                    }
+                    None => importance,
+                }
             }
         };
         let margins = importance::margins(&importance, gates.start_spread);
@@ -79,7 +80,7 @@ impl Fit {
         let Some(from) = self.decided_from().filter(|&from| step >= from) else { return Ok(()) };
         let at_end = self.progress.batch == self.steps_per_epoch();
         // Gates that look at the input are decided again after each epoch, since what they see has changed.
-        if step != from && !(self.looks() && at_end) {
+        if step != from && !(self.has_dependent_gates() && at_end) {
             return Ok(());
         }
         let Some(target) = self.objective.mean_target(&self.pull(step).targets) else { return Ok(()) };
@@ -96,8 +97,8 @@ impl Fit {
             let name = self.config.gates.weighting.name();
             let note = format!("gates are decided: {name} {} (target {})", percent(found), percent(target));
             tell(listeners, &Event::Note(&note))?;
-            if found < target - TOO_FAR {
-                let why = "gates that are alike can only be decided alike: let them learn longer (gates.decide_after), or start \
+            if found < target - UNSPENT_WORTH_A_NOTE {
+                let why = "what is left could not be spent: gates that are alike can only be decided alike; let them learn longer (gates.decide_after), or start \
                            them by importance (gates.start)";
                 tell(listeners, &Event::Note(why))?;
             }

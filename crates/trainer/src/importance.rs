@@ -38,14 +38,17 @@ pub(crate) fn taylor(
     Ok(done.map(|_| sums.into_iter().map(|sum| sum / images.max(1) as f64).collect()))
 }
 
+/// As a share of the median, what an importance is at least taken for.
+const LEAST: f64 = 1e-6;
+
 /// Importance as numbers around 0 that margins can be moved by: the logarithm, with mean 0 and standard deviation `spread`, cut off
 /// at three deviations.
 pub(crate) fn margins(importance: &[f64], spread: f64) -> Vec<f64> {
-    // What counts for nothing has no logarithm.
-    let least = importance.iter().copied().filter(|value| *value > 0.0).fold(f64::INFINITY, f64::min);
-    if !least.is_finite() {
-        return vec![0.0; importance.len()];
-    }
+    let mut positive: Vec<f64> = importance.iter().copied().filter(|value| *value > 0.0).collect();
+    positive.sort_by(f64::total_cmp);
+    let Some(median) = positive.get(positive.len() / 2) else { return vec![0.0; importance.len()] };
+    // What counts for nothing has no logarithm, and what counts for next to nothing would make all others look alike.
+    let least = LEAST * median;
     let logs: Vec<f64> = importance.iter().map(|value| value.max(least).ln()).collect();
     let mean = logs.iter().sum::<f64>() / logs.len() as f64;
     let deviation = (logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>() / logs.len() as f64).sqrt();
@@ -72,6 +75,11 @@ mod tests {
         let found = margins(&[0.0, 1e-30, 1.0, 2.0], 1.0);
         assert_eq!(found[0], found[1]);
         assert!(found.iter().all(|margin| margin.abs() <= 3.0) && found[1] < found[2]);
+        // A few dead filters leave the others as far apart as they are.
+        let mut many = vec![1e-35; 5];
+        many.extend((0..95).map(|i| 10f64.powf(f64::from(i) / 95.0)));
+        let found = margins(&many, 1.0);
+        assert!(found[99] - found[5] > 0.5, "{}", found[99] - found[5]);
         assert_eq!(margins(&[0.0, 0.0], 1.0), [0.0, 0.0]);
         assert_eq!(margins(&[2.0, 2.0], 1.0), [0.0, 0.0]);
     }

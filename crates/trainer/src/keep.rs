@@ -7,7 +7,7 @@ use crate::file::write_atomically_after;
 use crate::run_dir::RunDir;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Evaluations whose states are kept: epoch (from 1) and value, the best first.
 pub(crate) type Ranking = Vec<(u64, f64)>;
@@ -28,11 +28,15 @@ pub(crate) fn ranked(mut ranking: Ranking, epoch: u64, value: f64, config: &Chec
 /// If it cannot be written; the states before are still there.
 pub(crate) fn write_last(run: &RunDir, keep: usize, bytes: &[u8]) -> Result<()> {
     write_atomically_after(&run.last(), bytes, || {
-        for place in (1..keep).rev() {
-            match fs::rename(run.last_but(place - 1), run.last_but(place)) {
+        for ago in (1..keep).rev() {
+            match fs::rename(run.last_but(ago - 1), run.last_but(ago)) {
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 moved => moved?,
             }
+        }
+        // More were kept once.
+        for older in (keep.max(1)..).map(|ago| run.last_but(ago)).take_while(|path| path.exists()) {
+            fs::remove_file(older)?;
         }
         Ok(())
     })
@@ -51,42 +55,50 @@ pub(crate) fn forget(run: &RunDir, ranking: &Ranking) {
     }
 }
 
-/// The newest state that can be read, its place and what is wrong with those behind it.
+/// The newest state that is whole, how many saves ago that was, and what is wrong with those after it.
 ///
 /// # Errors
-/// If there is none; the error is the newest one's.
+/// If there is none (the error is the newest one's), or one cannot be read for another reason than damage.
 pub(crate) fn read_last(run: &RunDir) -> Result<(Checkpoint, usize, Vec<Error>)> {
     let mut faults = Vec::new();
-    for place in 0.. {
-        let path = run.last_but(place);
+    for ago in 0.. {
+        let path = run.last_but(ago);
         match path.exists() {
             true => match Checkpoint::read(&path) {
-                Ok(checkpoint) => return Ok((checkpoint, place, faults)),
+                Ok(checkpoint) => return Ok((checkpoint, ago, faults)),
+                Err(error @ (Error::Read { .. } | Error::Network(arch::Error::Read { .. }))) => return Err(error),
                 Err(error) => faults.push(error),
             },
             // The last one is missing if the run was stopped while another was being written.
-            false if place == 0 => {}
+            false if ago == 0 => {}
             false => break,
         }
     }
     Err(faults.into_iter().next().unwrap_or(Error::NothingToResume { path: run.last() }))
 }
 
-/// Sets damaged states aside, under names that nothing here reads or overwrites, so that no later one takes their place.
+/// Makes the state of `ago` saves ago the last one again. Damaged ones after it are set aside under names that nothing here reads or
+/// overwrites; returns those.
 ///
 /// # Errors
 /// If a file cannot be renamed.
-pub(crate) fn set_aside(run: &RunDir, places: usize) -> Result<()> {
-    for path in (0..places).map(|place| run.last_but(place)).filter(|path| path.exists()) {
-        let aside = free_name(&path);
-        fs::rename(&path, &aside).map_err(|source| Error::Write { path: aside, bytes: None, source })?;
+pub(crate) fn step_back(run: &RunDir, ago: usize) -> Result<Vec<PathBuf>> {
+    let rename = |from: &Path, to: &Path| {
+        fs::rename(from, to).map_err(|source| Error::Write { path: to.to_owned(), bytes: None, source })
+    };
+    let mut set_aside = Vec::new();
+    for path in (0..ago).map(|ago| run.last_but(ago)).filter(|path| path.exists()) {
+        let mut names = (1..).map(|number| path.with_extension(format!("damaged-{number}")));
+        let aside = names.find(|name| !name.exists()).unwrap_or_else(|| path.with_extension("damaged"));
+        rename(&path, &aside)?;
+        set_aside.push(aside);
     }
-    Ok(())
-}
-
-fn free_name(path: &Path) -> std::path::PathBuf {
-    let names = (1..).map(|number| path.with_extension(format!("damaged-{number}")));
-    names.into_iter().find(|name| !name.exists()).unwrap_or_else(|| path.with_extension("damaged"))
+    if ago > 0 {
+        for older in (ago..).take_while(|&older| run.last_but(older).exists()) {
+            rename(&run.last_but(older), &run.last_but(older - ago))?;
+        }
+    }
+    Ok(set_aside)
 }
 
 #[cfg(test)]
@@ -116,5 +128,22 @@ mod tests {
         let kept: Vec<_> = (0..3).map(|place| fs::read_to_string(run.last_but(place)).unwrap()).collect();
         assert_eq!(kept, ["4", "3", "2"]);
         assert_eq!(fs::read_dir(run.checkpoints()).unwrap().count(), 3);
+        write_last(&run, 2, b"5").unwrap();
+        assert_eq!(fs::read_dir(run.checkpoints()).unwrap().count(), 2, "fewer are kept now");
+    }
+
+    #[test]
+    fn stepping_back_sets_damaged_states_aside_and_leaves_no_gap() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDir::create(&folder.path().join("run")).unwrap();
+        for state in ["1", "2", "3", "4"] {
+            write_last(&run, 4, state.as_bytes()).unwrap();
+        }
+        assert_eq!(step_back(&run, 0).unwrap(), [] as [PathBuf; 0]);
+        let aside = step_back(&run, 2).unwrap();
+        assert_eq!(aside.iter().map(|path| fs::read_to_string(path).unwrap()).collect::<Vec<_>>(), ["4", "3"]);
+        let kept: Vec<_> = (0..2).map(|ago| fs::read_to_string(run.last_but(ago)).unwrap()).collect();
+        assert_eq!(kept, ["2", "1"]);
+        assert!(!run.last_but(2).exists());
     }
 }

@@ -47,7 +47,7 @@ pub use gate_report::{gate_names, write_gate_report};
 pub use gate_use::{GateState, GateUse, ImageUse, Polarisation};
 pub use listeners::{MetricsFile, Progress, SiteName, TensorBoard};
 pub use objective::{Objective, Pull, Terms};
-pub use optimizer::Sgd;
+pub use optimizer::Optimizer;
 pub use prepare::{Resume, refuse_other_classes};
 pub use run_dir::RunDir;
 pub use schedule::{ActivationTarget, LearningRate, Ramp, RampShape, Schedule};

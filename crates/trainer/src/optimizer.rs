@@ -1,18 +1,17 @@
-//! Stochastic gradient descent whose state is part of a checkpoint.
+//! Gradient descent whose state is part of a checkpoint.
 
-use crate::config::{GatesConfig, OptimizerConfig};
+use crate::config::{Algorithm, GatesConfig, OptimizerConfig};
 use crate::error::{Error, Result};
 use gumbel_gates::GATE_GROUP;
 use std::collections::HashMap;
 use std::path::Path;
-use tch::Tensor;
-use torch_ext::{SgdStep, Tensors, fused_sgd};
+use tch::{Kind, Tensor};
+use torch_ext::{AdamWStep, SgdStep, Tensors, fused_adamw, fused_sgd};
 
-/// SGD with momentum over groups of parameters.
+/// SGD with momentum or AdamW over groups of parameters.
 #[derive(Debug)]
-pub struct Sgd {
-    momentum: f64,
-    nesterov: bool,
+pub struct Optimizer {
+    config: OptimizerConfig,
     groups: Vec<Group>,
 }
 
@@ -25,27 +24,37 @@ struct Group {
     weight_decay: f64,
     names: Vec<String>,
     parameters: Vec<Tensor>,
-    momenta: Vec<Tensor>,
+    /// One list for each kind of buffer, in the order of [`buffers`].
+    buffers: Vec<Vec<Tensor>>,
 }
 
-impl Sgd {
+/// What an algorithm keeps for each parameter, by its names in a checkpoint.
+fn buffers(algorithm: Algorithm) -> &'static [&'static str] {
+    match algorithm {
+        Algorithm::Sgd => &["momentum"],
+        Algorithm::AdamW => &["mean", "square"],
+    }
+}
+
+impl Optimizer {
     /// An optimiser for all parameters of a network with `gate_count` gates: gates with their own factor and decay; of the
     /// rest, weights decay and one-dimensional parameters (batch norms, biases) do not.
     ///
     /// # Errors
-    /// If the momentum buffers cannot be made.
-    pub fn new(tensors: &Tensors, gate_count: usize, optimizer: &OptimizerConfig, gates: &GatesConfig) -> Result<Self> {
+    /// If the buffers cannot be made.
+    pub fn new(tensors: &Tensors, gate_count: usize, config: &OptimizerConfig, gates: &GatesConfig) -> Result<Self> {
+        let kinds = buffers(config.algorithm);
         let group = |gates, learning_rate_factor, weight_decay| Group {
             gates,
             learning_rate_factor,
             weight_decay,
             names: Vec::new(),
             parameters: Vec::new(),
-            momenta: Vec::new(),
+            buffers: kinds.iter().map(|_| Vec::new()).collect(),
         };
-        let gate_decay = gates.weight_decay.value(optimizer.weight_decay, gate_count);
+        let gate_decay = gates.weight_decay.value(config.weight_decay, gate_count);
         let mut gate = group(true, gates.learning_rate_factor, gate_decay);
-        let mut weights = group(false, 1.0, optimizer.weight_decay);
+        let mut weights = group(false, 1.0, config.weight_decay);
         let mut others = group(false, 1.0, 0.0);
         for entry in tensors.parameters() {
             let group = if entry.group == GATE_GROUP {
@@ -57,9 +66,11 @@ impl Sgd {
             };
             group.names.push(entry.name.clone());
             group.parameters.push(entry.tensor.shallow_clone());
-            group.momenta.push(entry.tensor.f_detach()?.f_zeros_like()?);
+            for buffers in &mut group.buffers {
+                buffers.push(entry.tensor.f_detach()?.f_zeros_like()?);
+            }
         }
-        Ok(Self { momentum: optimizer.momentum, nesterov: optimizer.nesterov, groups: vec![weights, others, gate] })
+        Ok(Self { config: config.clone(), groups: vec![weights, others, gate] })
     }
 
     /// Forgets the gradients of the last step.
@@ -69,44 +80,49 @@ impl Sgd {
         }
     }
 
-    /// One step along the gradients; `gates` says whether they learn too.
+    /// One step along the gradients, its number counted from 1; `gates` says whether they learn too.
     ///
     /// # Errors
     /// If libtorch refuses it, for example because no gradient was computed.
-    pub fn step(&self, learning_rate: f64, gates: bool) -> Result<()> {
+    pub fn step(&self, number: u64, learning_rate: f64, gates: bool) -> Result<()> {
         tch::no_grad(|| {
-            for group in self.groups.iter().filter(|group| gates || !group.gates) {
-                let gradients = group.parameters.iter().map(Tensor::f_grad).collect::<tch::Result<Vec<_>>>()?;
-                let step = SgdStep {
-                    learning_rate: learning_rate * group.learning_rate_factor,
-                    momentum: self.momentum,
-                    weight_decay: group.weight_decay,
-                    nesterov: self.nesterov,
-                };
-                fused_sgd(&group.parameters, &gradients, &group.momenta, &step)?;
+            let groups = || self.groups.iter().filter(|group| gates || !group.gates);
+            let gradients =
+                |group: &Group| group.parameters.iter().map(Tensor::f_grad).collect::<tch::Result<Vec<_>>>();
+            let gradients = groups().map(gradients).collect::<tch::Result<Vec<_>>>()?;
+            if let Some(norm) = self.config.clip_norm {
+                clip(gradients.iter().flatten(), norm)?;
+            }
+            for (group, gradients) in groups().zip(&gradients) {
+                group.step(&self.config, number, learning_rate * group.learning_rate_factor, gradients)?;
             }
             Ok(())
         })
     }
 
-    /// Every momentum buffer with the name of its parameter.
-    pub fn state(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.groups.iter().flat_map(|group| group.names.iter().map(String::as_str).zip(&group.momenta))
+    /// Every buffer by its name in a checkpoint.
+    pub fn state(&self) -> impl Iterator<Item = (String, &Tensor)> {
+        let kinds = buffers(self.config.algorithm);
+        self.groups.iter().flat_map(move |group| {
+            kinds.iter().zip(&group.buffers).flat_map(|(kind, buffers)| {
+                group.names.iter().zip(buffers).map(move |(name, buffer)| (format!("{kind}.{name}"), buffer))
+            })
+        })
     }
 
-    /// Takes over the momentum buffers of the checkpoint `origin`.
+    /// Takes over the buffers of the checkpoint `origin`.
     ///
     /// # Errors
     /// If one is missing or has another shape; then nothing changes.
     pub fn load_state(&mut self, origin: &Path, state: &HashMap<String, Tensor>) -> Result<()> {
         let mut pairs = Vec::new();
         for (name, own) in self.state() {
-            match state.get(name) {
+            match state.get(&name) {
                 Some(saved) if saved.size() == own.size() => pairs.push((own.shallow_clone(), saved)),
                 _ => {
                     return Err(Error::NotACheckpoint {
                         path: origin.to_owned(),
-                        reason: format!("the optimiser state of '{name}' is missing or has another shape"),
+                        reason: format!("the optimiser state '{name}' is missing or has another shape"),
                     });
                 }
             }
@@ -116,4 +132,38 @@ impl Sgd {
         }
         Ok(())
     }
+}
+
+impl Group {
+    fn step(&self, config: &OptimizerConfig, number: u64, learning_rate: f64, gradients: &[Tensor]) -> Result<()> {
+        let (parameters, weight_decay) = (&self.parameters, self.weight_decay);
+        match (config.algorithm, self.buffers.as_slice()) {
+            (Algorithm::AdamW, [means, squares]) => {
+                let (betas, epsilon) = (config.betas, config.epsilon);
+                let step = AdamWStep { number, learning_rate, betas, weight_decay, epsilon };
+                fused_adamw(parameters, gradients, means, squares, &step)?;
+            }
+            (_, buffers) => {
+                let (momentum, nesterov) = (config.momentum, config.nesterov);
+                let step = SgdStep { learning_rate, momentum, weight_decay, nesterov };
+                fused_sgd(parameters, gradients, &buffers[0], &step)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Scales all gradients so that their common norm is at most `norm`, as `torch.nn.utils.clip_grad_norm_`. Nothing waits for the device.
+fn clip<'a>(gradients: impl Iterator<Item = &'a Tensor> + Clone, norm: f64) -> Result<()> {
+    let norms = gradients.clone().map(Tensor::f_norm).collect::<tch::Result<Vec<_>>>()?;
+    if norms.is_empty() {
+        return Ok(());
+    }
+    let total = Tensor::f_stack(&norms, 0)?.f_norm()?;
+    let scale =
+        total.f_add_scalar(1e-6)?.f_reciprocal()?.f_mul_scalar(norm)?.f_clamp_max(1.0)?.f_to_kind(Kind::Float)?;
+    for gradient in gradients {
+        let _ = gradient.shallow_clone().f_mul_(&scale)?;
+    }
+    Ok(())
 }

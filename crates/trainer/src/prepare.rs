@@ -1,13 +1,13 @@
 //! Everything that has to be right before a run starts.
 
 use crate::checkpoint::{Checkpoint, Input, Training};
-use crate::config::{Config, Fault, Faults, Weighting};
+use crate::config::{ALL_ALIKE, Config, Fault, Faults, GateStart, Weighting};
 use crate::engine::Fit;
 use crate::error::{Error, Result};
 use crate::file::write_atomically;
-use crate::keep::{read_last, set_aside};
+use crate::keep::{read_last, step_back};
 use crate::objective::Objective;
-use crate::optimizer::Sgd;
+use crate::optimizer::Optimizer;
 use crate::run_dir::RunDir;
 use crate::teacher::Teacher;
 use crate::totals::Sums;
@@ -43,7 +43,7 @@ impl Fit {
         let resumed_from = (resume != Resume::No).then(existing);
         // Before anything is read that the other process may be writing.
         let resumed_lock = match &resumed_from {
-            Some(run) if run.config().exists() => Some(run.lock()?),
+            Some(run) if run.checkpoints().exists() => Some(run.lock()?),
             _ => None,
         };
         let origin = match (&config.network.checkpoint, &resumed_from) {
@@ -70,13 +70,27 @@ impl Fit {
         if config.network.zero_init_residual {
             network.zero_init_residual()?;
         }
-        let mut optimizer = Sgd::new(network.tensors(), spec.gate_count(), &config.optimizer, &config.gates)?;
+        let mut optimizer = Optimizer::new(network.tensors(), spec.gate_count(), &config.optimizer, &config.gates)?;
 
-        let (progress, fresh_gates) = match &resumed_from {
-            // What was stopped before its first step was stopped while its gates started.
-            Some(run) => (continue_from(run, resume, &config, &dataset, &network, &mut optimizer, &mut notes)?, true),
-            None => start(&config, &dataset, &network, origin.as_ref(), &mut notes)?,
+        let (progress, fresh_gates, (ago, faults)) = match &resumed_from {
+            Some(run) => {
+                let (progress, faults) =
+                    continue_from(run, resume, &config, &dataset, &network, &mut optimizer, &mut notes)?;
+                // What was stopped before its first step was stopped while its gates started.
+                (progress, true, faults)
+            }
+            None => {
+                let (progress, fresh_gates) = start(&config, &dataset, &network, origin.as_ref(), &mut notes)?;
+                (progress, fresh_gates, (0, Vec::new()))
+            }
         };
+        let decided = config.gates.decide_after.is_some_and(|epoch| {
+            let steps = dataset.train.items.len() / config.train.batch_size;
+            (epoch * steps as f64).round() == 0.0
+        });
+        if decided && fresh_gates && spec.gate_count() > 0 && config.gates.start == GateStart::Alike {
+            return Err(fault("gates.decide_after", ALL_ALIKE.to_owned()));
+        }
         let about = format!(
             "{} with {} gates on {}; {} training and {} validation images of {} classes",
             spec.name,
@@ -98,16 +112,18 @@ impl Fit {
             (None, Some(path)) => create(RunDir::create(&path)?, &config)?,
             (None, None) => create(RunDir::create_numbered(&config.train.name)?, &config)?,
         };
-        notes.insert(0, format!("{about}; writing {}", run.path().display()));
-        let mut lock = match resumed_lock {
+        let lock = match resumed_lock {
             Some(lock) => lock,
             None => run.lock()?,
         };
-        if resume == Resume::WithChanges {
-            write_atomically(&run.config(), config.to_toml().as_bytes())?;
-            // It is another file now.
-            lock = run.lock()?;
+        if resume != Resume::No {
+            run.remove_scratch();
+            let aside = step_back(&run, ago)?;
+            notes.extend(faults.iter().zip(aside).map(|(fault, aside)| {
+                format!("{fault}; it is kept as {}, and the run goes on from the state before it", aside.display())
+            }));
         }
+        notes.insert(0, format!("{about}; writing {}", run.path().display()));
         Ok(Self {
             objective: Objective::new(&config, &cost),
             meter: Rc::new(Meter::new(&cost, device)?),
@@ -123,6 +139,7 @@ impl Fit {
             progress,
             fresh_gates,
             resumed: resume != Resume::No,
+            changed: resume == Resume::WithChanges,
             notes,
             _lock: lock,
         })
@@ -191,6 +208,7 @@ fn start(
         epoch: 0,
         batch: 0,
         step: 0,
+        updates: 0,
         evaluation: None,
         best: None,
         runners_up: Vec::new(),
@@ -199,57 +217,44 @@ fn start(
     Ok((progress, fresh_gates))
 }
 
-/// The state of a run that was stopped.
+/// The state of a run that was stopped, how many saves ago that was, and what is wrong with newer ones.
 fn continue_from(
     run: &RunDir,
     resume: Resume,
     config: &Config,
     dataset: &Dataset,
     network: &Network,
-    optimizer: &mut Sgd,
+    optimizer: &mut Optimizer,
     notes: &mut Vec<String>,
-) -> Result<Training> {
-    let (checkpoint, place, faults) = read_last(run)?;
-    let path = run.last_but(place);
+) -> Result<(Training, (usize, Vec<Error>))> {
+    let (checkpoint, ago, faults) = read_last(run)?;
+    let path = run.last_but(ago);
     let Some(training) = &checkpoint.training else {
         let reason = "it does not say where training stood".to_owned();
         return Err(Error::NotACheckpoint { path, reason });
     };
-    let changes = changes(&training.config, config);
-    if !changes.is_empty() {
-        refuse_changes(changes, resume, &checkpoint.spec == network.spec(), notes)?;
-    }
     refuse_other_classes(&checkpoint.classes, &dataset.train)?;
     let (before, now) = (training.images, images(dataset));
     if before != now {
         let data = config.data.path.clone().unwrap_or_default();
         return Err(Error::DataChanged { path: data, before: before.0, now: now.0, checkpoint: path });
     }
-    checkpoint.load_into(network)?;
-    optimizer.load_state(&path, checkpoint.momentum())?;
-    run.remove_scratch();
-    for fault in faults {
-        notes.push(format!("{fault}; going on from the state before it"));
+    let changes = changes(&training.config, config);
+    if !changes.is_empty() {
+        refuse_changes(changes, resume, &checkpoint.spec == network.spec(), notes)?;
     }
-    set_aside(run, place)?;
+    checkpoint.load_into(network)?;
+    optimizer.load_state(&path, checkpoint.optimizer())?;
     notes.push(format!("resumed {} after step {}", path.display(), training.step));
     // What may change has changed.
-    let before = training.config.checkpoints.best_by;
-    let mut training = Training { config: config.clone(), ..training.clone() };
-    if training.config.checkpoints.best_by != before {
-        (training.best, training.runners_up) = (None, Vec::new());
-    }
-    Ok(training)
+    Ok((Training { config: config.clone(), ..training.clone() }, (ago, faults)))
 }
 
 /// Targets per block must fit a network that only a checkpoint knows.
 fn refuse_other_targets(config: &Config, blocks: usize) -> Result<()> {
     match config.gates.target.fault(Some(blocks)) {
         None => Ok(()),
-        Some(message) => {
-            let origin = "the configuration".to_owned();
-            Err(Faults { origin, faults: vec![Fault { key: "gates.target".into(), line: None, message }] }.into())
-        }
+        Some(message) => Err(fault("gates.target", message)),
     }
 }
 
@@ -264,8 +269,13 @@ fn refuse_unreachable_target(config: &Config, cost: &Cost) -> Result<()> {
         "{target} of the network's MACs cannot be reached: {least:.3} of them are spent with all gates closed; raise the target or \
          gate more places (gates.sites, gates.granularity)"
     );
-    let origin = "the configuration".to_owned();
-    Err(Faults { origin, faults: vec![Fault { key: "gates.target".into(), line: None, message }] }.into())
+    Err(fault("gates.target", message))
+}
+
+/// A fault that only the data or a checkpoint brings out.
+fn fault(key: &str, message: String) -> Error {
+    let faults = vec![Fault { key: key.to_owned(), line: None, message }];
+    Faults { origin: "the configuration".to_owned(), faults }.into()
 }
 
 fn create(run: RunDir, config: &Config) -> Result<RunDir> {
@@ -324,25 +334,40 @@ fn changes(before: &Config, now: &Config) -> Vec<(String, String)> {
         .collect()
 }
 
-/// What changed is allowed if it was asked for, and neither the network nor the meaning of a step is another.
+/// What a run cannot change: the key, and what would be another.
+const FIXED: [(&str, &str); 5] = [
+    ("optimizer.algorithm", "optimizer"),
+    // Steps are counted, and what was measured is filed by them.
+    ("train.batch_size", "batch size"),
+    ("checkpoints.best_by", "measure of what is best"),
+    // Gates may be decided already.
+    ("gates.decide_after", "decision of its gates"),
+    ("gates.target", "target"),
+];
+
+/// What changed is allowed if it was asked for and the run still is the same.
 fn refuse_changes(
     changes: Vec<(String, String)>,
     resume: Resume,
     same_network: bool,
     notes: &mut Vec<String>,
 ) -> Result<()> {
-    let size = changes.iter().find(|(key, _)| key == "train.batch_size").map(|(_, how)| vec![how.clone()]);
-    let changes: Vec<String> = changes.into_iter().map(|(_, how)| how).collect();
-    match (same_network, size, resume) {
-        (false, ..) => Err(Error::CannotChange { what: "network", changes }),
-        // Steps are counted, and what was measured is filed by them.
-        (_, Some(changes), _) => Err(Error::CannotChange { what: "batch size", changes }),
-        (.., Resume::WithChanges) => {
-            notes.push(format!("goes on with changes: {}", changes.join(", ")));
-            Ok(())
-        }
-        _ => Err(Error::ConfigChanged { changes }),
+    let everything = || changes.iter().map(|(_, how)| how.clone()).collect::<Vec<_>>();
+    if !same_network {
+        return Err(Error::CannotChange { what: "network", changes: everything() });
     }
+    let is_fixed = |key: &str, fixed: &str| key == fixed || key.starts_with(&format!("{fixed}."));
+    for (key, how) in &changes {
+        if let Some((_, what)) = FIXED.iter().find(|(fixed, _)| is_fixed(key, fixed)) {
+            return Err(Error::CannotChange { what, changes: vec![how.clone()] });
+        }
+    }
+    let changes = everything();
+    if resume != Resume::WithChanges {
+        return Err(Error::ConfigChanged { changes });
+    }
+    notes.push(format!("goes on with changes: {}", changes.join(", ")));
+    Ok(())
 }
 
 /// A network tells classes by their number: the folder must give each number the same name.

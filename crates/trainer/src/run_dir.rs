@@ -52,12 +52,12 @@ impl RunDir {
         }
     }
 
-    /// Claims the run for this process until the file is dropped, by a lock on its configuration.
+    /// Claims the run for this process until the file is dropped, by a lock on the folder of its states, which is never replaced.
     ///
     /// # Errors
-    /// If another process has it, or the configuration cannot be read.
+    /// If another process has it, or the folder cannot be opened.
     pub fn lock(&self) -> Result<File> {
-        let path = self.config();
+        let path = self.checkpoints();
         let file = File::open(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
         match file.try_lock() {
             Ok(()) => Ok(file),

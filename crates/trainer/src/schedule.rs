@@ -180,6 +180,14 @@ impl ActivationTarget {
         }
     }
 
+    /// The epoch after which it no longer changes.
+    pub(crate) fn arrives(&self) -> f64 {
+        match self {
+            Self::Ramp(ramp) => ramp.start + ramp.epochs,
+            Self::Constant(_) | Self::PerBlock(_) => 0.0,
+        }
+    }
+
     /// What is wrong with it for a network of `blocks` blocks, if their number is known.
     pub(crate) fn fault(&self, blocks: Option<usize>) -> Option<String> {
         let out_of_range = |target: &f64| !(0.0..=1.0).contains(target);

@@ -35,11 +35,18 @@ impl Teacher {
         let checkpoint = Checkpoint::read(path)?;
         let refuse = |reason: &str| Error::UnfitTeacher { path: path.to_owned(), reason: reason.to_owned() };
         if checkpoint.classes != classes {
-            return Err(refuse("it was trained on other classes"));
+            let (its, ours) = (checkpoint.classes.len(), classes.len());
+            return Err(refuse(&format!(
+                "it tells {its} other classes apart than the {ours} of the images; train a teacher on these images"
+            )));
         }
         let (its, ours) = (checkpoint.input, Input::of(config));
         if (its.image_size, its.mean, its.std) != (ours.image_size, ours.mean, ours.std) {
-            return Err(refuse("it sees images of another size or with another mean and deviation"));
+            return Err(refuse(&format!(
+                "it sees images of {} pixels with mean {:?} and deviation {:?}, this run of {} with {:?} and {:?}; make data.image_size, \
+                 data.mean and data.std the same",
+                its.image_size, its.mean, its.std, ours.image_size, ours.mean, ours.std
+            )));
         }
         checkpoint.network(device)
     }

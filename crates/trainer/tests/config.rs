@@ -154,6 +154,15 @@ fn values_that_contradict_each_other_are_told() {
         assert!(faults.contains(part), "{part} is not in:\n{faults}");
     }
     assert!(fault("[gates]\ndecide_after = 0").contains("new gates are all alike"));
+    for (text, part) in [
+        ("decide_after = 1\ntarget = [1.0, 0.5]", "expected one target for all blocks"),
+        ("decide_after = 1\ntarget = { from = 1.0, to = 0.5, epochs = 2 }", "expected a ramp that ends before"),
+        ("decide_after = 1\n[train]\ncalibrate_batches = 3", "train.calibrate_batches: statistics estimated anew"),
+        ("weighting = \"network\"", "gates.loss: gates.weighting = \"network\" is a target for all gates together"),
+    ] {
+        let faults = fault(&format!("[gates]\n{text}"));
+        assert!(faults.contains(part), "{part} is not in:\n{faults}");
+    }
     assert!(parse("x", "[gates]\ndecide_after = 0\nstart = \"taylor\"", &[]).is_ok());
     let faults = fault("[distillation]\nshare = 1.5\ntemperature = 0");
     assert!(faults.contains("line 2: distillation.share: expected a share from 0 to 1"), "{faults}");

@@ -4,10 +4,10 @@
 
 use arch::{NetSpec, Network, Pass};
 use gumbel_gates::GateKind;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 use torch_ext::normal;
-use trainer::config::GateDecay;
-use trainer::{Config, Sgd};
+use trainer::config::{Algorithm, GateDecay};
+use trainer::{Config, Optimizer};
 
 #[test]
 fn every_parameter_moves_by_the_formula_whatever_its_layout() {
@@ -17,7 +17,7 @@ fn every_parameter_moves_by_the_formula_whatever_its_layout() {
     config.gates.weight_decay = GateDecay::Constant(0.002);
     let spec = NetSpec::preset("resnet18", 10).unwrap().with_layer_gates(GateKind::Dependent, |_| true);
     let network = Network::build(&spec, Device::Cpu, 1).unwrap();
-    let mut optimizer = Sgd::new(network.tensors(), spec.gate_count(), &config.optimizer, &config.gates).unwrap();
+    let mut optimizer = Optimizer::new(network.tensors(), spec.gate_count(), &config.optimizer, &config.gates).unwrap();
     // Channels last, as the loader delivers: gradients may then come in that layout too.
     let images = normal(&[4, 32, 32, 3], 1).unwrap().permute([0, 3, 1, 2]);
     let mut momenta: Vec<Tensor> = network.tensors().parameters().map(|e| e.tensor.detach().zeros_like()).collect();
@@ -26,7 +26,7 @@ fn every_parameter_moves_by_the_formula_whatever_its_layout() {
         optimizer.zero_gradients();
         output.logits.cross_entropy_for_logits(&Tensor::from_slice(&[1i64, 2, 3, 4])).backward();
         let before: Vec<Tensor> = network.tensors().parameters().map(|entry| entry.tensor.detach().copy()).collect();
-        optimizer.step(0.1, true).unwrap();
+        optimizer.step(step + 1, 0.1, true).unwrap();
         for ((entry, before), momentum) in network.tensors().parameters().zip(&before).zip(&mut momenta) {
             let gate = entry.name.contains(".gate.");
             let decay = if gate {
@@ -41,6 +41,41 @@ fn every_parameter_moves_by_the_formula_whatever_its_layout() {
             let expected = before - &*momentum * rate;
             let error = (entry.tensor.detach() - &expected).abs().max().double_value(&[]);
             assert!(error < 1e-5 * (1.0 + expected.abs().max().double_value(&[])), "{}: {error}", entry.name);
+        }
+    }
+}
+
+#[test]
+fn adam_and_clipped_gradients_move_as_pytorch_moves_them() {
+    for clip_norm in [None, Some(1e-3), Some(1e9)] {
+        let mut config = Config::default();
+        config.optimizer.algorithm = Algorithm::AdamW;
+        config.optimizer.clip_norm = clip_norm;
+        config.optimizer.epsilon = 1e-3;
+        let spec = NetSpec::preset("resnet18", 10).unwrap().with_layer_gates(GateKind::Independent, |_| true);
+        let network = Network::build(&spec, Device::Cpu, 1).unwrap();
+        let mut optimizer =
+            Optimizer::new(network.tensors(), spec.gate_count(), &config.optimizer, &config.gates).unwrap();
+        let images = normal(&[4, 3, 32, 32], 1).unwrap();
+        let output = network.forward(&images, Pass::training(1.0, 1)).unwrap();
+        optimizer.zero_gradients();
+        output.logits.cross_entropy_for_logits(&Tensor::from_slice(&[1i64, 2, 3, 4])).backward();
+        let copies = |of: &dyn Fn(&Tensor) -> Tensor| -> Vec<Tensor> {
+            network.tensors().parameters().map(|entry| of(&entry.tensor).detach().copy()).collect()
+        };
+        let (before, gradients) = (copies(&Tensor::shallow_clone), copies(&Tensor::grad));
+        let total =
+            gradients.iter().map(|gradient| gradient.square().sum(Kind::Double).double_value(&[])).sum::<f64>().sqrt();
+        assert!((1e-2..1e6).contains(&total));
+        let scale = clip_norm.map_or(1.0, |norm| (norm / (total + 1e-6)).min(1.0));
+        optimizer.step(1, 0.01, true).unwrap();
+        for ((entry, before), gradient) in network.tensors().parameters().zip(&before).zip(&gradients) {
+            // After one step the corrected means are the gradient and its square.
+            let gradient = gradient * scale;
+            let decay = if before.dim() > 1 && !entry.name.contains(".gate.") { 1e-4 } else { 0.0 };
+            let expected: Tensor = before * (1.0 - 0.01 * decay) - 0.01 * &gradient / (gradient.abs() + 1e-3);
+            let error = (entry.tensor.detach() - expected).abs().max().double_value(&[]);
+            assert!(error < 1e-5, "{} with {clip_norm:?}: {error}", entry.name);
         }
     }
 }

@@ -6,6 +6,7 @@ mod validate;
 
 pub use faults::{Fault, Faults};
 pub use parse::parse;
+pub(crate) use validate::ALL_ALIKE;
 
 use crate::schedule::{ActivationTarget, LearningRate, Schedule};
 use crate::totals::Summary;
@@ -287,18 +288,37 @@ pub enum Augment {
     PaddedCrop,
 }
 
-/// Gradient descent with momentum.
+/// Gradient descent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OptimizerConfig {
+    /// How parameters move.
+    pub algorithm: Algorithm,
     /// Learning rate before the schedule.
     pub learning_rate: f64,
-    /// Momentum.
+    /// `sgd`: momentum.
     pub momentum: f64,
-    /// Nesterov momentum.
+    /// `sgd`: Nesterov momentum.
     pub nesterov: bool,
+    /// `adamw`: how much of the running means of the gradient and of its square stays in a step.
+    pub betas: [f64; 2],
+    /// `adamw`: added to the root of the mean square.
+    pub epsilon: f64,
     /// Weight decay of convolutions and the classifier; batch norms and biases have none.
     pub weight_decay: f64,
+    /// Largest norm of all gradients together; longer ones are scaled down to it. No limit if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+}
+
+/// How parameters move along their gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Algorithm {
+    /// Stochastic gradient descent with momentum.
+    Sgd,
+    /// Adam with decoupled weight decay.
+    AdamW,
 }
 
 /// Another network to learn from (Hinton et al. 2015).
@@ -466,7 +486,16 @@ impl Default for CheckpointsConfig {
 
 impl Default for OptimizerConfig {
     fn default() -> Self {
-        Self { learning_rate: 0.1, momentum: 0.9, nesterov: false, weight_decay: 1e-4 }
+        Self {
+            algorithm: Algorithm::Sgd,
+            learning_rate: 0.1,
+            momentum: 0.9,
+            nesterov: false,
+            betas: [0.9, 0.999],
+            epsilon: 1e-8,
+            weight_decay: 1e-4,
+            clip_norm: None,
+        }
     }
 }
 

@@ -164,6 +164,7 @@ fn unknown_key(key: &str) -> String {
     complete.gates.fixed_open = Some(0);
     complete.gates.decide_after = Some(0.0);
     complete.distillation.teacher = Some(PathBuf::new());
+    complete.optimizer.clip_norm = Some(1.0);
     complete.data.path = Some(PathBuf::new());
     let known: Vec<String> = complete.flatten().into_iter().map(|(key, _)| key).collect();
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();

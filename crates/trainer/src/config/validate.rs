@@ -1,9 +1,13 @@
 //! Values that have the right type and make no sense.
 
-use super::{Config, GateDecay, GateStart, Granularity, PerPlace, SharedDecay};
+use super::{ActivationLoss, Config, GateDecay, GateStart, Granularity, PerPlace, SharedDecay, Weighting};
 use crate::schedule::{ActivationTarget, LearningRate};
 use arch::Cost;
-use gumbel_gates::Policy;
+use gumbel_gates::{GateKind, Policy};
+
+/// What is wrong with deciding gates that have neither learned nor started by importance.
+pub(crate) const ALL_ALIKE: &str =
+    "new gates are all alike, so none can be told from another yet; decide later, or set gates.start";
 
 impl Config {
     /// Reports every value out of range as (key, message).
@@ -47,11 +51,37 @@ impl Config {
             gates.decide_after.is_none_or(|epoch| (0.0..=self.train.epochs as f64).contains(&epoch)),
             &format!("expected an epoch from 0 to train.epochs ({})", self.train.epochs),
         );
+        if gates.decide_after.is_some() {
+            let one = !matches!(gates.target, ActivationTarget::PerBlock(_));
+            check(
+                "gates.target",
+                one,
+                "gates.decide_after decides all gates by one threshold; expected one target for all blocks",
+            );
+            let arrived = gates.target.arrives() <= gates.decide_after.unwrap_or_default();
+            check(
+                "gates.target",
+                arrived,
+                "expected a ramp that ends before gates.decide_after, which freezes the gates",
+            );
+            let calibrated = gates.kind == GateKind::Dependent && self.train.calibrate_batches > 0;
+            check(
+                "train.calibrate_batches",
+                !calibrated,
+                "statistics estimated anew would move the margins of dependent gates past gates.decide_after; expected 0",
+            );
+        }
+        let of_network = gates.weighting == Weighting::Network;
+        check(
+            "gates.loss",
+            !of_network || gates.loss == ActivationLoss::Batch,
+            "gates.weighting = \"network\" is a target for all gates together; expected \"batch\"",
+        );
         let learned = self.network.checkpoint.is_some() || self.network.weights.is_some();
         check(
             "gates.decide_after",
             gates.decide_after != Some(0.0) || gates.start != GateStart::Alike || learned,
-            "new gates are all alike, so none can be told from another yet; decide later, or set gates.start",
+            ALL_ALIKE,
         );
         check(
             "train.policy",
@@ -110,6 +140,13 @@ impl Config {
             !optimizer.nesterov || optimizer.momentum > 0.0,
             "Nesterov momentum needs optimizer.momentum above 0",
         );
+        check(
+            "optimizer.betas",
+            optimizer.betas.iter().all(|beta| (0.0..1.0).contains(beta)),
+            "expected numbers from 0 to below 1",
+        );
+        check("optimizer.epsilon", positive(optimizer.epsilon), "expected a number above 0");
+        check("optimizer.clip_norm", optimizer.clip_norm.is_none_or(positive), "expected a number above 0");
 
         let distillation = &self.distillation;
         check("distillation.share", share(distillation.share), "expected a share from 0 to 1");

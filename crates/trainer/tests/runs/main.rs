@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tch::Device;
 use torch_ext::Role;
-use trainer::config::{Granularity, parse};
+use trainer::config::{Granularity, Metric, parse};
 use trainer::{
     Agreement, Calibration, Checkpoint, Config, Error, Evaluation, Evaluator, Event, Fit, Input, Listener, MetricsFile,
     Outcome, Resume, RunDir, Strategy, Verdict, Watch,
@@ -144,6 +144,22 @@ fn a_resumed_run_ends_as_if_nothing_had_happened() {
         let epochs = |out| metrics(out).into_iter().filter(|line| line.contains("\"epoch\",")).collect::<Vec<_>>();
         assert_eq!(epochs(&parts), epochs(&whole), "step {step}");
     }
+}
+
+#[test]
+fn a_run_with_adam_and_clipping_resumes_exactly() {
+    let folder = tempfile::tempdir().unwrap();
+    let adam = "[optimizer]\nalgorithm = \"adamw\"\nlearning_rate = 0.001\nclip_norm = 0.5";
+    let config = || Config { optimizer: parse("test", adam, &[]).unwrap().optimizer, ..config("") };
+    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+    run(config(), &whole, false, None).unwrap();
+    assert!(run(config(), &parts, false, Some(3)).unwrap().is_none());
+    run(config(), &parts, true, None).unwrap().unwrap();
+    assert_eq!(weights(&RunDir::at(&parts).last()), weights(&RunDir::at(&whole).last()));
+    let mut other = config();
+    other.optimizer.algorithm = trainer::config::Algorithm::Sgd;
+    let error = Fit::prepare(other, Some(parts), Resume::WithChanges, Device::Cpu).unwrap_err().to_string();
+    assert!(error.contains("another optimizer: optimizer.algorithm is \"sgd\" and was \"adamw\""), "{error}");
 }
 
 #[test]
@@ -471,6 +487,7 @@ fn a_damaged_last_state_leaves_the_one_before_and_nothing_is_lost() {
     let fit = Fit::prepare(config(""), Some(out.clone()), Resume::Exactly, Device::Cpu).unwrap();
     fit.run(&mut [Box::new(notes.clone())], &AtomicBool::new(false)).unwrap();
     assert!(notes.0.borrow()[1].contains("last-2.safetensors after step 5"), "{:?}", notes.0.borrow());
+    assert!(!RunDir::at(&out).last_but(2).exists());
     assert_eq!(weights(&last), weights(&RunDir::at(&whole).last()));
 }
 
@@ -499,7 +516,7 @@ fn states_are_kept_as_the_configuration_says() {
     let last = training(run_dir.last());
     assert_eq!((last.best, last.runners_up), (Some(losses[0]), vec![losses[1]]));
     assert_eq!(training(run_dir.best()).epoch, losses[0].0);
-    for (rank, (epoch, _)) in losses.into_iter().enumerate() {
+    for (rank, &(epoch, _)) in losses.iter().enumerate() {
         assert_eq!(run_dir.best_of_epoch(epoch).exists(), rank < 2, "epoch {epoch}");
     }
 }
@@ -520,11 +537,25 @@ fn a_run_goes_on_with_another_configuration_only_if_that_is_asked_for() {
     larger.train.batch_size = 4;
     let error = go_on(&larger, Resume::WithChanges).unwrap_err().to_string();
     assert!(error.contains("another batch size: train.batch_size is 4 and was 8"), "{error}");
+    for (key, what) in
+        [("checkpoints.best_by", "measure of what is best"), ("gates.decide_after", "decision of its gates")]
+    {
+        let mut other = config("");
+        match key {
+            "gates.decide_after" => other.gates.decide_after = Some(1.0),
+            _ => other.checkpoints.best_by = Metric::Top5,
+        }
+        let error = go_on(&other, Resume::WithChanges).unwrap_err().to_string();
+        assert!(error.contains(&format!("another {what}: {key} is")), "{error}");
+    }
     let mut filters = config(FILTERS);
     filters.train = config("").train;
     let error = go_on(&filters, Resume::WithChanges).unwrap_err().to_string();
     assert!(error.contains("cannot go on with another network: gates.granularity"), "{error}");
 
+    // Until the state says so too, the run's own configuration is what it was.
+    drop(go_on(&slower, Resume::WithChanges).unwrap());
+    assert!(go_on(&config(""), Resume::Exactly).is_ok());
     let notes = Notes::default();
     let outcome = go_on(&slower, Resume::WithChanges)
         .unwrap()
