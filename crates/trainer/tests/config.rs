@@ -29,6 +29,25 @@ fn shipped_configurations_are_valid_and_say_what_they_mean() {
 }
 
 #[test]
+fn the_settings_that_make_suggests_to_try_things_fit_every_configuration() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let makefile = std::fs::read_to_string(root.join("Makefile")).unwrap();
+    let settings = |name: &str| -> Vec<(String, String)> {
+        let line = makefile.lines().find_map(|line| line.strip_prefix(&format!("{name} := "))).unwrap();
+        let pairs = line.split("--set ").skip(1).map(|pair| pair.trim().split_once('=').unwrap());
+        pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    };
+    for entry in std::fs::read_dir(root.join("configs")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut overrides = settings("TRY");
+        if path.file_stem().unwrap().to_string_lossy().ends_with("-filter") {
+            overrides.extend(settings("TRY_FILTERS"));
+        }
+        assert_eq!(Config::read(&path, &overrides).unwrap().train.epochs, 1, "{}", path.display());
+    }
+}
+
+#[test]
 fn the_papers_recipe_gates_ten_blocks() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/resnet50-aig.toml");
     let config = Config::read(&path, &[]).unwrap();
