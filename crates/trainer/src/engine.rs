@@ -11,7 +11,8 @@ use crate::file::write_atomically;
 use crate::gate_report::write_gate_report;
 use crate::keep::{Ranking, forget, ranked, write_last};
 use crate::listeners::SiteName;
-use crate::objective::{Objective, Pull};
+use crate::mix::Mix;
+use crate::objective::{Answers, Objective, Pull};
 use crate::optimizer::Optimizer;
 use crate::run_dir::RunDir;
 use crate::schedule::Schedule;
@@ -29,6 +30,9 @@ use std::time::Instant;
 
 use tch::{Kind, Tensor};
 use torch_ext::derive_seed;
+
+/// A part of a step's seed that no gate site has, nor dropout.
+const MIXING: u64 = u64::MAX - 1;
 
 /// A run that is ready to start: everything was checked, and its folder exists.
 #[derive(Debug)]
@@ -165,16 +169,23 @@ impl Fit {
     /// One step of gradient descent on one batch.
     fn step(&mut self, batch: &Batch, totals: &mut Totals) -> Result<()> {
         let step = self.progress.step;
-        let (images, labels) = to_tensors(batch, self.config.data.image_size, self.network.device())?;
+        let data = &self.config.data;
+        let (mut images, labels) = to_tensors(batch, data.image_size, self.network.device())?;
         let seed = derive_seed(self.config.train.seed, step);
         let (pull, decided) = (self.pull(step), self.is_decided(step));
         let mut pass = Pass::training(pull.temperature, seed);
         if decided {
             pass.policy = Policy::Argmax;
         }
+        let mut mixed = None;
+        if let Some(mix) = Mix::draw(data.mixup, data.cutmix, data.image_size, derive_seed(seed, MIXING)) {
+            images = mix.images(&images)?;
+            mixed = Some((Mix::others(&labels)?, mix.share()));
+        }
         let teacher = self.teacher.as_ref().map(|teacher| teacher.logits(&images)).transpose()?;
+        let answers = Answers { labels, mixed, teacher };
         let output = self.network.forward(&images, pass)?;
-        let terms = self.objective.terms(&output, &labels, teacher.as_ref(), &pull, &self.meter)?;
+        let terms = self.objective.terms(&output, &answers, &pull, &self.meter)?;
         self.optimizer.zero_gradients();
         terms.total.f_backward()?;
         self.progress.updates += 1;
@@ -183,7 +194,12 @@ impl Fit {
             Some(activation) => activation.shallow_clone(),
             None => terms.cross_entropy.f_zeros_like()?,
         };
-        totals.add(&output, &labels, [&terms.total, &terms.cross_entropy, &activation])
+        // Of mixed images a hit is the label that most of them is.
+        let labels = match &answers.mixed {
+            Some((others, share)) if *share < 0.5 => others,
+            _ => &answers.labels,
+        };
+        totals.add(&output, labels, [&terms.total, &terms.cross_entropy, &activation])
     }
 
     fn save_last(&self, listeners: &mut [Box<dyn Listener>]) -> Result<()> {

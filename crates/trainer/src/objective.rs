@@ -35,6 +35,17 @@ pub struct Distillation {
     pub temperature: f64,
 }
 
+/// What the class logits of a batch should be.
+#[derive(Debug)]
+pub struct Answers {
+    /// The images' labels `[N]`.
+    pub labels: Tensor,
+    /// The labels `[N]` of the images that were mixed into them, and the share of the images themselves; absent, they are whole.
+    pub mixed: Option<(Tensor, f64)>,
+    /// A teacher's class logits [N, classes], if there is one.
+    pub teacher: Option<Tensor>,
+}
+
 /// What pulls on the gates in one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pull {
@@ -95,27 +106,27 @@ impl Objective {
         })
     }
 
-    /// The objective for a forward pass and labels `[N]`; `teacher` are the teacher's class logits [N, classes], if there is one.
+    /// The objective for a forward pass.
     ///
     /// # Errors
     /// If there is not one target per gate.
-    pub fn terms(
-        &self,
-        output: &Output,
-        labels: &Tensor,
-        teacher: Option<&Tensor>,
-        pull: &Pull,
-        meter: &Meter,
-    ) -> Result<Terms> {
-        let cross_entropy = output.logits.f_cross_entropy_loss(
-            labels,
-            None::<&Tensor>,
-            Reduction::Mean,
-            -100, // PyTorch's ignore_index: no label is negative here
-            self.label_smoothing,
-        )?;
+    pub fn terms(&self, output: &Output, answers: &Answers, pull: &Pull, meter: &Meter) -> Result<Terms> {
+        let against = |labels: &Tensor| {
+            output.logits.f_cross_entropy_loss(
+                labels,
+                None::<&Tensor>,
+                Reduction::Mean,
+                -100, // PyTorch's ignore_index: no label is negative here
+                self.label_smoothing,
+            )
+        };
+        let mut cross_entropy = against(&answers.labels)?;
+        if let Some((others, share)) = &answers.mixed {
+            let of_others = against(others)?.f_mul_scalar(1.0 - share)?;
+            cross_entropy = cross_entropy.f_mul_scalar(*share)?.f_add(&of_others)?;
+        }
         let mut total = cross_entropy.shallow_clone();
-        if let Some(teacher) = teacher {
+        if let Some(teacher) = &answers.teacher {
             let taught = self.distillation.loss(&output.logits, teacher)?;
             let (share, rest) = (self.distillation.share, 1.0 - self.distillation.share);
             total = total.f_mul_scalar(rest)?.f_add(&taught.f_mul_scalar(share)?)?;
@@ -174,6 +185,10 @@ mod tests {
         }
     }
 
+    fn answers(teacher: Option<Tensor>) -> Answers {
+        Answers { labels: Tensor::from_slice(&[0i64, 1]), mixed: None, teacher }
+    }
+
     /// A network of two layer gates, of which the second decides about more MACs.
     fn cost() -> Cost {
         let spec = NetSpec::preset("resnet18", 2).unwrap();
@@ -184,7 +199,7 @@ mod tests {
     fn terms(objective: &Objective) -> [f64; 3] {
         let pull = Pull { targets: vec![0.5, 0.9], factor: 3.0, polarisation: 0.0, temperature: 1.0 };
         let meter = Meter::new(&cost(), Device::Cpu).unwrap();
-        let terms = objective.terms(&output(), &Tensor::from_slice(&[0i64, 1]), None, &pull, &meter).unwrap();
+        let terms = objective.terms(&output(), &answers(None), &pull, &meter).unwrap();
         let activation = terms.activation.unwrap();
         [terms.total, terms.cross_entropy, activation].map(|term| term.to_kind(Kind::Double).double_value(&[]))
     }
@@ -224,7 +239,7 @@ mod tests {
             let objective = Objective { activation: ActivationLoss::Batch, sides: Sides::Above, ..PLAIN };
             let pull = Pull { targets: vec![target; 2], factor: 1.0, polarisation: 0.0, temperature: 1.0 };
             let meter = Meter::new(&cost(), Device::Cpu).unwrap();
-            let terms = objective.terms(&output(), &Tensor::from_slice(&[0i64, 1]), None, &pull, &meter).unwrap();
+            let terms = objective.terms(&output(), &answers(None), &pull, &meter).unwrap();
             terms.activation.unwrap().double_value(&[])
         };
         assert_eq!(one_sided(0.6), 0.0);
@@ -262,6 +277,17 @@ mod tests {
     }
 
     #[test]
+    fn mixed_images_count_for_both_their_labels() {
+        let pull = Pull { targets: vec![0.5, 0.9], factor: 0.0, polarisation: 0.0, temperature: 1.0 };
+        let meter = Meter::new(&cost(), Device::Cpu).unwrap();
+        let mixed = Some((Tensor::from_slice(&[1i64, 0]), 0.75));
+        let terms = PLAIN.terms(&output(), &Answers { mixed, ..answers(None) }, &pull, &meter).unwrap();
+        // The first image is undecided; the second is ¾ of class 1 with probability ¾ and ¼ of class 0.
+        let second = 0.75 * (4.0f64 / 3.0).ln() + 0.25 * 4.0f64.ln();
+        close(terms.cross_entropy.double_value(&[]), (2.0f64.ln() + second) / 2.0);
+    }
+
+    #[test]
     fn label_smoothing_spreads_over_all_classes() {
         // Targets 0.9 and 0.1 of ε = 0.2 over two classes.
         let [_, cross_entropy, _] = terms(&Objective { label_smoothing: 0.2, ..PLAIN });
@@ -276,8 +302,8 @@ mod tests {
         let pull = Pull { targets: vec![0.5, 0.9], factor: 0.0, polarisation: 0.0, temperature: 1.0 };
         let meter = Meter::new(&cost(), Device::Cpu).unwrap();
         let total = |teacher: &[f32; 4]| {
-            let (labels, teacher) = (Tensor::from_slice(&[0i64, 1]), Tensor::from_slice(teacher).view([2, 2]));
-            objective.terms(&output(), &labels, Some(&teacher), &pull, &meter).unwrap().total.double_value(&[])
+            let answers = answers(Some(Tensor::from_slice(teacher).view([2, 2])));
+            objective.terms(&output(), &answers, &pull, &meter).unwrap().total.double_value(&[])
         };
         let cross_entropy = (2.0f64.ln() + (4.0f64 / 3.0).ln()) / 2.0;
         // A teacher that answers as the network does has nothing to add.
@@ -292,7 +318,7 @@ mod tests {
         let meter = Meter::new(&cost(), Device::Cpu).unwrap();
         let total = |polarisation| {
             let pull = Pull { targets: vec![0.5, 0.9], factor: 0.0, polarisation, temperature: 1.0 };
-            let terms = PLAIN.terms(&output(), &Tensor::from_slice(&[0i64, 1]), None, &pull, &meter).unwrap();
+            let terms = PLAIN.terms(&output(), &answers(None), &pull, &meter).unwrap();
             terms.total.double_value(&[])
         };
         // Both gates have a margin of 1, either way.

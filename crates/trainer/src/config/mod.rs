@@ -266,6 +266,10 @@ pub struct DataConfig {
     pub crop_ratio: (f64, f64),
     /// Training: probability of mirroring left and right.
     pub flip: f64,
+    /// α of the Beta distribution of mixup's shares in training; 0 for never.
+    pub mixup: f64,
+    /// The same for CutMix; with both, each comes in half of the steps.
+    pub cutmix: f64,
     /// Mean of red, green and blue, values in 0 to 1.
     pub mean: [f32; 3],
     /// Standard deviation of red, green and blue.
@@ -456,6 +460,8 @@ impl Default for DataConfig {
             crop_scale: (0.08, 1.0),
             crop_ratio: (0.75, 4.0 / 3.0),
             flip: 0.5,
+            mixup: 0.0,
+            cutmix: 0.0,
             mean: [0.485, 0.456, 0.406],
             std: [0.229, 0.224, 0.225],
             threads: 0,

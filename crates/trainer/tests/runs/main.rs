@@ -147,10 +147,14 @@ fn a_resumed_run_ends_as_if_nothing_had_happened() {
 }
 
 #[test]
-fn a_run_with_adam_and_clipping_resumes_exactly() {
+fn a_run_with_adam_clipping_and_mixed_images_resumes_exactly() {
     let folder = tempfile::tempdir().unwrap();
     let adam = "[optimizer]\nalgorithm = \"adamw\"\nlearning_rate = 0.001\nclip_norm = 0.5";
-    let config = || Config { optimizer: parse("test", adam, &[]).unwrap().optimizer, ..config("") };
+    let config = || {
+        let mut config = Config { optimizer: parse("test", adam, &[]).unwrap().optimizer, ..config("") };
+        (config.data.mixup, config.data.cutmix) = (0.2, 1.0);
+        config
+    };
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
     run(config(), &whole, false, None).unwrap();
     assert!(run(config(), &parts, false, Some(3)).unwrap().is_none());
