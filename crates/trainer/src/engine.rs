@@ -4,6 +4,7 @@ use crate::batch::to_tensors;
 use crate::calibrate::Calibration;
 use crate::checkpoint::{Checkpoint, Input, Training};
 use crate::config::{CheckpointsConfig, Config};
+use crate::erase::erase;
 use crate::error::{Error, Result};
 use crate::evaluate::{BadImages, Evaluation, Evaluator};
 use crate::event::{Event, Listener, Scheduled, tell};
@@ -31,8 +32,9 @@ use std::time::Instant;
 use tch::{Kind, Tensor};
 use torch_ext::derive_seed;
 
-/// A part of a step's seed that no gate site has, nor dropout.
+/// Parts of a step's seed that no gate site has, nor dropout.
 const MIXING: u64 = u64::MAX - 1;
+const ERASING: u64 = u64::MAX - 2;
 
 /// A run that is ready to start: everything was checked, and its folder exists.
 #[derive(Debug)]
@@ -176,6 +178,9 @@ impl Fit {
         let mut pass = Pass::training(pull.temperature, seed);
         if decided {
             pass.policy = Policy::Argmax;
+        }
+        if data.erase > 0.0 {
+            erase(&images, data.erase, derive_seed(seed, ERASING))?;
         }
         let mut mixed = None;
         if let Some(mix) = Mix::draw(data.mixup, data.cutmix, data.image_size, derive_seed(seed, MIXING)) {

@@ -11,6 +11,7 @@ mod checkpoint;
 pub mod config;
 mod decide;
 mod engine;
+mod erase;
 mod error;
 mod evaluate;
 mod event;

@@ -266,6 +266,8 @@ pub struct DataConfig {
     pub crop_ratio: (f64, f64),
     /// Training: probability of mirroring left and right.
     pub flip: f64,
+    /// Probability of erasing a rectangle in training.
+    pub erase: f64,
     /// α of the Beta distribution of mixup's shares in training; 0 for never.
     pub mixup: f64,
     /// The same for CutMix; with both, each comes in half of the steps.
@@ -460,6 +462,7 @@ impl Default for DataConfig {
             crop_scale: (0.08, 1.0),
             crop_ratio: (0.75, 4.0 / 3.0),
             flip: 0.5,
+            erase: 0.0,
             mixup: 0.0,
             cutmix: 0.0,
             mean: [0.485, 0.456, 0.406],

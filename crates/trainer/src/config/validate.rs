@@ -116,6 +116,7 @@ impl Config {
             "expected [low, high] with 0 < low <= high",
         );
         check("data.padding", data.padding <= data.image_size, "expected at most data.image_size");
+        check("data.erase", share(data.erase), "expected a probability from 0 to 1");
         check("data.mixup", not_negative(data.mixup), "expected a number of at least 0");
         check("data.cutmix", not_negative(data.cutmix), "expected a number of at least 0");
         check("data.flip", share(data.flip), "expected a probability from 0 to 1");

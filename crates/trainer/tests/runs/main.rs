@@ -152,7 +152,7 @@ fn a_run_with_adam_clipping_and_mixed_images_resumes_exactly() {
     let adam = "[optimizer]\nalgorithm = \"adamw\"\nlearning_rate = 0.001\nclip_norm = 0.5";
     let config = || {
         let mut config = Config { optimizer: parse("test", adam, &[]).unwrap().optimizer, ..config("") };
-        (config.data.mixup, config.data.cutmix) = (0.2, 1.0);
+        (config.data.erase, config.data.mixup, config.data.cutmix) = (0.5, 0.2, 1.0);
         config
     };
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
