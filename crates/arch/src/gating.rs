@@ -339,6 +339,11 @@ impl NetSpec {
     pub fn gate_count(&self) -> usize {
         self.gate_sites().map(|(_, gates)| gates.count()).sum()
     }
+
+    /// Whether any gate looks at the input: the decisions are then made for each image.
+    pub fn has_dependent_gates(&self) -> bool {
+        self.gate_sites().any(|(_, gates)| gates.kind == GateKind::Dependent)
+    }
 }
 
 fn filter_sites(block: &BlockSpec, kind: GateKind, sizes: GroupSizes, places: &[Place]) -> Vec<GateSite> {

@@ -5,7 +5,7 @@ use crate::event::{ImagePass, Listener};
 use crate::objective::Objective;
 use crate::training_pass::TrainingPass;
 use arch::{Meter, Network, Pass};
-use gumbel_gates::{GateKind, Openings, Policy, sampling};
+use gumbel_gates::{Openings, Policy, sampling};
 use std::sync::atomic::AtomicBool;
 use tch::{Kind, Tensor};
 
@@ -34,7 +34,7 @@ impl Budget<'_> {
     /// If too many images are unusable, or the network cannot run.
     pub fn meet(&self, listeners: &mut [Box<dyn Listener>]) -> Result<f64> {
         let of = |open| Ok(self.objective.activation(&Openings::new(vec![open])?, self.meter)?.f_double_value(&[])?);
-        let dependent = self.network.spec().gate_sites().any(|(_, gates)| gates.kind == GateKind::Dependent);
+        let dependent = self.network.spec().has_dependent_gates();
         let margins =
             |listeners: &mut [_]| if dependent { self.margins(listeners) } else { self.margins_of_any_image() };
         for _ in 0..ROUNDS {

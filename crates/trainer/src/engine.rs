@@ -28,7 +28,6 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
-
 use tch::{Kind, Tensor};
 use torch_ext::derive_seed;
 

@@ -7,7 +7,6 @@ use crate::error::Result;
 use crate::event::{Event, Listener, tell};
 use crate::importance;
 use crate::training_pass::TrainingPass;
-use gumbel_gates::GateKind;
 use std::sync::atomic::AtomicBool;
 use tch::{Kind, Tensor};
 
@@ -27,10 +26,6 @@ impl Fit {
     /// Whether gates no longer learn at a step.
     pub(crate) fn is_decided(&self, step: u64) -> bool {
         self.decided_from().is_some_and(|from| step >= from)
-    }
-
-    pub(crate) fn has_dependent_gates(&self) -> bool {
-        self.network.spec().gate_sites().any(|(_, gates)| gates.kind == GateKind::Dependent)
     }
 
     /// A pass over training images in an order that training itself does not reach.
@@ -80,7 +75,7 @@ impl Fit {
         let Some(from) = self.decided_from().filter(|&from| step >= from) else { return Ok(()) };
         let at_end = self.progress.batch == self.steps_per_epoch();
         // Gates that look at the input are decided again after each epoch, since what they see has changed.
-        if step != from && !(self.has_dependent_gates() && at_end) {
+        if step != from && !(self.network.spec().has_dependent_gates() && at_end) {
             return Ok(());
         }
         let Some(target) = self.objective.mean_target(&self.pull(step).targets) else { return Ok(()) };

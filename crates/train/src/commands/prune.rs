@@ -9,7 +9,7 @@ use crate::table::{grouped, macs, percent, table};
 use anyhow::{Result, bail};
 use arch::{BlockSpec, Cost, Decision, Network, Shortcut};
 use data::Order;
-use gumbel_gates::{GateKind, Policy};
+use gumbel_gates::Policy;
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -74,7 +74,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     if gates == 0 {
         bail!("{} has no gates, so there is nothing to decide and nothing to prune", loaded.name);
     }
-    let dependent = loaded.network.spec().gate_sites().any(|(_, gates)| gates.kind == GateKind::Dependent);
+    let dependent = loaded.network.spec().has_dependent_gates();
     if dependent && args.policy.ranks() {
         bail!(Usage(format!(
             "--policy {}: gates that look at the image are ranked anew for each; decide them by argmax or threshold=P",
