@@ -206,34 +206,45 @@ impl Fit {
         totals.add(&output, labels, [&terms.total, &terms.cross_entropy, &activation])
     }
 
-    fn save_last(&self, listeners: &mut [Box<dyn Listener>]) -> Result<()> {
-        write_last(&self.run, self.config.checkpoints.keep_last, &self.state()?)?;
+    fn save_last(&self, state: &[u8], listeners: &mut [Box<dyn Listener>]) -> Result<()> {
+        write_last(&self.run, self.config.checkpoints.keep_last, state)?;
         tell(listeners, &Event::Saved(&self.run.last()))
     }
 
-    /// Saves the state if its evaluation is among the best, and says whether it is the best so far.
-    fn save_if_good(&mut self, evaluation: &Summary, listeners: &mut [Box<dyn Listener>]) -> Result<bool> {
+    /// Files an evaluation among the best; returns which those are now.
+    fn rank(&mut self, evaluation: &Summary) -> Ranking {
         let (epoch, step, config) = (self.progress.epoch, self.progress.step, &self.config.checkpoints);
         // Before gates are decided the network spends more; that is no match for one within its budget.
         let same_gates = |epoch: u64| self.is_decided(epoch * self.steps_per_epoch() as u64) == self.is_decided(step);
         let before = self.progress.best.into_iter().chain(self.progress.runners_up.iter().copied());
         let before: Ranking = before.filter(|&(epoch, _)| same_gates(epoch)).collect();
         let ranking = ranked(before, epoch, config.best_by.of(evaluation), config);
-        let several = config.keep_best > 1;
-        let (is_good, is_best) = (ranking.iter().any(|best| best.0 == epoch), ranking[0].0 == epoch);
-        let former = self.progress.best;
         self.progress.best = ranking.first().copied();
         self.progress.runners_up = ranking.iter().skip(1).copied().collect();
-        if several {
+        ranking
+    }
+
+    /// Saves the state after an evaluation wherever it belongs, and says whether it is the best so far.
+    fn save_evaluated(&mut self, evaluation: &Summary, listeners: &mut [Box<dyn Listener>]) -> Result<bool> {
+        let (epoch, former) = (self.progress.epoch, self.progress.best);
+        let ranking = self.rank(evaluation);
+        let (is_good, is_best) = (ranking.iter().any(|best| best.0 == epoch), ranking[0].0 == epoch);
+        let (config, state) = (&self.config.checkpoints, self.state()?);
+        if config.keep_best > 1 {
             self.keep_former_best(former)?;
             if is_good {
-                self.save(self.run.best_of_epoch(epoch), listeners)?;
+                self.save(self.run.best_of_epoch(epoch), &state, listeners)?;
             }
         }
         if is_best {
-            self.save(self.run.best(), listeners)?;
+            self.save(self.run.best(), &state, listeners)?;
         }
         forget(&self.run, &ranking);
+        if config.keep_every_epochs > 0 && epoch.is_multiple_of(config.keep_every_epochs) {
+            self.save(self.run.after_epoch(epoch), &state, listeners)?;
+        }
+        // After `best`, since it says that it exists.
+        self.save_last(&state, listeners)?;
         Ok(is_best)
     }
 
@@ -254,8 +265,8 @@ impl Fit {
             || (every_minutes > 0.0 && saved.elapsed().as_secs_f64() >= 60.0 * every_minutes)
     }
 
-    fn save(&self, path: PathBuf, listeners: &mut [Box<dyn Listener>]) -> Result<()> {
-        write_atomically(&path, &self.state()?)?;
+    fn save(&self, path: PathBuf, state: &[u8], listeners: &mut [Box<dyn Listener>]) -> Result<()> {
+        write_atomically(&path, state)?;
         tell(listeners, &Event::Saved(&path))
     }
 
@@ -303,7 +314,7 @@ impl Fit {
                 if interrupted {
                     return Ok(None);
                 }
-                self.save_last(listeners)?;
+                self.save_last(&self.state()?, listeners)?;
                 saved = Instant::now();
             }
         }
@@ -370,12 +381,12 @@ impl Fit {
         }
         if self.changed {
             // The state first: what it was saved with is what the configuration is compared with.
-            self.save_last(listeners)?;
+            self.save_last(&self.state()?, listeners)?;
             write_atomically(&self.run.config(), self.config.to_toml().as_bytes())?;
         }
         if self.progress.step == 0 {
             if !self.start_gates(listeners, interrupt)? {
-                self.save_last(listeners)?;
+                self.save_last(&self.state()?, listeners)?;
                 return Ok(Outcome::Interrupted(self.run));
             }
             self.decide(0, listeners)?;
@@ -383,7 +394,7 @@ impl Fit {
         let mut last = None;
         while self.progress.epoch < self.config.train.epochs {
             let Some((evaluation, bad)) = self.epoch(listeners, interrupt)? else {
-                self.save_last(listeners)?;
+                self.save_last(&self.state()?, listeners)?;
                 return Ok(Outcome::Interrupted(self.run));
             };
             last = Some((evaluation, bad));
@@ -431,13 +442,7 @@ impl Fit {
         self.progress.batch = 0;
         self.progress.evaluation = Some(evaluation.summary.clone());
         let (step, epoch) = (self.progress.step, self.progress.epoch);
-        // Before `last`, which says that it exists.
-        let is_best = self.save_if_good(&evaluation.summary, listeners)?;
-        let for_good = self.config.checkpoints.keep_every_epochs;
-        if for_good > 0 && epoch.is_multiple_of(for_good) {
-            self.save(self.run.after_epoch(epoch), listeners)?;
-        }
-        self.save_last(listeners)?;
+        let is_best = self.save_evaluated(&evaluation.summary, listeners)?;
         let bad_images = left_out + evaluation.bad;
         tell(
             listeners,
