@@ -81,7 +81,8 @@ impl<'a> Decided<'a> {
     /// `features` [N, C, H, W] of a place, the closed ones zero.
     fn masked(&self, site: Site, features: Tensor) -> Result<Tensor> {
         match self.places.iter().zip(&self.openings).find(|(place, _)| place.site == site) {
-            Some((place, openings)) => Ok(features.f_mul(&place.mask(openings)?)?),
+            // Openings are 0 or 1: any precision holds them.
+            Some((place, openings)) => Ok(features.f_mul(&place.mask(openings)?.f_to_kind(features.kind())?)?),
             None => Ok(features),
         }
     }
@@ -128,6 +129,11 @@ impl Block {
             gates.push(GatedPlace::build(&mut path, place, spec.inputs, device)?);
         }
         Ok(Self { spec: spec.clone(), branch, projection, bias, gates })
+    }
+
+    /// Its name, as in the spec.
+    pub fn name(&self) -> &str {
+        &self.spec.name
     }
 
     /// The gates, in the order of the spec's sites.

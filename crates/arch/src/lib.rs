@@ -26,7 +26,7 @@ pub use cost::{BlockCost, Cost};
 pub use error::{Error, Result};
 pub use gating::{GateSite, GroupSizes, Groups, Place, Site};
 pub use meter::Meter;
-pub use network::{CLASSIFIER_GROUP, Execution, Mode, Network, Output, Pass};
+pub use network::{CLASSIFIER_GROUP, Execution, Mode, Network, Observe, Output, Pass};
 pub use presets::{Level, PRESETS, Preset};
 pub use prune::Decision;
 pub use script::ScriptOptions;

@@ -3,8 +3,8 @@ use crate::conv::Conv;
 use crate::error::Result;
 use crate::spec::NetSpec;
 use gumbel_gates::{Openings, Policy};
-use tch::{Device, Tensor};
-use torch_ext::{Init, Linear, Statistics, Tensors, derive_seed};
+use tch::{Device, Kind, Tensor};
+use torch_ext::{Autocast, Half, Init, Linear, Statistics, Tensors, derive_seed};
 
 /// The group the classifier's tensors are labelled with (see [`torch_ext::Path::group`]).
 pub const CLASSIFIER_GROUP: &str = "classifier";
@@ -17,6 +17,8 @@ pub struct Network {
     stem: Conv,
     blocks: Vec<Block>,
     classifier: Linear,
+    /// What convolutions and matrix products compute in; absent: float32.
+    half: Option<Half>,
 }
 
 /// How one forward pass runs.
@@ -61,13 +63,16 @@ pub enum Mode {
 /// What one forward pass gives.
 #[derive(Debug)]
 pub struct Output {
-    /// Class logits [N, classes].
+    /// Class logits [N, classes] in float32, under autocast too.
     pub logits: Tensor,
     /// Per gate site the logits (closed, open) [N, n, 2], in the order of [`NetSpec::gate_sites`].
     pub gate_logits: Vec<Tensor>,
     /// What the gates decided.
     pub openings: Openings,
 }
+
+/// Somebody who looks at features on their way through a network.
+pub type Observe<'a> = dyn FnMut(&str, &Tensor) + 'a;
 
 impl Pass {
     /// Inference: running statistics, gates by `policy`.
@@ -154,7 +159,13 @@ impl Network {
         let mut root = tensors.root();
         let mut head = root.sub(&spec.head.name);
         let classifier = Linear::build(&mut head.group(CLASSIFIER_GROUP), inputs, classes, init, Some(init))?;
-        Ok(Self { spec: spec.clone(), tensors, stem, blocks, classifier })
+        Ok(Self { spec: spec.clone(), tensors, stem, blocks, classifier, half: None })
+    }
+
+    /// Makes every pass compute its convolutions and matrix products in 16 bits under autocast, or, with `None`, in float32. Weights,
+    /// batch norm statistics and the logits of gates and classes are float32 either way.
+    pub fn compute_in(&mut self, half: Option<Half>) {
+        self.half = half;
     }
 
     /// Sets the scale of the last batch norm of every residual branch to zero, so that each block starts as its shortcut:
@@ -210,25 +221,38 @@ impl Network {
     /// If the images have another shape or are too small.
     pub fn forward(&self, images: &Tensor, pass: Pass) -> Result<Output> {
         if !pass.policy.ranks() || self.spec.gate_count() == 0 {
-            return self.forward_with(images, pass.mode, pass.execution, Decide::new(pass.policy, None));
+            return self.forward_observed(images, pass, &mut |_, _| {});
         }
-        let decide = Decide::new(Policy::AlwaysOpen, None);
-        let open = self.forward_with(images, pass.mode.without_effect(), Execution::Masked, decide)?;
+        let open = Pass { mode: pass.mode.without_effect(), policy: Policy::AlwaysOpen, execution: Execution::Masked };
+        let open = self.forward_observed(images, open, &mut |_, _| {})?;
         let ranked = pass.policy.decide(&Tensor::f_cat(&open.gate_logits, 1)?, 0)?;
         let counts: Vec<i64> = self.spec.gate_sites().map(|(_, gates)| gates.count() as i64).collect();
         let made = ranked.f_split_with_sizes(counts, 1)?;
-        self.forward_with(images, pass.mode, pass.execution, Decide::new(pass.policy, Some(&made)))
+        self.forward_with(images, pass, Decide::new(pass.policy, Some(&made)), &mut |_, _| {})
     }
 
-    fn forward_with(&self, images: &Tensor, mode: Mode, execution: Execution, mut decide: Decide) -> Result<Output> {
+    /// As [`Self::forward`] with a policy that does not rank; `observe` is shown the features [N, C, H, W] behind the stem and every
+    /// block, with the names these have in the spec, as soon as they are computed.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn forward_observed(&self, images: &Tensor, pass: Pass, observe: &mut Observe) -> Result<Output> {
+        self.forward_with(images, pass, Decide::new(pass.policy, None), observe)
+    }
+
+    fn forward_with(&self, images: &Tensor, pass: Pass, mut decide: Decide, observe: &mut Observe) -> Result<Output> {
+        let Pass { mode, execution, .. } = pass;
+        let _precision = self.half.map(|half| Autocast::to(half, self.device())).transpose()?;
         let statistics = mode.statistics();
         let mut features = self.stem.forward(images, statistics)?;
+        observe(&self.spec.stem.conv.name, &features);
         if let Some(pool) = &self.spec.stem.pool {
             let [kernel, stride, padding] = [pool.kernel, pool.stride, pool.padding].map(|size| [size as i64; 2]);
             features = features.f_max_pool2d(kernel, stride, padding, [1, 1], false)?;
         }
         for block in &self.blocks {
             features = block.forward(&features, statistics, execution, &mut decide)?;
+            observe(block.name(), &features);
         }
         let mut pooled = features.f_adaptive_avg_pool2d([1, 1])?.f_flatten(1, -1)?;
         if let Mode::Training { seed } = mode
@@ -236,7 +260,7 @@ impl Network {
         {
             pooled = dropout(&pooled, self.spec.head.dropout, seed)?;
         }
-        let logits = self.classifier.forward(&pooled)?;
+        let logits = self.classifier.forward(&pooled)?.f_to_kind(Kind::Float)?;
         Ok(Output { logits, gate_logits: decide.logits, openings: Openings::new(decide.openings)? })
     }
 }

@@ -46,7 +46,7 @@ impl Network {
         loaded.fresh_gates = gates().next().is_some() && !gates().any(|entry| found.contains_key(entry.name.as_str()));
 
         let mut fits = Vec::new();
-        let (mut missing, mut misshapen) = (Vec::new(), Vec::new());
+        let (mut missing, mut misshapen, mut broken) = (Vec::new(), Vec::new(), Vec::new());
         for entry in self.tensors() {
             let Some(tensor) = found.remove(entry.name.as_str()) else {
                 if !(loaded.fresh_gates && entry.group == GATE_GROUP) {
@@ -56,6 +56,9 @@ impl Network {
             };
             let (expected, size) = (entry.tensor.size(), tensor.size());
             if size == expected {
+                if tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+                    broken.push(entry.name.clone());
+                }
                 fits.push((&entry.tensor, tensor));
             } else if classifier == Classifier::MayBeFresh
                 && entry.group == CLASSIFIER_GROUP
@@ -69,7 +72,13 @@ impl Network {
         }
         let mut unknown: Vec<String> = found.into_keys().map(str::to_owned).collect();
         unknown.sort();
-        let faults: Vec<String> = [("missing", missing), ("of another shape", misshapen), ("unknown", unknown)]
+        let faults = [
+            ("missing", missing),
+            ("of another shape", misshapen),
+            ("with values that are not finite numbers", broken),
+            ("unknown", unknown),
+        ];
+        let faults: Vec<String> = faults
             .into_iter()
             .filter(|(_, names)| !names.is_empty())
             .map(|(fault, names)| format!("{} {fault}: {}", count(names.len()), shorten(&names)))

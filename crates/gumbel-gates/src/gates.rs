@@ -2,7 +2,7 @@ use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::cell::OnceCell;
 use tch::{Kind, Tensor};
-use torch_ext::{BatchNorm, Init, Linear, Path, Statistics};
+use torch_ext::{Autocast, BatchNorm, Init, Linear, Path, Statistics};
 
 /// The group that all tensors of gates are labelled with (see [`torch_ext::Path::group`]).
 pub const GATE_GROUP: &str = "gate";
@@ -107,8 +107,8 @@ impl Gates {
         Ok(Self { count, logits })
     }
 
-    /// The logits (closed, open) for an input of N images: [N, n, 2] in float32. A dependent gate's batch norm uses
-    /// `statistics`.
+    /// The logits (closed, open) for an input of N images: [N, n, 2] in float32, under autocast too: 16 bits cannot hold the noise
+    /// that is added to them. A dependent gate's batch norm uses `statistics`.
     ///
     /// # Errors
     /// If the input has another shape.
@@ -117,6 +117,7 @@ impl Gates {
         match &self.logits {
             Logits::Independent(logits) => Ok(logits.f_unsqueeze(0)?.f_expand([batch, self.count, 2], false)?),
             Logits::Dependent { squeeze, norm, expand } => {
+                let _float32 = Autocast::off(input.input.device())?;
                 let hidden = norm.forward(&squeeze.forward(input.pooled()?)?, statistics)?.f_relu()?;
                 Ok(expand.forward(&hidden)?.f_view([batch, self.count, 2])?)
             }

@@ -30,13 +30,43 @@ pub struct AdamWStep {
     pub epsilon: f64,
 }
 
+/// The gradients of one step.
+#[derive(Debug, Clone, Copy)]
+pub struct Gradients<'a> {
+    /// One per parameter.
+    pub values: &'a [Tensor],
+    /// What they were multiplied by, float32 scalar: the step divides by it. Absent: nothing.
+    pub scale: Option<&'a Tensor>,
+    /// Float32 scalar: if it is 1, nothing changes. The host does not wait to know. Absent: never.
+    pub skip: Option<&'a Tensor>,
+}
+
+impl<'a> From<&'a [Tensor]> for Gradients<'a> {
+    fn from(values: &'a [Tensor]) -> Self {
+        Self { values, scale: None, skip: None }
+    }
+}
+
 unsafe extern "C" {
+    fn torch_ext_norm(
+        tensors: *const *const torch_sys::C_tensor,
+        count: usize,
+        result: *mut *mut torch_sys::C_tensor,
+    ) -> *mut c_char;
+    fn torch_ext_lerp(
+        tensors: *const *const torch_sys::C_tensor,
+        ends: *const *const torch_sys::C_tensor,
+        count: usize,
+        weight: f64,
+    ) -> *mut c_char;
     fn torch_ext_fused_adamw(
         parameters: *const *const torch_sys::C_tensor,
         gradients: *const *const torch_sys::C_tensor,
         means: *const *const torch_sys::C_tensor,
         squares: *const *const torch_sys::C_tensor,
         count: usize,
+        scale: *const torch_sys::C_tensor,
+        skip: *const torch_sys::C_tensor,
         step: f64,
         learning_rate: f64,
         beta1: f64,
@@ -49,6 +79,8 @@ unsafe extern "C" {
         gradients: *const *const torch_sys::C_tensor,
         momenta: *const *const torch_sys::C_tensor,
         count: usize,
+        scale: *const torch_sys::C_tensor,
+        skip: *const torch_sys::C_tensor,
         learning_rate: f64,
         momentum: f64,
         weight_decay: f64,
@@ -62,20 +94,24 @@ unsafe extern "C" {
 ///
 /// # Errors
 /// If the lists differ in length, or libtorch refuses the tensors.
-pub fn fused_sgd(parameters: &[Tensor], gradients: &[Tensor], momenta: &[Tensor], step: &SgdStep) -> Result<()> {
-    refuse_unlike(parameters, &[("gradients", "gradient", gradients), ("momenta", "momentum", momenta)])?;
+pub fn fused_sgd(parameters: &[Tensor], gradients: Gradients, momenta: &[Tensor], step: &SgdStep) -> Result<()> {
+    refuse_unlike(parameters, &[("gradients", "gradient", gradients.values), ("momenta", "momentum", momenta)])?;
     if parameters.is_empty() {
         return Ok(());
     }
     let count = parameters.len();
-    let (parameters, gradients, momenta) = (pointers(parameters), pointers(gradients), pointers(momenta));
-    // SAFETY: three arrays of `count` valid tensor pointers that outlive the call; the shim keeps none of them.
+    let (scale, skip) = (pointer(gradients.scale), pointer(gradients.skip));
+    let (parameters, gradients, momenta) = (pointers(parameters), pointers(gradients.values), pointers(momenta));
+    // SAFETY: three arrays of `count` valid tensor pointers, and two pointers that are valid or null; all outlive the call, and
+    // the shim keeps none of them.
     check(unsafe {
         torch_ext_fused_sgd(
             parameters.as_ptr(),
             gradients.as_ptr(),
             momenta.as_ptr(),
             count,
+            scale,
+            skip,
             step.learning_rate,
             step.momentum,
             step.weight_decay,
@@ -93,19 +129,22 @@ pub fn fused_sgd(parameters: &[Tensor], gradients: &[Tensor], momenta: &[Tensor]
 /// If the lists differ in length, or libtorch refuses the tensors.
 pub fn fused_adamw(
     parameters: &[Tensor],
-    gradients: &[Tensor],
+    gradients: Gradients,
     means: &[Tensor],
     squares: &[Tensor],
     step: &AdamWStep,
 ) -> Result<()> {
-    let lists = [("gradients", "gradient", gradients), ("means", "mean", means), ("squares", "mean square", squares)];
+    let lists =
+        [("gradients", "gradient", gradients.values), ("means", "mean", means), ("squares", "mean square", squares)];
     refuse_unlike(parameters, &lists)?;
     if parameters.is_empty() {
         return Ok(());
     }
     let count = parameters.len();
-    let [parameters, gradients, means, squares] = [parameters, gradients, means, squares].map(pointers);
-    // SAFETY: four arrays of `count` valid tensor pointers that outlive the call; the shim keeps none of them.
+    let (scale, skip) = (pointer(gradients.scale), pointer(gradients.skip));
+    let [parameters, gradients, means, squares] = [parameters, gradients.values, means, squares].map(pointers);
+    // SAFETY: four arrays of `count` valid tensor pointers, and two pointers that are valid or null; all outlive the call, and
+    // the shim keeps none of them.
     check(unsafe {
         torch_ext_fused_adamw(
             parameters.as_ptr(),
@@ -113,6 +152,8 @@ pub fn fused_adamw(
             means.as_ptr(),
             squares.as_ptr(),
             count,
+            scale,
+            skip,
             step.number as f64,
             step.learning_rate,
             step.betas[0],
@@ -121,6 +162,38 @@ pub fn fused_adamw(
             step.epsilon,
         )
     })
+}
+
+/// The Euclidean norm of all `tensors` together, a scalar tensor on their device. It is a finite number only if all their values are.
+///
+/// # Errors
+/// If there are none, or libtorch refuses them.
+pub fn norm(tensors: &[Tensor]) -> Result<Tensor> {
+    let pointers = pointers(tensors);
+    let mut result = std::ptr::null_mut();
+    // SAFETY: an array of valid tensor pointers that outlives the call; on success the result is a tensor of our own.
+    check(unsafe { torch_ext_norm(pointers.as_ptr(), pointers.len(), &raw mut result) })?;
+    // SAFETY: the shim made it with new and gave it away.
+    Ok(unsafe { Tensor::from_ptr(result) })
+}
+
+/// Moves each of `tensors` the share `weight` of its way to that of `ends`, in place: one kernel per device for all of them. Call it
+/// under [`tch::no_grad`].
+///
+/// # Errors
+/// If the lists differ in length or shapes.
+pub fn lerp(tensors: &[Tensor], ends: &[Tensor], weight: f64) -> Result<()> {
+    refuse_unlike(tensors, &[("ends", "end", ends)])?;
+    if tensors.is_empty() {
+        return Ok(());
+    }
+    let (tensors, ends) = (pointers(tensors), pointers(ends));
+    // SAFETY: two arrays of as many valid tensor pointers that outlive the call; the shim keeps none of them.
+    check(unsafe { torch_ext_lerp(tensors.as_ptr(), ends.as_ptr(), tensors.len(), weight) })
+}
+
+fn pointer(tensor: Option<&Tensor>) -> *const torch_sys::C_tensor {
+    tensor.map_or(std::ptr::null(), Tensor::as_ptr)
 }
 
 fn pointers(tensors: &[Tensor]) -> Vec<*const torch_sys::C_tensor> {
@@ -170,7 +243,7 @@ mod tests {
         let one = |step: &SgdStep| {
             fused_sgd(
                 &[parameter.shallow_clone()],
-                &[gradient.shallow_clone()],
+                [gradient.shallow_clone()].as_slice().into(),
                 &[momentum_buffer.shallow_clone()],
                 step,
             )
@@ -199,7 +272,8 @@ mod tests {
             let parameter = Tensor::from_slice(&[1.0f32]);
             let step = SgdStep { learning_rate: 0.1, momentum, weight_decay: 0.0, nesterov };
             let gradient = Tensor::from_slice(&[0.5f32]);
-            fused_sgd(&[parameter.shallow_clone()], &[gradient], &[parameter.zeros_like()], &step).unwrap();
+            fused_sgd(&[parameter.shallow_clone()], [gradient].as_slice().into(), &[parameter.zeros_like()], &step)
+                .unwrap();
             assert!((parameter.double_value(&[0]) - expected).abs() < 1e-6);
         }
     }
@@ -212,7 +286,7 @@ mod tests {
         for (number, gradient) in [(1, [0.5f32, 0.25]), (2, [-0.1, 0.4]), (3, [0.3, 0.0])] {
             let step = AdamWStep { number, learning_rate: 0.1, betas: [0.9, 0.99], weight_decay: 0.01, epsilon: 1e-3 };
             let [p_, m_, v_] = [&parameter, &mean, &square].map(Tensor::shallow_clone);
-            fused_adamw(&[p_], &[Tensor::from_slice(&gradient)], &[m_], &[v_], &step).unwrap();
+            fused_adamw(&[p_], [Tensor::from_slice(&gradient)].as_slice().into(), &[m_], &[v_], &step).unwrap();
             for i in 0..2 {
                 let g = f64::from(gradient[i]);
                 m[i] = 0.9 * m[i] + 0.1 * g;
@@ -226,6 +300,50 @@ mod tests {
     }
 
     #[test]
+    fn scaled_gradients_are_divided_and_a_skipped_step_changes_nothing() {
+        let values = [Tensor::from_slice(&[8.0f32])];
+        let scale = Tensor::from(16.0f32);
+        for (skip, expected) in [(0.0f32, 1.0 - 0.1 * 0.5), (1.0, 1.0)] {
+            let skip = Tensor::from(skip);
+            let gradients = Gradients { values: &values, scale: Some(&scale), skip: Some(&skip) };
+            let [p, buffer] = [Tensor::from_slice(&[1.0f32]), Tensor::zeros([1], (tch::Kind::Float, tch::Device::Cpu))];
+            let step = SgdStep { learning_rate: 0.1, momentum: 0.9, weight_decay: 0.0, nesterov: false };
+            fused_sgd(&[p.shallow_clone()], gradients, &[buffer.shallow_clone()], &step).unwrap();
+            assert!((p.double_value(&[0]) - expected).abs() < 1e-6);
+            assert_eq!(buffer.double_value(&[0]) == 0.0, skip.double_value(&[]) == 1.0);
+            let [p, mean, square] = [[1.0f32], [0.0], [0.0]].map(|value| Tensor::from_slice(&value));
+            let values = [Tensor::from_slice(&[8.0f32])];
+            let gradients = Gradients { values: &values, ..gradients };
+            let step = AdamWStep { number: 1, learning_rate: 0.1, betas: [0.9, 0.9], weight_decay: 0.0, epsilon: 0.5 };
+            fused_adamw(&[p.shallow_clone()], gradients, &[mean.shallow_clone()], &[square], &step).unwrap();
+            // The corrected mean is 0.5, the root of the corrected square too.
+            let expected = if skip.double_value(&[]) == 1.0 { 1.0 } else { 1.0 - 0.1 * 0.5 };
+            assert!((p.double_value(&[0]) - expected).abs() < 1e-6);
+            assert_eq!(mean.double_value(&[0]) == 0.0, skip.double_value(&[]) == 1.0);
+        }
+    }
+
+    #[test]
+    fn the_norm_of_several_tensors_is_finite_only_if_all_their_values_are() {
+        let of = |second: f32| {
+            let tensors = [Tensor::from_slice(&[2.0f32, 3.0]), Tensor::from_slice(&[second, 6.0]).view([1, 2])];
+            norm(&tensors).unwrap().double_value(&[])
+        };
+        assert_eq!(of(0.0), 7.0);
+        for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert!(!of(broken).is_finite());
+        }
+    }
+
+    #[test]
+    fn tensors_move_a_share_of_their_way() {
+        let [a, b] = [Tensor::from_slice(&[1.0f32, 2.0]), Tensor::from_slice(&[3.0f32, -2.0])];
+        lerp(&[a.shallow_clone()], &[b.shallow_clone()], 0.25).unwrap();
+        assert_eq!(Vec::<f32>::try_from(&a).unwrap(), [1.5, 1.0]);
+        assert!(lerp(&[a], &[], 0.25).is_err());
+    }
+
+    #[test]
     fn tensors_that_do_not_correspond_are_refused() {
         let step = SgdStep { learning_rate: 0.1, momentum: 0.9, weight_decay: 0.0, nesterov: false };
         let matrix = Tensor::zeros([2, 3], (tch::Kind::Float, tch::Device::Cpu));
@@ -235,7 +353,8 @@ mod tests {
             Tensor::zeros([3, 2], (tch::Kind::Float, tch::Device::Cpu)).tr(),
             Tensor::new(),
         ] {
-            let error = fused_sgd(&[matrix.copy()], &[gradient], &[matrix.copy()], &step).unwrap_err().to_string();
+            let error = fused_sgd(&[matrix.copy()], [gradient].as_slice().into(), &[matrix.copy()], &step);
+            let error = error.unwrap_err().to_string();
             assert!(error.contains("gradient of a parameter of shape [2, 3]"), "{error}");
         }
     }
@@ -244,7 +363,7 @@ mod tests {
     fn lists_of_different_length_are_refused() {
         let tensor = Tensor::zeros([1], (tch::Kind::Float, tch::Device::Cpu));
         let step = SgdStep { learning_rate: 0.1, momentum: 0.9, weight_decay: 0.0, nesterov: false };
-        let error = fused_sgd(&[tensor.shallow_clone()], &[], &[tensor], &step).unwrap_err();
+        let error = fused_sgd(&[tensor.shallow_clone()], [].as_slice().into(), &[tensor], &step).unwrap_err();
         assert_eq!(error.to_string(), "gradients: expected 1 tensors, found 0");
     }
 }

@@ -3,12 +3,18 @@
 #include "guarded.h"
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
+#include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/_foreach_lerp.h>
+#include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/_fused_sgd.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/rand.h>
+#include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/stack.h>
 
 #include <dlfcn.h>
 #ifdef __GLIBC__
@@ -24,6 +30,10 @@ std::vector<at::Tensor> list(at::Tensor *const *tensors, size_t count) {
     for (size_t i = 0; i < count; i++) result.push_back(*tensors[i]);
     return result;
 }
+
+std::optional<at::Tensor> optional(const at::Tensor *tensor) { return tensor ? std::optional(*tensor) : std::nullopt; }
+
+at::DeviceType device_type(bool cuda) { return cuda ? at::kCUDA : at::kCPU; }
 
 } // namespace
 
@@ -55,25 +65,65 @@ char *torch_ext_random(const int64_t *size, size_t dimensions, uint64_t seed, bo
     });
 }
 
-// torch._fused_sgd_ with dampening 0, where momentum buffers of zero already make the first step right. Without momentum
-// libtorch wants no buffers.
-char *torch_ext_fused_sgd(at::Tensor *const *parameters, at::Tensor *const *gradients, at::Tensor *const *momenta,
-                          size_t count, double learning_rate, double momentum, double weight_decay, bool nesterov) {
+// Begins what torch.autocast begins, and tells what held before. `kind` numbers are at::ScalarType's.
+char *torch_ext_autocast(bool cuda, bool enabled, int kind, bool *was_enabled, int *former_kind) {
     return guarded([&] {
-        at::_fused_sgd_(list(parameters, count), list(gradients, count), list(momenta, momentum == 0 ? 0 : count), weight_decay, momentum,
-                        learning_rate, /*dampening=*/0.0, nesterov, /*maximize=*/false, /*is_first_step=*/false);
+        auto device = device_type(cuda);
+        *was_enabled = at::autocast::is_autocast_enabled(device);
+        *former_kind = static_cast<int>(at::autocast::get_autocast_dtype(device));
+        at::autocast::set_autocast_dtype(device, static_cast<at::ScalarType>(kind));
+        at::autocast::set_autocast_enabled(device, enabled);
+        at::autocast::increment_nesting();
     });
 }
 
-// torch._fused_adamw_. All parameters are at the same step, counted from 1.
+void torch_ext_autocast_end(bool cuda, bool was_enabled, int former_kind) {
+    auto device = device_type(cuda);
+    // Weights are converted once and kept; they may move before the next time.
+    if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+    at::autocast::set_autocast_enabled(device, was_enabled);
+    at::autocast::set_autocast_dtype(device, static_cast<at::ScalarType>(former_kind));
+}
+
+void torch_ext_allow_tf32(bool allowed) {
+    at::globalContext().setAllowTF32CuBLAS(allowed);
+    at::globalContext().setAllowTF32CuDNN(allowed);
+}
+
+// The Euclidean norm of all tensors together, as a scalar tensor. *result is the caller's.
+char *torch_ext_norm(at::Tensor *const *tensors, size_t count, at::Tensor **result) {
+    return guarded([&] {
+        auto norms = at::_foreach_norm(list(tensors, count), 2);
+        *result = new at::Tensor(at::linalg_vector_norm(at::stack(norms), 2));
+    });
+}
+
+// Moves each of `tensors` the share `weight` of its way to that of `ends`.
+char *torch_ext_lerp(at::Tensor *const *tensors, at::Tensor *const *ends, size_t count, double weight) {
+    return guarded([&] { at::_foreach_lerp_(list(tensors, count), list(ends, count), weight); });
+}
+
+// torch._fused_sgd_ with dampening 0, where momentum buffers of zero already make the first step right. Without momentum
+// libtorch wants no buffers. Gradients are divided by `scale`, and nothing changes if `skip` is 1; both may be null.
+char *torch_ext_fused_sgd(at::Tensor *const *parameters, at::Tensor *const *gradients, at::Tensor *const *momenta,
+                          size_t count, const at::Tensor *scale, const at::Tensor *skip, double learning_rate, double momentum,
+                          double weight_decay, bool nesterov) {
+    return guarded([&] {
+        at::_fused_sgd_(list(parameters, count), list(gradients, count), list(momenta, momentum == 0 ? 0 : count), weight_decay, momentum,
+                        learning_rate, /*dampening=*/0.0, nesterov, /*maximize=*/false, /*is_first_step=*/false, optional(scale),
+                        optional(skip));
+    });
+}
+
+// torch._fused_adamw_. All parameters are at the same step, counted from 1. `scale` and `skip` as above.
 char *torch_ext_fused_adamw(at::Tensor *const *parameters, at::Tensor *const *gradients, at::Tensor *const *means,
-                            at::Tensor *const *squares, size_t count, double step, double learning_rate, double beta1, double beta2,
-                            double weight_decay, double epsilon) {
+                            at::Tensor *const *squares, size_t count, const at::Tensor *scale, const at::Tensor *skip, double step,
+                            double learning_rate, double beta1, double beta2, double weight_decay, double epsilon) {
     return guarded([&] {
         at::Tensor number = at::full({}, step, parameters[0]->options().dtype(at::kFloat));
         at::_fused_adamw_(list(parameters, count), list(gradients, count), list(means, count), list(squares, count),
                           /*max_exp_avg_sqs=*/{}, std::vector<at::Tensor>(count, number), learning_rate, beta1, beta2, weight_decay,
-                          epsilon, /*amsgrad=*/false, /*maximize=*/false);
+                          epsilon, /*amsgrad=*/false, /*maximize=*/false, optional(scale), optional(skip));
     });
 }
 }

@@ -1,11 +1,13 @@
 //! A network in a file: its tensors, and beside them the spec, the classes, how images are prepared, and where training stood.
 //!
-//! The format is safetensors. The tensors have the state dict's own names, the optimiser's buffers
-//! `optimizer.KIND.NAME`; the rest is one JSON text in the metadata.
+//! The format is safetensors. The tensors have the state dict's own names, averaged weights `average.NAME`, the optimiser's buffers
+//! `optimizer.KIND.NAME`; the rest is one JSON text in the metadata. Where there are averaged weights, they are the network that the
+//! checkpoint stands for, and the others only serve to train on.
 
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::file::write_atomically;
+use crate::health::HealthState;
 use crate::optimizer::Optimizer;
 use crate::totals::{Summary, Sums};
 use arch::state_dict::{StateDict, safetensors};
@@ -22,6 +24,8 @@ const KEY: &str = "gumbel-gates";
 const FORMAT: u32 = 2;
 /// What the names of the optimiser's buffers begin with.
 const OPTIMIZER: &str = "optimizer.";
+/// What those of averaged weights begin with.
+const AVERAGE: &str = "average.";
 
 /// A network with everything needed to use it or to train it on.
 #[derive(Debug)]
@@ -35,6 +39,7 @@ pub struct Checkpoint {
     /// Where training stood; absent in a network that was only converted.
     pub training: Option<Training>,
     weights: StateDict,
+    average: Option<StateDict>,
     optimizer: HashMap<String, Tensor>,
 }
 
@@ -75,6 +80,9 @@ pub struct Training {
     /// Those that come next, as many as are kept.
     #[serde(default)]
     pub runners_up: Vec<(u64, f64)>,
+    /// Steps that were left out, and the scale of the loss.
+    #[serde(default)]
+    pub(crate) health: HealthState,
     /// Sums over the steps of the unfinished epoch.
     pub(crate) partial: Sums,
 }
@@ -137,12 +145,13 @@ impl Checkpoint {
         input: Input,
         training: Option<&Training>,
     ) -> Result<()> {
-        write_atomically(path, &Self::to_bytes(network, classes, input, training, None)?)
+        write_atomically(path, &Self::to_bytes(network, None, classes, input, training, None)?)
     }
 
     /// A checkpoint as a file's content. Training can go on exactly from where `training` stood only with its `optimizer`.
     pub(crate) fn to_bytes(
         network: &Network,
+        average: Option<&Network>,
         classes: &[String],
         input: Input,
         training: Option<&Training>,
@@ -161,9 +170,14 @@ impl Checkpoint {
             .flat_map(|optimizer| optimizer.state())
             .map(|(name, buffer)| (format!("{OPTIMIZER}{name}"), buffer))
             .collect();
+        let averaged: Vec<(String, &Tensor)> = average
+            .iter()
+            .flat_map(|network| network.tensors())
+            .map(|entry| (format!("{AVERAGE}{}", entry.name), &entry.tensor))
+            .collect();
         let tensors = network.tensors().iter().map(|entry| (entry.name.as_str(), &entry.tensor));
-        let buffers = buffers.iter().map(|(name, buffer)| (name.as_str(), *buffer));
-        Ok(safetensors::to_bytes(tensors.chain(buffers), (KEY, description))?)
+        let others = averaged.iter().chain(&buffers).map(|(name, tensor)| (name.as_str(), *tensor));
+        Ok(safetensors::to_bytes(tensors.chain(others), (KEY, description))?)
     }
 
     /// Reads a checkpoint.
@@ -196,11 +210,14 @@ impl Checkpoint {
         }
         let size = input.image_size as usize;
         let cost = Cost::of(&spec, size, size).map_err(|error| refuse(error.to_string()))?;
-        let (mut weights, mut optimizer) = (Vec::new(), HashMap::new());
+        let (mut weights, mut average, mut optimizer) = (Vec::new(), Vec::new(), HashMap::new());
         for (name, tensor) in file.tensors {
-            match name.strip_prefix(OPTIMIZER) {
-                Some(buffer) => drop(optimizer.insert(buffer.to_owned(), tensor)),
-                None => weights.push((name, tensor)),
+            if let Some(buffer) = name.strip_prefix(OPTIMIZER) {
+                optimizer.insert(buffer.to_owned(), tensor);
+            } else if let Some(name) = name.strip_prefix(AVERAGE) {
+                average.push((name.to_owned(), tensor));
+            } else {
+                weights.push((name, tensor));
             }
         }
         // Nothing is built from a description that promises more than the file holds.
@@ -208,8 +225,9 @@ impl Checkpoint {
         if (held as u64) < cost.parameters.saturating_add(cost.gate_parameters) {
             return Err(refuse(format!("it holds {held} numbers where its network has {}", cost.parameters)));
         }
-        let weights = StateDict { origin: file.origin, tensors: weights, metadata: HashMap::new() };
-        Ok(Self { spec, classes, input, training, weights, optimizer })
+        let part = |tensors| StateDict { origin: file.origin.clone(), tensors, metadata: HashMap::new() };
+        let average = (!average.is_empty()).then(|| part(average));
+        Ok(Self { spec, classes, input, training, weights: part(weights), average, optimizer })
     }
 
     /// The weights in a file, be it a checkpoint or a state dict.
@@ -220,6 +238,13 @@ impl Checkpoint {
         let mut weights = StateDict::read(path)?;
         if is_checkpoint(&weights) {
             weights.tensors.retain(|(name, _)| !name.starts_with(OPTIMIZER));
+            let averaged = weights.tensors.iter().any(|(name, _)| name.starts_with(AVERAGE));
+            if averaged {
+                weights.tensors.retain(|(name, _)| name.starts_with(AVERAGE));
+                for (name, _) in &mut weights.tensors {
+                    name.drain(..AVERAGE.len());
+                }
+            }
         }
         Ok(weights)
     }
@@ -235,15 +260,29 @@ impl Checkpoint {
         Ok(network)
     }
 
-    /// Copies the tensors into a network of the same spec.
+    /// Copies the tensors into a network of the same spec, averaged ones if there are any.
     ///
     /// # Errors
     /// If they do not fit.
     pub fn load_into(&self, network: &Network) -> Result<()> {
-        let loaded = network.load(&self.weights, Classifier::Required)?;
+        Self::load(self.average.as_ref().unwrap_or(&self.weights), network)
+    }
+
+    /// Copies the tensors that training goes on with into a network of the same spec.
+    pub(crate) fn load_learning_into(&self, network: &Network) -> Result<()> {
+        Self::load(&self.weights, network)
+    }
+
+    /// Whether it holds averaged weights.
+    pub fn is_averaged(&self) -> bool {
+        self.average.is_some()
+    }
+
+    fn load(weights: &StateDict, network: &Network) -> Result<()> {
+        let loaded = network.load(weights, Classifier::Required)?;
         if loaded.fresh_gates {
             let reason = "its gates are missing".to_owned();
-            return Err(Error::NotACheckpoint { path: self.weights.origin.clone(), reason });
+            return Err(Error::NotACheckpoint { path: weights.origin.clone(), reason });
         }
         Ok(())
     }

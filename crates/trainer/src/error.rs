@@ -1,4 +1,5 @@
 use crate::config::Faults;
+use crate::diagnosis::Diagnosis;
 use std::path::PathBuf;
 
 /// What can go wrong in a run.
@@ -138,15 +139,15 @@ pub enum Error {
         /// The last bad image.
         last: String,
     },
-    /// The loss left the finite numbers.
+    /// A run left the finite numbers.
     #[error(
-        "the loss is {loss} at step {step}: training has diverged; lower optimizer.learning_rate or lengthen schedule.warmup_epochs; nothing was saved since the last checkpoint"
+        "{what} came to values that are not finite numbers: {diagnosis}; lower optimizer.learning_rate, lengthen schedule.warmup_epochs or set optimizer.clip_norm; nothing was saved since the last checkpoint"
     )]
     NotFinite {
-        /// Global step.
-        step: u64,
-        /// The value.
-        loss: f64,
+        /// Which step, or what else.
+        what: String,
+        /// What was found.
+        diagnosis: Box<Diagnosis>,
     },
     /// The training split cannot fill a batch that batch norm can learn from.
     #[error("{} has {images} usable images, too few for training; at least 2 are needed", path.display())]

@@ -219,7 +219,7 @@ impl Evaluator<'_> {
         for (number, run) in runs.iter_mut().enumerate() {
             let output = self.network.forward(&images, Pass::inference(run.policy.for_batch(batch.number)))?;
             let loss = output.logits.f_cross_entropy_loss(&labels, None::<&Tensor>, Reduction::Mean, -100, 0.0)?;
-            run.totals.add(&output, &labels, [&loss, &loss, &loss.f_zeros_like()?])?;
+            run.totals.add(&output, &labels, [&loss, &loss, &loss.f_zeros_like()?], None)?;
             if let Some(gate_use) = &mut run.gate_use {
                 gate_use.add(&output, &labels, &batch.items, meter)?;
             }

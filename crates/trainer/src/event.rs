@@ -4,9 +4,11 @@ use crate::config::Config;
 use crate::engine::Verdict;
 use crate::error::Result;
 use crate::evaluate::Evaluation;
+use crate::timing::StepTime;
 use crate::totals::Summary;
 use data::BadImage;
 use std::path::Path;
+use tch::Tensor;
 
 /// Something that happened.
 #[derive(Debug)]
@@ -23,6 +25,13 @@ pub enum Event<'a> {
         batches: usize,
         /// The run's configuration.
         config: &'a Config,
+    },
+    /// The first images of an epoch, or of what is left of it, are about to be trained on.
+    Images {
+        /// The step, from 1.
+        step: u64,
+        /// As the network sees them, normalised and augmented: [N, 3, H, W].
+        images: &'a Tensor,
     },
     /// A step is done.
     Step {
@@ -43,6 +52,8 @@ pub enum Event<'a> {
         scheduled: Scheduled,
         /// Training throughput since the last log entry.
         images_per_second: f64,
+        /// Where its time went.
+        time: StepTime,
     },
     /// A pass over images that does not train begins.
     PassStarted {
@@ -64,10 +75,12 @@ pub enum Event<'a> {
         epoch: u64,
         /// Means over the epoch's training steps.
         train: &'a Summary,
-        /// The evaluation with the policy of the configuration.
+        /// The evaluation of what is deployed, averaged weights if there are any, with the policy of the configuration.
         evaluation: &'a Evaluation,
         /// The same images with sampled gates, as in training; `None` without gates and once they are decided.
         sampled: Option<&'a Evaluation>,
+        /// The weights themselves, where averaged ones are deployed.
+        unaveraged: Option<&'a Evaluation>,
         /// What the schedules said for the last step.
         scheduled: Scheduled,
         /// Whether this is the best so far, by `checkpoints.best_by`.

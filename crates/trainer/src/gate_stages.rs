@@ -1,5 +1,6 @@
 //! The stages of a run's gates: their start, their learning and, if it is asked for, their decision.
 
+use crate::average::Average;
 use crate::budget::Budget;
 use crate::config::GateStart;
 use crate::engine::Fit;
@@ -70,8 +71,24 @@ impl Fit {
         Ok(true)
     }
 
+    /// The compute that the network may use when its gates are decided.
+    fn budget(&self, target: f64) -> Budget<'_> {
+        Budget {
+            network: &self.network,
+            objective: &self.objective,
+            meter: &self.meter,
+            target,
+            pass: self.training_pass(BUDGET_BATCHES),
+        }
+    }
+
+    /// Lets the average of the weights, if there is one, begin with what they are now.
+    pub(crate) fn restart_average(&mut self) -> Result<()> {
+        self.average.as_mut().map_or(Ok(()), Average::restart)
+    }
+
     /// Decides the gates within the target, if it is time: before step `step` of training, or behind the last step of an epoch.
-    pub(crate) fn decide(&self, step: u64, listeners: &mut [Box<dyn Listener>]) -> Result<()> {
+    pub(crate) fn decide(&mut self, step: u64, listeners: &mut [Box<dyn Listener>]) -> Result<()> {
         let Some(from) = self.decided_from().filter(|&from| step >= from) else { return Ok(()) };
         let at_end = self.progress.batch == self.steps_per_epoch();
         // Gates that look at the input are decided again after each epoch, since what they see has changed.
@@ -79,14 +96,13 @@ impl Fit {
             return Ok(());
         }
         let Some(target) = self.objective.mean_target(&self.pull(step).targets) else { return Ok(()) };
-        let budget = Budget {
-            network: &self.network,
-            objective: &self.objective,
-            meter: &self.meter,
-            target,
-            pass: self.training_pass(BUDGET_BATCHES),
-        };
-        let found = budget.meet(listeners)?;
+        let found = self.budget(target).meet(listeners)?;
+        if step == from {
+            // What weights were while gates were sampled is of no use to decided ones.
+            self.restart_average()?;
+        } else if let Some(average) = &self.average {
+            Budget { network: average.network(), ..self.budget(target) }.meet(listeners)?;
+        }
         if step == from {
             let percent = |share: f64| format!("{:.1}%", 100.0 * share);
             let name = self.config.gates.weighting.name();

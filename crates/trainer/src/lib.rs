@@ -4,12 +4,14 @@
 //! a network; a [`Checkpoint`] carries the spec, so whatever was trained loads without further words. Schedules are pure
 //! functions of the step, randomness of (seed, step): a resumed run needs nothing but its checkpoint.
 
+mod average;
 mod batch;
 mod budget;
 mod calibrate;
 mod checkpoint;
 pub mod config;
 mod decide;
+mod diagnosis;
 mod engine;
 mod erase;
 mod error;
@@ -20,6 +22,7 @@ mod file;
 mod gate_report;
 mod gate_stages;
 mod gate_use;
+mod health;
 mod importance;
 mod keep;
 mod listeners;
@@ -28,9 +31,12 @@ mod objective;
 mod optimizer;
 mod prepare;
 mod run_dir;
+mod saving;
 mod schedule;
+mod step;
 mod strategy;
 mod teacher;
+mod timing;
 mod totals;
 mod training_pass;
 
@@ -39,6 +45,7 @@ pub use calibrate::Calibration;
 pub use checkpoint::{Checkpoint, Input, Training, is_checkpoint};
 pub use config::Config;
 pub use decide::{Agreement, Watch, independent_decisions};
+pub use diagnosis::Diagnosis;
 pub use engine::{Activation, BlockVerdict, Fit, Outcome, Verdict};
 pub use error::{Error, Result};
 pub use evaluate::{Deviation, Evaluation, Evaluator};
@@ -49,9 +56,10 @@ pub use gate_report::{gate_names, write_gate_report};
 pub use gate_use::{GateState, GateUse, ImageUse, Polarisation};
 pub use listeners::{MetricsFile, Progress, SiteName, TensorBoard};
 pub use objective::{Answers, Objective, Pull, Terms};
-pub use optimizer::Optimizer;
+pub use optimizer::{Optimizer, Update};
 pub use prepare::{Resume, refuse_other_classes};
 pub use run_dir::RunDir;
 pub use schedule::{ActivationTarget, LearningRate, Ramp, RampShape, Schedule};
 pub use strategy::Strategy;
+pub use timing::StepTime;
 pub use totals::Summary;

@@ -46,6 +46,30 @@ pub struct Answers {
     pub teacher: Option<Tensor>,
 }
 
+impl Answers {
+    /// Those of some of the images.
+    ///
+    /// # Errors
+    /// If there are fewer images.
+    pub fn narrow(&self, first: i64, count: i64) -> Result<Self> {
+        let part = |of: &Tensor| of.f_narrow(0, first, count);
+        let mixed = self.mixed.as_ref().map(|(others, share)| Ok::<_, tch::TchError>((part(others)?, *share)));
+        Ok(Self {
+            labels: part(&self.labels)?,
+            mixed: mixed.transpose()?,
+            teacher: self.teacher.as_ref().map(part).transpose()?,
+        })
+    }
+
+    /// The labels `[N]` of what most of each image shows.
+    pub fn most(&self) -> &Tensor {
+        match &self.mixed {
+            Some((others, share)) if *share < 0.5 => others,
+            _ => &self.labels,
+        }
+    }
+}
+
 /// What pulls on the gates in one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pull {

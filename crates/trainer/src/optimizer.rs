@@ -5,8 +5,8 @@ use crate::error::{Error, Result};
 use gumbel_gates::GATE_GROUP;
 use std::collections::HashMap;
 use std::path::Path;
-use tch::{Kind, Tensor};
-use torch_ext::{AdamWStep, SgdStep, Tensors, fused_adamw, fused_sgd};
+use tch::Tensor;
+use torch_ext::{AdamWStep, Gradients, SgdStep, Tensors, fused_adamw, fused_sgd, norm};
 
 /// SGD with momentum or AdamW over groups of parameters.
 #[derive(Debug)]
@@ -34,6 +34,21 @@ fn buffers(algorithm: Algorithm) -> &'static [&'static str] {
         Algorithm::Sgd => &["momentum"],
         Algorithm::AdamW => &["mean", "square"],
     }
+}
+
+/// The numbers of one step.
+#[derive(Debug, Clone, Copy)]
+pub struct Update<'a> {
+    /// Its number, from 1.
+    pub number: u64,
+    /// Learning rate of the network's weights.
+    pub learning_rate: f64,
+    /// Whether the gates learn too.
+    pub gates: bool,
+    /// What the loss was multiplied by, float32 scalar; absent: nothing.
+    pub scale: Option<&'a Tensor>,
+    /// Float32 scalar, 1 if nothing is to change; absent: never.
+    pub skip: Option<&'a Tensor>,
 }
 
 impl Optimizer {
@@ -80,21 +95,37 @@ impl Optimizer {
         }
     }
 
-    /// One step along the gradients, its number counted from 1; `gates` says whether they learn too.
+    fn learning(&self, gates: bool) -> impl Iterator<Item = &Group> {
+        self.groups.iter().filter(move |group| (gates || !group.gates) && !group.parameters.is_empty())
+    }
+
+    /// The norm of all gradients together, those of gates too if `gates` learn: a scalar tensor that nobody waits for.
+    ///
+    /// # Errors
+    /// If no gradient was computed.
+    pub fn norm(&self, gates: bool) -> Result<Tensor> {
+        let gradients = self.learning(gates).flat_map(|group| &group.parameters).map(Tensor::f_grad);
+        Ok(tch::no_grad(|| norm(&gradients.collect::<tch::Result<Vec<_>>>()?))?)
+    }
+
+    /// One step along the gradients, of which `norm` is the norm.
     ///
     /// # Errors
     /// If libtorch refuses it, for example because no gradient was computed.
-    pub fn step(&self, number: u64, learning_rate: f64, gates: bool) -> Result<()> {
+    pub fn step(&self, update: &Update, norm: &Tensor) -> Result<()> {
         tch::no_grad(|| {
-            let groups = || self.groups.iter().filter(|group| gates || !group.gates);
-            let gradients =
-                |group: &Group| group.parameters.iter().map(Tensor::f_grad).collect::<tch::Result<Vec<_>>>();
-            let gradients = groups().map(gradients).collect::<tch::Result<Vec<_>>>()?;
-            if let Some(norm) = self.config.clip_norm {
-                clip(gradients.iter().flatten(), norm)?;
-            }
-            for (group, gradients) in groups().zip(&gradients) {
-                group.step(&self.config, number, learning_rate * group.learning_rate_factor, gradients)?;
+            let clip = match self.config.clip_norm {
+                None => None,
+                Some(most) => Some(clip_factor(norm, update.scale, most)?),
+            };
+            for group in self.learning(update.gates) {
+                let gradients = group.parameters.iter().map(Tensor::f_grad).collect::<tch::Result<Vec<_>>>()?;
+                if let Some(clip) = &clip {
+                    for gradient in &gradients {
+                        let _ = gradient.shallow_clone().f_mul_(clip)?;
+                    }
+                }
+                group.step(&self.config, update, &gradients)?;
             }
             Ok(())
         })
@@ -135,11 +166,13 @@ impl Optimizer {
 }
 
 impl Group {
-    fn step(&self, config: &OptimizerConfig, number: u64, learning_rate: f64, gradients: &[Tensor]) -> Result<()> {
+    fn step(&self, config: &OptimizerConfig, update: &Update, gradients: &[Tensor]) -> Result<()> {
         let (parameters, weight_decay) = (&self.parameters, self.weight_decay);
+        let learning_rate = update.learning_rate * self.learning_rate_factor;
+        let gradients = Gradients { values: gradients, scale: update.scale, skip: update.skip };
         match (config.algorithm, self.buffers.as_slice()) {
             (Algorithm::AdamW, [means, squares]) => {
-                let (betas, epsilon) = (config.betas, config.epsilon);
+                let (betas, epsilon, number) = (config.betas, config.epsilon, update.number);
                 let step = AdamWStep { number, learning_rate, betas, weight_decay, epsilon };
                 fused_adamw(parameters, gradients, means, squares, &step)?;
             }
@@ -153,17 +186,12 @@ impl Group {
     }
 }
 
-/// Scales all gradients so that their common norm is at most `norm`, as `torch.nn.utils.clip_grad_norm_`. Nothing waits for the device.
-fn clip<'a>(gradients: impl Iterator<Item = &'a Tensor> + Clone, norm: f64) -> Result<()> {
-    let norms = gradients.clone().map(Tensor::f_norm).collect::<tch::Result<Vec<_>>>()?;
-    if norms.is_empty() {
-        return Ok(());
-    }
-    let total = Tensor::f_stack(&norms, 0)?.f_norm()?;
-    let scale =
-        total.f_add_scalar(1e-6)?.f_reciprocal()?.f_mul_scalar(norm)?.f_clamp_max(1.0)?.f_to_kind(Kind::Float)?;
-    for gradient in gradients {
-        let _ = gradient.shallow_clone().f_mul_(&scale)?;
-    }
-    Ok(())
+/// What gradients of this norm are multiplied by so that it is at most `most`, as `torch.nn.utils.clip_grad_norm_` does. Nothing waits for the
+/// device.
+fn clip_factor(norm: &Tensor, scale: Option<&Tensor>, most: f64) -> Result<Tensor> {
+    let norm = match scale {
+        Some(scale) => norm.f_div(scale)?,
+        None => norm.shallow_clone(),
+    };
+    Ok(norm.f_add_scalar(1e-6)?.f_reciprocal()?.f_mul_scalar(most)?.f_clamp_max(1.0)?)
 }

@@ -1,10 +1,12 @@
 //! Everything that has to be right before a run starts.
 
+use crate::average::Average;
 use crate::checkpoint::{Checkpoint, Input, Training};
-use crate::config::{ALL_ALIKE, Config, Fault, Faults, GateStart, Weighting};
+use crate::config::{ALL_ALIKE, Config, Fault, Faults, GateStart, Precision, Weighting};
 use crate::engine::Fit;
 use crate::error::{Error, Result};
 use crate::file::write_atomically;
+use crate::health::{Health, HealthState};
 use crate::keep::{read_last, step_back};
 use crate::objective::Objective;
 use crate::optimizer::Optimizer;
@@ -66,24 +68,21 @@ impl Fit {
         if spec.gate_count() > 0 {
             refuse_unreachable_target(&config, &cost)?;
         }
-        let network = Network::build(&spec, device, config.train.seed)?;
+        let half = config.train.precision.half();
+        let mut network = Network::build(&spec, device, config.train.seed)?;
+        network.compute_in(half);
         if config.network.zero_init_residual {
             network.zero_init_residual()?;
         }
         let mut optimizer = Optimizer::new(network.tensors(), spec.gate_count(), &config.optimizer, &config.gates)?;
 
-        let (progress, fresh_gates, (ago, faults)) = match &resumed_from {
-            Some(run) => {
-                let (progress, faults) =
-                    continue_from(run, resume, &config, &dataset, &network, &mut optimizer, &mut notes)?;
-                // What was stopped before its first step was stopped while its gates started.
-                (progress, true, faults)
-            }
-            None => {
-                let (progress, fresh_gates) = start(&config, &dataset, &network, origin.as_ref(), &mut notes)?;
-                (progress, fresh_gates, (0, Vec::new()))
-            }
+        let start = match &resumed_from {
+            Some(run) => continue_from(run, resume, &config, &dataset, &network, &mut optimizer, &mut notes)?,
+            None => start(&config, &dataset, &network, origin.as_ref(), &mut notes)?,
         };
+        let Start { progress, fresh_gates, average, ago, faults } = start;
+        let scaled = config.train.precision == Precision::Float16;
+        let health = Health::new(config.train.max_bad_steps, scaled, network.tensors(), &progress.health)?;
         let decided = config.gates.decide_after.is_some_and(|epoch| {
             let steps = dataset.train.items.len() / config.train.batch_size;
             (epoch * steps as f64).round() == 0.0
@@ -131,6 +130,8 @@ impl Fit {
             config,
             run,
             network,
+            average,
+            health,
             teacher,
             cost,
             optimizer,
@@ -175,14 +176,26 @@ fn open(config: &Config, notes: &mut Vec<String>) -> Result<Dataset> {
     Ok(dataset)
 }
 
-/// A new run, from weights if the configuration names some, and whether its gates are fresh.
+/// Where training starts.
+struct Start {
+    progress: Training,
+    /// Whether its gates have yet to start.
+    fresh_gates: bool,
+    average: Option<Average>,
+    /// How many saves ago the state of a run that goes on is.
+    ago: usize,
+    /// What is wrong with newer ones.
+    faults: Vec<Error>,
+}
+
+/// A new run, from weights if the configuration names some.
 fn start(
     config: &Config,
     dataset: &Dataset,
     network: &Network,
     origin: Option<&Checkpoint>,
     notes: &mut Vec<String>,
-) -> Result<(Training, bool)> {
+) -> Result<Start> {
     let mut fresh_gates = origin.is_none();
     if let Some((path, checkpoint)) = config.network.checkpoint.as_ref().zip(origin) {
         checkpoint.load_into(network)?;
@@ -212,12 +225,13 @@ fn start(
         evaluation: None,
         best: None,
         runners_up: Vec::new(),
+        health: HealthState::default(),
         partial: Sums::default(),
     };
-    Ok((progress, fresh_gates))
+    Ok(Start { progress, fresh_gates, average: average(config, network)?, ago: 0, faults: Vec::new() })
 }
 
-/// The state of a run that was stopped, how many saves ago that was, and what is wrong with newer ones.
+/// A run that was stopped.
 fn continue_from(
     run: &RunDir,
     resume: Resume,
@@ -226,7 +240,7 @@ fn continue_from(
     network: &Network,
     optimizer: &mut Optimizer,
     notes: &mut Vec<String>,
-) -> Result<(Training, (usize, Vec<Error>))> {
+) -> Result<Start> {
     let (checkpoint, ago, faults) = read_last(run)?;
     let path = run.last_but(ago);
     let Some(training) = &checkpoint.training else {
@@ -243,11 +257,23 @@ fn continue_from(
     if !changes.is_empty() {
         refuse_changes(changes, resume, &checkpoint.spec == network.spec(), notes)?;
     }
-    checkpoint.load_into(network)?;
+    checkpoint.load_learning_into(network)?;
+    let average = average(config, network)?;
+    if let Some(average) = average.as_ref().filter(|_| checkpoint.is_averaged()) {
+        checkpoint.load_into(average.network())?;
+    }
     optimizer.load_state(&path, checkpoint.optimizer())?;
     notes.push(format!("resumed {} after step {}", path.display(), training.step));
     // What may change has changed.
-    Ok((Training { config: config.clone(), ..training.clone() }, (ago, faults)))
+    let progress = Training { config: config.clone(), ..training.clone() };
+    // What was stopped before its first step was stopped while its gates started.
+    Ok(Start { progress, fresh_gates: true, average, ago, faults })
+}
+
+/// The average of a network's weights, if the configuration asks for one; it begins with what they are now.
+fn average(config: &Config, network: &Network) -> Result<Option<Average>> {
+    let (decay, half) = (config.train.average_decay, config.train.precision.half());
+    if decay > 0.0 { Average::of(network, decay, half).map(Some) } else { Ok(None) }
 }
 
 /// Targets per block must fit a network that only a checkpoint knows.
@@ -306,7 +332,7 @@ fn images(dataset: &Dataset) -> (usize, u64) {
 
 /// The keys that differ, and how: a resumed run keeps its configuration, but data may have moved and machines differ.
 fn changes(before: &Config, now: &Config) -> Vec<(String, String)> {
-    const MAY_CHANGE: [&str; 13] = [
+    const MAY_CHANGE: [&str; 15] = [
         "checkpoints.every_steps",
         "checkpoints.every_minutes",
         "checkpoints.keep_last",
@@ -318,6 +344,8 @@ fn changes(before: &Config, now: &Config) -> Vec<(String, String)> {
         "data.max_bad_share",
         "train.eval_batch_size",
         "train.log_every",
+        "train.max_bad_steps",
+        "train.patience",
         "network.weights",
         "network.checkpoint",
     ];

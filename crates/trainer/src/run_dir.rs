@@ -121,6 +121,11 @@ impl RunDir {
         self.path.join("metrics.jsonl")
     }
 
+    /// `images-of-step-N.txt`: the images of the step that ended the run, one a line.
+    pub fn images_of_step(&self, step: u64) -> PathBuf {
+        self.path.join(format!("images-of-step-{step}.txt"))
+    }
+
     /// What the gates did in the last evaluation ([`crate::write_gate_report`]).
     pub fn gates(&self) -> PathBuf {
         self.path.join("gates")

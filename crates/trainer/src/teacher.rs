@@ -20,7 +20,7 @@ impl Teacher {
     pub fn of(config: &Config, classes: &[String], device: Device) -> Result<Option<Self>> {
         let Some(path) = &config.distillation.teacher else { return Ok(None) };
         let weights = Checkpoint::read_weights(path)?;
-        let network = match is_checkpoint(&weights) {
+        let mut network = match is_checkpoint(&weights) {
             true => Self::from_checkpoint(path, config, classes, device)?,
             false => {
                 let network = Network::build(&NetSpec::preset(&config.network.arch, classes.len())?, device, 0)?;
@@ -28,6 +28,7 @@ impl Teacher {
                 network
             }
         };
+        network.compute_in(config.train.precision.half());
         Ok(Some(Self(network)))
     }
 

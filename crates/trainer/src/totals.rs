@@ -46,7 +46,7 @@ pub(crate) struct Sums {
     values: Vec<f64>,
 }
 
-/// Sums before the blocks' MACs and the gates' rates.
+/// Sums before the blocks' MACs and the gates' rates, the images themselves left out.
 const SCALARS: usize = 6;
 
 impl Sums {
@@ -77,9 +77,8 @@ impl Sums {
 #[derive(Debug)]
 pub(crate) struct Totals {
     meter: Rc<Meter>,
-    images: u64,
     blocks: usize,
-    /// Float64 [SCALARS + blocks + gates].
+    /// The number of images, then float64 [SCALARS + blocks + gates].
     values: Tensor,
 }
 
@@ -87,23 +86,23 @@ impl Totals {
     /// Sums of nothing, for a network that `meter` counts.
     pub fn new(meter: &Rc<Meter>) -> Result<Self> {
         let blocks = meter.dense().size1()?;
-        let length = SCALARS as i64 + blocks + meter.gates()?;
+        let length = 1 + SCALARS as i64 + blocks + meter.gates()?;
         let values = Tensor::f_zeros([length], (Kind::Double, meter.dense().device()))?;
-        Ok(Self { meter: Rc::clone(meter), images: 0, blocks: blocks as usize, values })
+        Ok(Self { meter: Rc::clone(meter), blocks: blocks as usize, values })
     }
 
     /// Continues where `sums` were read.
     pub fn resume(sums: &Sums, meter: &Rc<Meter>) -> Result<Self> {
         let mut totals = Self::new(meter)?;
-        if sums.values.len() == totals.values.size1()? as usize {
-            totals.images = sums.images;
-            totals.values = Tensor::f_from_slice(&sums.values)?.f_to_device(totals.values.device())?;
+        if 1 + sums.values.len() == totals.values.size1()? as usize {
+            let values: Vec<f64> = std::iter::once(sums.images as f64).chain(sums.values.iter().copied()).collect();
+            totals.values = Tensor::f_from_slice(&values)?.f_to_device(totals.values.device())?;
         }
         Ok(totals)
     }
 
-    /// Adds a batch with labels `[N]` and its mean (loss, cross entropy, activation loss).
-    pub fn add(&mut self, output: &Output, labels: &Tensor, losses: [&Tensor; 3]) -> Result<()> {
+    /// Adds a batch with labels `[N]` and its mean (loss, cross entropy, activation loss), unless the scalar `skip` is 1.
+    pub fn add(&mut self, output: &Output, labels: &Tensor, losses: [&Tensor; 3], skip: Option<&Tensor>) -> Result<()> {
         let logits = output.logits.f_detach()?;
         let count = labels.size1()?;
         let (top1, top5) = hits(&logits, labels)?;
@@ -116,7 +115,8 @@ impl Totals {
             )?,
             false => self.meter.dense().f_mul_scalar(count)?,
         };
-        let mut scalars = Vec::with_capacity(SCALARS);
+        let mut scalars = Vec::with_capacity(1 + SCALARS);
+        scalars.push(top1.f_full_like(count as f64)?);
         for loss in losses {
             scalars.push(loss.f_detach()?.f_to_kind(Kind::Double)?.f_mul_scalar(count as f64)?);
         }
@@ -128,15 +128,19 @@ impl Totals {
             let open = output.openings.joined()?.f_detach()?.f_to_kind(Kind::Double)?;
             parts.push(open.f_sum_dim_intlist([0i64].as_slice(), false, Kind::Double)?);
         }
-        self.values = self.values.f_add(&Tensor::f_cat(&parts, 0)?)?;
-        self.images += count as u64;
+        let mut sums = Tensor::f_cat(&parts, 0)?;
+        if let Some(skip) = skip {
+            sums = sums.f_masked_fill(&skip.f_ne(0.0)?, 0.0)?;
+        }
+        self.values = self.values.f_add(&sums)?;
         Ok(())
     }
 
     /// Waits for the device.
     pub fn read(&self) -> Result<Sums> {
-        let values = Vec::try_from(self.values.f_to_device(Device::Cpu)?)?;
-        Ok(Sums { images: self.images, blocks: self.blocks, values })
+        let mut values: Vec<f64> = Vec::try_from(self.values.f_to_device(Device::Cpu)?)?;
+        let images = values.remove(0) as u64;
+        Ok(Sums { images, blocks: self.blocks, values })
     }
 }
 
@@ -168,7 +172,7 @@ mod tests {
             let openings = Openings::new(vec![site(open[0]), site(open[1])]).unwrap();
             let output = Output { logits, gate_logits: Vec::new(), openings };
             let [total, entropy, activation] = [loss, loss / 2.0, loss / 4.0].map(Tensor::from);
-            totals.add(&output, &Tensor::from_slice(labels), [&total, &entropy, &activation]).unwrap();
+            totals.add(&output, &Tensor::from_slice(labels), [&total, &entropy, &activation], None).unwrap();
         };
         add(&[9, 5, 4], 1.0, [1.0, 0.0]);
         add(&[9], 5.0, [1.0, 1.0]);
@@ -196,7 +200,11 @@ mod tests {
         let logits = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu));
         let output = Output { logits, gate_logits: Vec::new(), openings: Openings::default() };
         let loss = Tensor::from(0.0);
-        totals.add(&output, &Tensor::from_slice(&[0i64, 1]), [&loss, &loss, &loss]).unwrap();
+        totals.add(&output, &Tensor::from_slice(&[0i64, 1]), [&loss, &loss, &loss], None).unwrap();
+        // A step that is left out counts for nothing, whatever it came to.
+        let broken = Tensor::from(f64::NAN);
+        let labels = Tensor::from_slice(&[0i64, 1]);
+        totals.add(&output, &labels, [&broken, &loss, &loss], Some(&Tensor::from(1.0f32))).unwrap();
         let sums = totals.read().unwrap();
         assert_eq!(sums.summary().macs, cost.dense as f64);
         assert_eq!(Totals::resume(&sums, &meter).unwrap().read().unwrap(), sums);

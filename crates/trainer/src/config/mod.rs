@@ -15,6 +15,7 @@ use data::Transform;
 use gumbel_gates::{GateKind, Policy};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use torch_ext::Half;
 
 /// Everything about a run. Keys that are left out keep these defaults: the paper's ImageNet recipe.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -395,6 +396,30 @@ impl Metric {
     }
 }
 
+/// What convolutions and matrix products compute in. Weights, their gradients and updates, batch norm statistics, the logits of gates and
+/// classes and all losses are float32 throughout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits.
+    Float32,
+    /// 16 bits with the range of float32, under autocast.
+    Bfloat16,
+    /// 16 bits under autocast; the loss is scaled so that its gradients stay in range. CUDA only.
+    Float16,
+}
+
+impl Precision {
+    /// The 16 bits, if it is not float32.
+    pub fn half(self) -> Option<Half> {
+        match self {
+            Self::Float32 => None,
+            Self::Bfloat16 => Some(Half::Bfloat16),
+            Self::Float16 => Some(Half::Float16),
+        }
+    }
+}
+
 /// The run itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -405,6 +430,16 @@ pub struct TrainConfig {
     pub epochs: u64,
     /// Images per step.
     pub batch_size: usize,
+    /// Parts that a step's images go through the network in, one after the other; their gradients are added up. The memory of a part is
+    /// enough then. Batch norms and the batch activation loss see one part at a time.
+    pub accumulate: usize,
+    /// What convolutions and matrix products compute in.
+    pub precision: Precision,
+    /// CUDA: whether float32 products may be rounded to TF32.
+    pub tf32: bool,
+    /// Share of the averaged weights that stays in each step, 0.9999 for example; with it, averaged weights are evaluated and deployed. 0
+    /// for no average.
+    pub average_decay: f64,
     /// Images per step of an evaluation.
     pub eval_batch_size: usize,
     /// Share of the label spread evenly over all classes.
@@ -413,6 +448,10 @@ pub struct TrainConfig {
     pub seed: u64,
     /// Steps between two entries of the log.
     pub log_every: u64,
+    /// Steps whose loss or gradients are not finite numbers that may be left out before the run stops.
+    pub max_bad_steps: u64,
+    /// Epochs without a better evaluation after which the run stops early; 0 for never.
+    pub patience: u64,
     /// How gates decide in the evaluation after each epoch.
     pub policy: Policy,
     /// Training batches that batch norm statistics are re-estimated over, with that policy, before each evaluation; 0 keeps the
@@ -514,10 +553,16 @@ impl Default for TrainConfig {
             name: "run".into(),
             epochs: 100,
             batch_size: 256,
+            accumulate: 1,
+            precision: Precision::Float32,
+            tf32: true,
+            average_decay: 0.0,
             eval_batch_size: 256,
             label_smoothing: 0.0,
             seed: 0,
             log_every: 50,
+            max_bad_steps: 0,
+            patience: 0,
             policy: Policy::Argmax,
             calibrate_batches: 0,
         }

@@ -180,6 +180,16 @@ impl Config {
             (2..=1 << 20).contains(&train.batch_size),
             "expected at least 2 images: batch norm needs them",
         );
+        check(
+            "train.accumulate",
+            train.accumulate >= 1 && train.accumulate <= train.batch_size / 2,
+            "expected 1 to half of train.batch_size: batch norm needs two images in every part",
+        );
+        check(
+            "train.average_decay",
+            (0.0..1.0).contains(&train.average_decay),
+            "expected a number from 0 to below 1, such as 0.9999",
+        );
         check("train.eval_batch_size", (1..=1 << 20).contains(&train.eval_batch_size), "expected at least 1 image");
         check(
             "train.label_smoothing",

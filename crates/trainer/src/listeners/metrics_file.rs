@@ -66,7 +66,7 @@ fn means(summary: &Summary) -> Value {
 impl Listener for MetricsFile {
     fn on(&mut self, event: &Event) -> Result<()> {
         match event {
-            Event::Logged { step, epoch, recent, scheduled, images_per_second } => self.write(&json!({
+            Event::Logged { step, epoch, recent, scheduled, images_per_second, time } => self.write(&json!({
                 "event": "step",
                 "step": step,
                 "epoch": epoch,
@@ -76,25 +76,36 @@ impl Listener for MetricsFile {
                 "temperature": scheduled.temperature,
                 "train": means(recent),
                 "images_per_second": images_per_second,
+                "step_seconds": time,
             })),
-            Event::EpochEnded { step, epoch, train, evaluation, sampled, scheduled, is_best, bad_images } => self
-                .write(&json!({
-                    "event": "epoch",
-                    "step": step,
-                    "epoch": epoch,
-                    "learning_rate": scheduled.learning_rate,
-                    "target": scheduled.target,
-                    "loss_factor": scheduled.loss_factor,
-                    "temperature": scheduled.temperature,
-                    "train": means(train),
-                    "policy": evaluation.strategy.to_string(),
-                    "val": means(&evaluation.summary),
-                    "val_sampled": sampled.map(|sampled| means(&sampled.summary)),
-                    "rates": evaluation.summary.rates,
-                    "bad_images": bad_images,
-                    "is_best": is_best,
-                    "evaluation_seconds": evaluation.seconds,
-                })),
+            Event::EpochEnded {
+                step,
+                epoch,
+                train,
+                evaluation,
+                sampled,
+                unaveraged,
+                scheduled,
+                is_best,
+                bad_images,
+            } => self.write(&json!({
+                "event": "epoch",
+                "step": step,
+                "epoch": epoch,
+                "learning_rate": scheduled.learning_rate,
+                "target": scheduled.target,
+                "loss_factor": scheduled.loss_factor,
+                "temperature": scheduled.temperature,
+                "train": means(train),
+                "policy": evaluation.strategy.to_string(),
+                "val": means(&evaluation.summary),
+                "val_sampled": sampled.map(|sampled| means(&sampled.summary)),
+                "val_unaveraged": unaveraged.map(|unaveraged| means(&unaveraged.summary)),
+                "rates": evaluation.summary.rates,
+                "bad_images": bad_images,
+                "is_best": is_best,
+                "evaluation_seconds": evaluation.seconds,
+            })),
             _ => Ok(()),
         }
     }

@@ -1,6 +1,7 @@
 use crate::config::Weighting;
 use crate::error::Result;
 use crate::event::{Event, ImagePass, Listener};
+use crate::timing::StepTime;
 use crate::totals::Summary;
 use arch::Cost;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -31,6 +32,8 @@ pub struct Progress {
     batch_size: usize,
     /// Loss, top-1 and opening of the last log entry.
     recent: String,
+    /// Where the time of steps went in this epoch: a sum over its log entries.
+    time: StepTime,
 }
 
 const TEMPLATE: &str = "{prefix} {bar:16} {pos}/{len}  {wide_msg}";
@@ -60,6 +63,7 @@ impl Progress {
             bad: 0,
             batch_size: 0,
             recent: String::new(),
+            time: StepTime::default(),
         }
     }
 
@@ -137,6 +141,7 @@ impl Listener for Progress {
                 self.batch_size = config.train.batch_size;
                 self.weighting = config.gates.weighting;
                 self.recent.clear();
+                self.time = StepTime::default();
                 (self.first, self.batch) = (*first, *first);
                 self.epoch_start = Instant::now();
                 self.restart(format!("epoch {epoch}/{}", self.epochs), *first, *batches);
@@ -150,7 +155,8 @@ impl Listener for Progress {
                     self.bar.set_message(format!("{rate:.1} img/s  {} left{}", self.time_left(), self.recent));
                 }
             }
-            Event::Logged { recent, scheduled, images_per_second, .. } => {
+            Event::Logged { recent, scheduled, images_per_second, time, .. } => {
+                self.time.add(time);
                 self.recent = format!(
                     "  loss {:.3}  top-1 {}{}",
                     recent.loss,
@@ -188,7 +194,9 @@ impl Listener for Progress {
                 let left = batches.saturating_sub(*batch) as f64 / (*batch).max(1) as f64;
                 self.bar.set_message(format!("{} left", duration(start.elapsed().mul_f64(left))));
             }
-            Event::EpochEnded { epoch, train, evaluation, sampled, scheduled, is_best, bad_images, .. } => {
+            Event::EpochEnded {
+                epoch, train, evaluation, sampled, unaveraged, scheduled, is_best, bad_images, ..
+            } => {
                 let val = &evaluation.summary;
                 self.line(&format!(
                     "epoch {epoch}/{}  train loss {:.3} top-1 {}  val top-1 {} top-5 {}{}  {}{}",
@@ -210,6 +218,18 @@ impl Listener for Progress {
                         self.activation_and_macs(sampled, scheduled.target),
                     ));
                 }
+                if let Some(unaveraged) = unaveraged {
+                    let unaveraged = &unaveraged.summary;
+                    self.line(&format!(
+                        "epoch {epoch}/{}  without averaging: val top-1 {}{}",
+                        self.epochs,
+                        percent(unaveraged.top1),
+                        self.activation_and_macs(unaveraged, scheduled.target),
+                    ));
+                }
+                if self.time.total > 0.0 {
+                    self.line(&format!("epoch {epoch}/{}  time of a step: {}", self.epochs, self.time.shares()));
+                }
                 if *bad_images > 0 {
                     self.line(&format!("{bad_images} images could not be used in this epoch"));
                 }
@@ -222,7 +242,7 @@ impl Listener for Progress {
                     _ => {}
                 }
             }
-            Event::Saved(_) => {}
+            Event::Saved(_) | Event::Images { .. } => {}
             Event::Finished(_) => self.bar.finish_and_clear(),
         }
         Ok(())

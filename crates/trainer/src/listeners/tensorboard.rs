@@ -6,12 +6,13 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
+use tch::{Device, Kind, Tensor};
 use tensorboard_proto::event::Event as Record;
 use tensorboard_rs::record_writer::RecordWriter;
-use tensorboard_rs::summary::scalar;
+use tensorboard_rs::summary::{histogram_raw, image, scalar};
 
-/// TensorBoard event files: losses, accuracy, openings and MACs under `train/` and `val/`, the mean opening of each gate site
-/// under `gates/`.
+/// TensorBoard event files: losses, accuracy, openings and MACs under `train/` and `val/`, where the time of a step goes under `time/`,
+/// the mean opening of each gate site and histograms of its gates' under `gates/`, and some of each epoch's first images.
 ///
 /// The writer of tensorboard-rs itself panics when a disk is full, so only its record format is used.
 pub struct TensorBoard {
@@ -19,7 +20,15 @@ pub struct TensorBoard {
     writer: RecordWriter<BufWriter<File>>,
     sites: Vec<SiteName>,
     dense_macs: f64,
+    /// Mean and standard deviation of the normalisation.
+    normalisation: ([f32; 3], [f32; 3]),
 }
+
+/// Bars of a histogram of openings.
+const TENTHS: usize = 10;
+
+/// Images of an epoch that are shown, in as many rows.
+const IMAGES_IN_A_ROW: i64 = 4;
 
 /// A gate site and what to call it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,8 +51,13 @@ impl TensorBoard {
         let now = seconds_since_1970();
         let path = folder.join(format!("events.out.tfevents.{:010}.{}", now as u64, std::process::id()));
         let file = File::create(&path).map_err(failed)?;
-        let mut board =
-            Self { path, writer: RecordWriter::new(BufWriter::new(file)), sites, dense_macs: dense_macs as f64 };
+        let mut board = Self {
+            path,
+            writer: RecordWriter::new(BufWriter::new(file)),
+            sites,
+            dense_macs: dense_macs as f64,
+            normalisation: ([0.0; 3], [1.0; 3]),
+        };
         let mut version = Record::new();
         version.set_file_version("brain.Event:2".to_owned());
         board.write(version, 0)?;
@@ -53,6 +67,38 @@ impl TensorBoard {
     fn scalar(&mut self, tag: &str, value: f64, step: u64) -> Result<()> {
         let mut record = Record::new();
         record.set_summary(scalar(tag, value as f32));
+        self.write(record, step)
+    }
+
+    /// How many of the values, all from 0 to 1, lie in each tenth.
+    fn histogram(&mut self, tag: &str, values: &[f64], step: u64) -> Result<()> {
+        let mut counts = [0.0; TENTHS];
+        for value in values {
+            counts[((value * TENTHS as f64) as usize).min(TENTHS - 1)] += 1.0;
+        }
+        let limits: Vec<f64> = (1..=TENTHS).map(|tenth| tenth as f64 / TENTHS as f64).collect();
+        let (least, most) =
+            values.iter().fold((1.0f64, 0.0f64), |(low, high), &value| (low.min(value), high.max(value)));
+        let (sum, squares) = (values.iter().sum(), values.iter().map(|value| value * value).sum());
+        let mut record = Record::new();
+        record.set_summary(histogram_raw(tag, least, most, values.len() as f64, sum, squares, &limits, &counts));
+        self.write(record, step)
+    }
+
+    /// The first of the square images [N, 3, size, size], in a square.
+    fn images(&mut self, images: &Tensor, step: u64) -> Result<()> {
+        let (count, _, size, _) = images.size4()?;
+        let side = ((count as f64).sqrt() as i64).min(IMAGES_IN_A_ROW);
+        let shown = images.f_narrow(0, 0, side * side)?.f_to_device(Device::Cpu)?;
+        let (mean, std) = self.normalisation;
+        let of_channels = |values: [f32; 3]| Tensor::f_from_slice(&values)?.f_view([1, 3, 1, 1]);
+        let pixels = shown.f_mul(&of_channels(std)?)?.f_add(&of_channels(mean)?)?.f_mul_scalar(255.0)?.f_round()?;
+        let pixels = pixels.f_clamp(0.0, 255.0)?.f_to_kind(Kind::Uint8)?.f_reshape([side, side, 3, size, size])?;
+        // To rows of images, rows of pixels, images, pixels, colours, which is what the record's PNG is made of.
+        let pixels: Vec<u8> = Vec::try_from(pixels.f_permute([0, 3, 1, 4, 2])?.f_contiguous()?.f_view([-1])?)?;
+        let extent = (side * size) as usize;
+        let mut record = Record::new();
+        record.set_summary(image("train/images", &pixels, &[3, extent, extent]));
         self.write(record, step)
     }
 
@@ -89,7 +135,12 @@ fn seconds_since_1970() -> f64 {
 impl Listener for TensorBoard {
     fn on(&mut self, event: &Event) -> Result<()> {
         match event {
-            Event::Logged { step, recent, scheduled, images_per_second, .. } => {
+            Event::EpochStarted { config, .. } => {
+                self.normalisation = (config.data.mean, config.data.std);
+                Ok(())
+            }
+            Event::Images { step, images } => self.images(images, *step),
+            Event::Logged { step, recent, scheduled, images_per_second, time, .. } => {
                 self.summary("train", recent, *step)?;
                 self.scalar("train/activation_loss", recent.activation_loss, *step)?;
                 self.scalar("train/learning_rate", scheduled.learning_rate, *step)?;
@@ -99,17 +150,35 @@ impl Listener for TensorBoard {
                     self.scalar("train/loss_factor", scheduled.loss_factor, *step)?;
                     self.scalar("train/temperature", scheduled.temperature, *step)?;
                 }
+                for (name, seconds) in [
+                    ("images", time.images),
+                    ("forward", time.forward),
+                    ("backward", time.backward),
+                    ("update", time.update),
+                    ("rest", time.rest()),
+                ] {
+                    self.scalar(&format!("time/{name}"), seconds, *step)?;
+                }
                 self.flush()
             }
-            Event::EpochEnded { step, evaluation, sampled, .. } => {
+            Event::EpochEnded { step, evaluation, sampled, unaveraged, .. } => {
                 self.summary("val", &evaluation.summary, *step)?;
                 if let Some(sampled) = sampled {
                     self.summary("val_sampled", &sampled.summary, *step)?;
                 }
+                if let Some(unaveraged) = unaveraged {
+                    self.summary("val_unaveraged", &unaveraged.summary, *step)?;
+                }
                 let mut rates = evaluation.summary.rates.as_slice();
+                if !rates.is_empty() {
+                    self.histogram("gates", rates, *step)?;
+                }
                 for SiteName { name, gates } in self.sites.clone() {
                     let Some((own, rest)) = rates.split_at_checked(gates) else { break };
                     self.scalar(&format!("gates/{name}"), own.iter().sum::<f64>() / gates as f64, *step)?;
+                    if gates > 1 {
+                        self.histogram(&format!("gates/{name}"), own, *step)?;
+                    }
                     rates = rest;
                 }
                 self.flush()
@@ -130,6 +199,7 @@ mod tests {
     use super::*;
     use crate::evaluate::Evaluation;
     use crate::event::Scheduled;
+    use crate::timing::StepTime;
 
     #[test]
     fn records_can_be_read_back() {
@@ -139,7 +209,13 @@ mod tests {
         let mut board = TensorBoard::create(folder.path(), sites, 1000).unwrap();
         let recent = Summary { loss: 2.5, macs: 400.0, rates: vec![1.0, 0.5, 0.25], ..Summary::default() };
         let scheduled = Scheduled { learning_rate: 0.1, target: Some(0.6), loss_factor: 2.0, temperature: 0.5 };
-        board.on(&Event::Logged { step: 7, epoch: 1, recent: &recent, scheduled, images_per_second: 9.0 }).unwrap();
+        let time = StepTime { images: 0.5, total: 2.0, ..StepTime::default() };
+        let event = Event::Logged { step: 7, epoch: 1, recent: &recent, scheduled, images_per_second: 9.0, time };
+        board.on(&event).unwrap();
+        // The second image is white, the others black; five make two rows of two.
+        let images = Tensor::zeros([5, 3, 4, 4], (Kind::Float, Device::Cpu));
+        let _ = images.get(1).fill_(1.0);
+        board.on(&Event::Images { step: 7, images: &images }).unwrap();
         let evaluation = Evaluation { summary: recent.clone(), ..Evaluation::default() };
         board
             .on(&Event::EpochEnded {
@@ -148,6 +224,7 @@ mod tests {
                 train: &recent,
                 evaluation: &evaluation,
                 sampled: None,
+                unaveraged: Some(&evaluation),
                 scheduled,
                 is_best: true,
                 bad_images: 0,
@@ -156,11 +233,18 @@ mod tests {
         let path = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
         let bytes = std::fs::read(path).unwrap();
         // A record: length, its checksum, the message, its checksum.
-        let (mut rest, mut found) = (bytes.as_slice(), Vec::new());
+        let (mut rest, mut found, mut bars, mut picture) = (bytes.as_slice(), Vec::new(), Vec::new(), None);
         while !rest.is_empty() {
             let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
             let record: Record = Message::parse_from_bytes(&rest[12..12 + length]).unwrap();
             for value in record.get_summary().get_value() {
+                if value.get_tag() == "gates" {
+                    bars = value.get_histo().get_bucket().to_vec();
+                }
+                if value.get_tag() == "train/images" {
+                    let png = value.get_image().get_encoded_image_string();
+                    picture = Some(::image::load_from_memory(png).unwrap().to_rgb8());
+                }
                 found.push((record.get_step(), value.get_tag().to_owned(), value.get_simple_value()));
             }
             rest = &rest[16 + length..];
@@ -171,10 +255,18 @@ mod tests {
             ("train/target", 0.6),
             ("train/loss_factor", 2.0),
             ("train/temperature", 0.5),
+            ("time/images", 0.5),
+            ("time/rest", 1.5),
+            ("val_unaveraged/loss", 2.5),
             ("gates/layer1.0.gate.input", 0.75),
             ("gates/layer1.0.gate.output", 0.25),
         ] {
             assert!(found.contains(&(7, expected.0.to_owned(), expected.1)), "{expected:?} is not in {found:?}");
         }
+        // Of the openings 1, 0.5 and 0.25.
+        assert_eq!(bars, [0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]);
+        let picture = picture.unwrap();
+        assert_eq!(picture.dimensions(), (8, 8));
+        assert_eq!([(0, 0), (4, 3), (7, 0), (4, 4)].map(|(x, y)| picture.get_pixel(x, y).0[0]), [0, 255, 255, 0]);
     }
 }

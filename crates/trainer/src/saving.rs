@@ -1,0 +1,86 @@
+//! Which states of a run are saved, and where.
+
+use crate::average::Average;
+use crate::checkpoint::{Checkpoint, Input};
+use crate::config::CheckpointsConfig;
+use crate::engine::Fit;
+use crate::error::{Error, Result};
+use crate::event::{Event, Listener, tell};
+use crate::file::write_atomically;
+use crate::keep::{Ranking, forget, ranked, write_last};
+use crate::totals::Summary;
+use std::path::PathBuf;
+use std::time::Instant;
+
+impl Fit {
+    pub(crate) fn save_last(&self, state: &[u8], listeners: &mut [Box<dyn Listener>]) -> Result<()> {
+        write_last(&self.run, self.config.checkpoints.keep_last, state)?;
+        tell(listeners, &Event::Saved(&self.run.last()))
+    }
+
+    /// Files an evaluation among the best; returns which those are now.
+    fn rank(&mut self, evaluation: &Summary) -> Ranking {
+        let (epoch, step, config) = (self.progress.epoch, self.progress.step, &self.config.checkpoints);
+        // Before gates are decided the network spends more; that is no match for one within its budget.
+        let same_gates = |epoch: u64| self.is_decided(epoch * self.steps_per_epoch() as u64) == self.is_decided(step);
+        let before = self.progress.best.into_iter().chain(self.progress.runners_up.iter().copied());
+        let before: Ranking = before.filter(|&(epoch, _)| same_gates(epoch)).collect();
+        let ranking = ranked(before, epoch, config.best_by.of(evaluation), config);
+        self.progress.best = ranking.first().copied();
+        self.progress.runners_up = ranking.iter().skip(1).copied().collect();
+        ranking
+    }
+
+    /// Saves the state after an evaluation wherever it belongs, and says whether it is the best so far.
+    pub(crate) fn save_evaluated(&mut self, evaluation: &Summary, listeners: &mut [Box<dyn Listener>]) -> Result<bool> {
+        let (epoch, former) = (self.progress.epoch, self.progress.best);
+        let ranking = self.rank(evaluation);
+        let (is_good, is_best) = (ranking.iter().any(|best| best.0 == epoch), ranking[0].0 == epoch);
+        let (config, state) = (&self.config.checkpoints, self.state()?);
+        if config.keep_best > 1 {
+            self.keep_former_best(former)?;
+            if is_good {
+                self.save(self.run.best_of_epoch(epoch), &state, listeners)?;
+            }
+        }
+        if is_best {
+            self.save(self.run.best(), &state, listeners)?;
+        }
+        forget(&self.run, &ranking);
+        if config.keep_every_epochs > 0 && epoch.is_multiple_of(config.keep_every_epochs) {
+            self.save(self.run.after_epoch(epoch), &state, listeners)?;
+        }
+        // After `best`, since it says that it exists.
+        self.save_last(&state, listeners)?;
+        Ok(is_best)
+    }
+
+    /// The best state so far by its epoch's name too, which it has not if only one was kept until now.
+    fn keep_former_best(&self, former: Option<(u64, f64)>) -> Result<()> {
+        let Some(path) = former.map(|(epoch, _)| self.run.best_of_epoch(epoch)) else { return Ok(()) };
+        if path.exists() || !self.run.best().exists() {
+            return Ok(());
+        }
+        let read = |source| Error::Read { path: self.run.best(), source };
+        write_atomically(&path, &std::fs::read(self.run.best()).map_err(read)?)
+    }
+
+    /// Whether the state is to be saved in the middle of an epoch.
+    pub(crate) fn save_is_due(&self, saved: Instant) -> bool {
+        let CheckpointsConfig { every_steps, every_minutes, .. } = self.config.checkpoints;
+        (every_steps > 0 && self.progress.step.is_multiple_of(every_steps))
+            || (every_minutes > 0.0 && saved.elapsed().as_secs_f64() >= 60.0 * every_minutes)
+    }
+
+    fn save(&self, path: PathBuf, state: &[u8], listeners: &mut [Box<dyn Listener>]) -> Result<()> {
+        write_atomically(&path, state)?;
+        tell(listeners, &Event::Saved(&path))
+    }
+
+    /// Everything that a run needs to go on, as a file's content.
+    pub(crate) fn state(&self) -> Result<Vec<u8>> {
+        let (classes, input) = (&self.train.split().classes, Input::of(&self.config));
+        let average = self.average.as_ref().map(Average::network);
+        Checkpoint::to_bytes(&self.network, average, classes, input, Some(&self.progress), Some(&self.optimizer))
+    }
+}
