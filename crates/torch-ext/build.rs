@@ -6,7 +6,7 @@ use std::env;
 use std::path::PathBuf;
 
 fn main() -> Result<(), String> {
-    for file in ["guarded.h", "script.cpp", "shim.cpp"] {
+    for file in ["fused.cpp", "guarded.h", "script.cpp", "shim.cpp"] {
         println!("cargo:rerun-if-changed=src/{file}");
     }
     println!("cargo:rerun-if-env-changed=LIBTORCH");
@@ -21,10 +21,12 @@ fn main() -> Result<(), String> {
         .std("c++17")
         .pic(true)
         .warnings(false) // libtorch's own headers warn
+        .flag_if_supported("-fno-trapping-math") // else comparisons are not vectorised
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
         .file("src/shim.cpp")
         .file("src/script.cpp")
+        .file("src/fused.cpp")
         .compile("torch_ext_shim");
     Ok(())
 }

@@ -4,9 +4,9 @@ use crate::error::Result;
 use crate::gating::{GateSite, OpenChannels, Site};
 use crate::network::{Decide, Execution};
 use crate::spec::{BlockSpec, Shortcut};
-use gumbel_gates::{GateInput, Gates};
+use gumbel_gates::{GateInput, GateKind, Gates};
 use tch::{Device, Kind, Tensor};
-use torch_ext::{Init, Path, Statistics};
+use torch_ext::{Init, Path, Pointwise, Statistics, fork, scale, scaled_sum};
 
 /// A residual block with its gates: activation(shortcut(x) + branch(x)), each place multiplied by its openings.
 #[derive(Debug)]
@@ -46,6 +46,8 @@ struct Addend {
     rows: Option<Tensor>,
     /// The channels they belong to; absent: all.
     channels: Option<Channels>,
+    /// What they have yet to be multiplied by, [N, channels] or [N, 1]; absent: nothing.
+    openings: Option<Tensor>,
 }
 
 impl GatedPlace {
@@ -63,28 +65,23 @@ impl GatedPlace {
         Ok(Self { site: spec.site, gates, columns })
     }
 
-    /// Openings [N, n] to what the place is multiplied by, [N, channels, 1, 1] or [N, 1, 1, 1].
+    /// Openings [N, n] to what the place is multiplied by, [N, channels] or [N, 1].
     fn mask(&self, openings: &Tensor) -> Result<Tensor> {
-        let batch = openings.size2()?.0;
-        let mask = match &self.columns {
+        Ok(match &self.columns {
             None => openings.shallow_clone(),
             Some(columns) => {
-                let ones = openings.f_new_ones([batch, 1], (openings.kind(), openings.device()))?;
+                let ones = openings.f_new_ones([openings.size2()?.0, 1], (openings.kind(), openings.device()))?;
                 Tensor::f_cat(&[openings, &ones], 1)?.f_index_select(1, columns)?
             }
-        };
-        Ok(mask.f_view([batch, -1, 1, 1])?)
+        })
     }
 }
 
 impl<'a> Decided<'a> {
-    /// `features` [N, C, H, W] of a place, the closed ones zero.
-    fn masked(&self, site: Site, features: Tensor) -> Result<Tensor> {
-        match self.places.iter().zip(&self.openings).find(|(place, _)| place.site == site) {
-            // Openings are 0 or 1: any precision holds them.
-            Some((place, openings)) => Ok(features.f_mul(&place.mask(openings)?.f_to_kind(features.kind())?)?),
-            None => Ok(features),
-        }
+    /// What the features of a place are multiplied by, [N, channels] or [N, 1]; `None` without gates.
+    fn mask(&self, site: Site) -> Result<Option<Tensor>> {
+        let gated = self.places.iter().zip(&self.openings).find(|(place, _)| place.site == site);
+        gated.map(|(place, openings)| place.mask(openings)).transpose()
     }
 
     fn of(&self, site: Site) -> Option<&Tensor> {
@@ -150,7 +147,13 @@ impl Block {
         execution: Execution,
         decide: &mut Decide,
     ) -> Result<Tensor> {
-        let gate_input = GateInput::new(input);
+        // Gates that look at the input make a third use of it, whose gradient joins those of the other two.
+        let looks = self.spec.gates.iter().any(|site| site.kind == GateKind::Dependent);
+        let uses = if looks && input.requires_grad() { Some(fork(input)?) } else { None };
+        let (around, through, gate_input) = match &uses {
+            Some((first, second, means)) => (first, second, GateInput::pooled_to(input, means.shallow_clone())),
+            None => (input, input, GateInput::new(input)),
+        };
         let mut openings = Vec::with_capacity(self.gates.len());
         for place in &self.gates {
             openings.push(decide.site(place.gates.logits(&gate_input, statistics)?)?);
@@ -159,18 +162,56 @@ impl Block {
         let mut addends = Vec::with_capacity(2);
         match execution {
             Execution::Masked => {
-                addends.extend(self.masked_projection(input, statistics, &decided)?);
-                addends.extend(self.masked_branch(input, statistics, &decided)?);
+                addends.extend(self.masked_projection(around, statistics, &decided)?);
+                addends.extend(self.masked_branch(through, statistics, &decided)?);
             }
             Execution::Skipping => {
                 addends.extend(self.skipping_projection(input, statistics, &decided)?);
                 addends.extend(self.skipping_branch(input, statistics, &decided)?);
             }
         }
-        let sum = self.sum(input, addends)?;
+        if let Some(output) = self.gated_sum(around, &addends)? {
+            return Ok(output);
+        }
+        let sum = self.sum(around, addends)?;
         self.spec.activation.apply(match &self.bias {
             Some(bias) => sum.f_add(&bias.f_view([1, -1, 1, 1])?)?,
             None => sum,
+        })
+    }
+
+    /// The block's output in one pass, where all that is added to the shortcut or a projection is a gated branch.
+    fn gated_sum(&self, input: &Tensor, addends: &[Addend]) -> Result<Option<Tensor>> {
+        let is_whole = |addend: &Addend| addend.rows.is_none() && addend.channels.is_none();
+        if self.bias.is_some() || !addends.iter().all(is_whole) {
+            return Ok(None);
+        }
+        let base = match (&self.spec.shortcut, addends) {
+            (Shortcut::Projection(_), [projection, _]) => projection.values.shallow_clone(),
+            (Shortcut::Identity | Shortcut::ZeroPadded { .. }, [_]) => match self.shortcut(input)? {
+                Some(base) => base,
+                None => return Ok(None),
+            },
+            _ => return Ok(None),
+        };
+        match addends.last() {
+            Some(Addend { values, openings: Some(openings), .. }) => {
+                Ok(Some(scaled_sum(&base, values, openings, self.spec.activation.pointwise())?))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// What goes around the branch, unless it is a projection.
+    fn shortcut(&self, input: &Tensor) -> Result<Option<Tensor>> {
+        Ok(match &self.spec.shortcut {
+            Shortcut::None | Shortcut::Projection(_) => None,
+            Shortcut::Identity => Some(input.shallow_clone()),
+            Shortcut::ZeroPadded { stride, outputs } => {
+                let (stride, channels) = (*stride as i64, (outputs - self.spec.inputs) as i64 / 2);
+                let picked = input.f_slice(2, None, None, stride)?.f_slice(3, None, None, stride)?;
+                Some(picked.f_constant_pad_nd([0, 0, 0, 0, channels, channels])?)
+            }
         })
     }
 
@@ -178,19 +219,35 @@ impl Block {
         if self.branch.is_empty() {
             return Ok(None);
         }
-        let mut values = decided.masked(Site::Input, select(input, self.spec.reads.as_ref())?)?;
-        for (position, conv) in (1..).zip(&self.branch) {
-            let site = if position < self.branch.len() { Site::Between(position) } else { Site::Output };
-            values = decided.masked(site, conv.forward(&values, statistics)?)?;
+        let mut values = select(input, self.spec.reads.as_ref())?;
+        if let Some(openings) = decided.mask(Site::Input)? {
+            values = scale(&values, &openings, Pointwise::Identity)?;
         }
-        let values = decided.masked(Site::Layer, values)?;
-        Ok(Some(Addend { values, rows: None, channels: self.spec.writes.clone() }))
+        // A layer gate waits for the sum, which multiplies along the way.
+        let mut waiting = decided.mask(Site::Layer)?;
+        for (position, conv) in (1..).zip(&self.branch) {
+            let is_last = position == self.branch.len();
+            let openings = decided.mask(if is_last { Site::Output } else { Site::Between(position) })?;
+            // So does a gate over the output, where nothing lies between it and the sum.
+            let waits = is_last && waiting.is_none() && conv.is_linear();
+            values = match openings {
+                Some(openings) if !waits => conv.gated(&values, statistics, &openings)?,
+                openings => {
+                    waiting = waiting.or(openings);
+                    conv.forward(&values, statistics)?
+                }
+            };
+        }
+        Ok(Some(Addend { values, rows: None, channels: self.spec.writes.clone(), openings: waiting }))
     }
 
     fn masked_projection(&self, input: &Tensor, statistics: Statistics, decided: &Decided) -> Result<Option<Addend>> {
         let Some(projection) = &self.projection else { return Ok(None) };
-        let values = decided.masked(Site::Projection, projection.forward(input, statistics)?)?;
-        Ok(Some(Addend { values, rows: None, channels: self.spec.projects.clone() }))
+        let values = match decided.mask(Site::Projection)? {
+            Some(openings) => projection.gated(input, statistics, &openings)?,
+            None => projection.forward(input, statistics)?,
+        };
+        Ok(Some(Addend { values, rows: None, channels: self.spec.projects.clone(), openings: None }))
     }
 
     /// The branch for the images whose layer gate is open; with the same filters open for all of them only those are computed.
@@ -231,7 +288,7 @@ impl Block {
             Some(open) if open.len() < projection.outputs() => {
                 let narrow = projection.narrow(None, Some(&positions(&open, input.device())?))?;
                 let channels = Some(compose(self.spec.projects.as_ref(), &open));
-                Ok(Some(Addend { values: narrow.forward(input, statistics)?, rows: None, channels }))
+                Ok(Some(Addend { values: narrow.forward(input, statistics)?, rows: None, channels, openings: None }))
             }
             _ => self.masked_projection(input, statistics, decided),
         }
@@ -264,20 +321,17 @@ impl Block {
         }
         let written = compose(self.spec.writes.as_ref(), before);
         let channels = (written.count() < self.spec.outputs).then_some(written);
-        Ok(Some(Addend { values, rows: None, channels }))
+        Ok(Some(Addend { values, rows: None, channels, openings: None }))
     }
 
     /// The shortcut with everything that is added to it. Without gradients the input is overwritten.
     fn sum(&self, input: &Tensor, mut addends: Vec<Addend>) -> Result<Tensor> {
-        let shortcut = match &self.spec.shortcut {
-            Shortcut::None | Shortcut::Projection(_) => None,
-            Shortcut::Identity => Some(input.shallow_clone()),
-            Shortcut::ZeroPadded { stride, outputs } => {
-                let (stride, channels) = (*stride as i64, (outputs - self.spec.inputs) as i64 / 2);
-                let picked = input.f_slice(2, None, None, stride)?.f_slice(3, None, None, stride)?;
-                Some(picked.f_constant_pad_nd([0, 0, 0, 0, channels, channels])?)
+        let shortcut = self.shortcut(input)?;
+        for addend in &mut addends {
+            if let Some(openings) = addend.openings.take() {
+                addend.values = scale(&addend.values, &openings, Pointwise::Identity)?;
             }
-        };
+        }
         // Nobody reads a block's input after its sum, so without a gradient to keep it for it is summed into.
         let may_change = !input.requires_grad() && !addends.iter().any(|addend| addend.values.requires_grad());
         let is_whole = |addend: &Addend| addend.rows.is_none() && addend.channels.is_none();
@@ -288,7 +342,7 @@ impl Block {
                 None => (self.nothing(input)?, true),
             },
         };
-        for Addend { values, rows, channels } in addends {
+        for Addend { values, rows, channels, .. } in addends {
             let Some(channels) = channels.or_else(|| rows.is_some().then(|| Channels::of(0..self.spec.outputs))) else {
                 sum = if may_change { sum.f_add_(&values)? } else { sum.f_add(&values)? };
                 is_own = true;

@@ -1,7 +1,7 @@
 use crate::error::Result;
 use crate::spec::{Activation, ConvSpec};
 use tch::Tensor;
-use torch_ext::{BatchNorm, Init, Path, Statistics};
+use torch_ext::{BatchNorm, Init, Path, Pointwise, Statistics, scale};
 
 /// A convolution, its batch norm and its activation.
 #[derive(Debug)]
@@ -40,6 +40,11 @@ impl Conv {
         self.weight.size().first().map_or(0, |&outputs| outputs as usize)
     }
 
+    /// Whether no activation follows its batch norm.
+    pub fn is_linear(&self) -> bool {
+        self.activation == Activation::Identity
+    }
+
     /// The same convolution with some of its input channels and filters, by their positions; `None` keeps all. A depthwise
     /// convolution goes by its filters alone.
     pub fn narrow(&self, inputs: Option<&Tensor>, outputs: Option<&Tensor>) -> Result<Self> {
@@ -61,9 +66,19 @@ impl Conv {
 
     /// [N, C, H, W] to [N, filters, H', W'].
     pub fn forward(&self, input: &Tensor, statistics: Statistics) -> Result<Tensor> {
+        self.activation.apply(self.normalised(input, statistics)?)
+    }
+
+    /// The same, multiplied by `openings` [N, filters] or [N, 1].
+    pub fn gated(&self, input: &Tensor, statistics: Statistics, openings: &Tensor) -> Result<Tensor> {
+        Ok(scale(&self.normalised(input, statistics)?, openings, self.activation.pointwise())?)
+    }
+
+    /// Before the activation.
+    fn normalised(&self, input: &Tensor, statistics: Statistics) -> Result<Tensor> {
         let output =
             input.f_conv2d(&self.weight, None::<&Tensor>, [self.stride; 2], [self.padding; 2], [1, 1], self.groups)?;
-        self.activation.apply(self.norm.forward(&output, statistics)?)
+        Ok(self.norm.forward(&output, statistics)?)
     }
 }
 
@@ -74,6 +89,15 @@ impl Activation {
             Self::Identity => Ok(input),
             Self::Relu => Ok(input.f_relu_()?),
             Self::Relu6 => Ok(input.f_relu6_()?),
+        }
+    }
+
+    /// What it does to a single value.
+    pub(crate) fn pointwise(self) -> Pointwise {
+        match self {
+            Self::Identity => Pointwise::Identity,
+            Self::Relu => Pointwise::Relu,
+            Self::Relu6 => Pointwise::Relu6,
         }
     }
 }

@@ -43,6 +43,11 @@ impl<'a> GateInput<'a> {
         Self { input, pooled: OnceCell::new() }
     }
 
+    /// The same where the global average of every channel is known, `pooled` [N, C] in float32.
+    pub fn pooled_to(input: &'a Tensor, pooled: Tensor) -> Self {
+        Self { input, pooled: OnceCell::from(pooled) }
+    }
+
     /// The global average of every channel, [N, C] in float32.
     fn pooled(&self) -> Result<&Tensor> {
         if let Some(pooled) = self.pooled.get() {

@@ -2,17 +2,19 @@
 //!
 //! - [`Tensors`]: named parameters and buffers in a fixed order, as `torch.nn.Module.state_dict()` keeps them.
 //! - [`BatchNorm`], [`Linear`]: layers with PyTorch's names and initial values.
+//! - [`scale`], [`scaled_sum`], [`fork`]: products, activations, sums and means in one pass over memory.
 //! - [`fused_sgd`], [`fused_adamw`]: one call that updates all parameters.
 //! - [`norm`], [`lerp`]: the same for the size of gradients and for averages.
 //! - [`Autocast`], [`allow_tf32`]: precision of operations.
 //! - [`uniform`], [`normal`]: random values that are a function of an explicit seed.
 //! - [`Script`]: TorchScript modules, compiled from their source.
-//! - [`keep_memory`]: no detours of large tensors through the system.
+//! - [`keep_memory`], [`peak_memory`]: no detours of large tensors through the system, and how much there was.
 //! - [`cuda_is_available`]: loads libtorch's CUDA libraries only when somebody asks for a GPU.
 
 mod autocast;
 mod cuda;
 mod error;
+mod fused;
 mod layers;
 mod memory;
 mod optimizer;
@@ -23,8 +25,9 @@ mod tensors;
 pub use autocast::{Autocast, Half, allow_tf32};
 pub use cuda::cuda_is_available;
 pub use error::{Error, Result};
+pub use fused::{Pointwise, fork, scale, scaled_sum};
 pub use layers::{BatchNorm, Linear, Statistics};
-pub use memory::keep_memory;
+pub use memory::{keep_memory, peak_memory};
 pub use optimizer::{AdamWStep, Gradients, SgdStep, fused_adamw, fused_sgd, lerp, norm};
 pub use random::{derive_seed, normal, uniform};
 pub use script::{Attribute, Script};

@@ -1,5 +1,10 @@
+use crate::error::check;
+use std::ffi::c_char;
+use tch::Device;
+
 unsafe extern "C" {
     fn torch_ext_keep_memory();
+    fn torch_ext_peak_cuda_memory(device: i64, bytes: *mut u64) -> *mut c_char;
 }
 
 /// Keeps freed memory in the process instead of giving large blocks back to the system and getting them anew, page by page, for
@@ -8,4 +13,38 @@ unsafe extern "C" {
 pub fn keep_memory() {
     // SAFETY: sets parameters of malloc, which may be done at any time.
     unsafe { torch_ext_keep_memory() }
+}
+
+/// The most memory in bytes that was in use so far: of the whole process on the CPU, where the system tells, and of the tensors and
+/// what is kept for them on a CUDA device.
+pub fn peak_memory(device: Device) -> Option<u64> {
+    match device {
+        Device::Cpu => {
+            let status = std::fs::read_to_string("/proc/self/status").ok()?;
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+            let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+            Some(1024 * kilobytes)
+        }
+        Device::Cuda(number) => {
+            let mut bytes = 0;
+            // SAFETY: the result lives through the call.
+            check(unsafe { torch_ext_peak_cuda_memory(number as i64, &raw mut bytes) }).ok()?;
+            Some(bytes)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use tch::{Kind, Tensor};
+
+    #[test]
+    fn the_peak_grows_with_what_is_used_and_stays() {
+        let before = peak_memory(Device::Cpu).unwrap();
+        let size = 4 * (before as i64 / 4 + (64 << 20));
+        drop(Tensor::ones([size], (Kind::Uint8, Device::Cpu)));
+        assert!(peak_memory(Device::Cpu).unwrap() >= size as u64);
+    }
 }

@@ -16,6 +16,8 @@
 #include <ATen/ops/randn.h>
 #include <ATen/ops/stack.h>
 
+#include <c10/core/CachingDeviceAllocator.h>
+
 #include <dlfcn.h>
 #ifdef __GLIBC__
 #include <malloc.h>
@@ -51,6 +53,13 @@ void torch_ext_keep_memory() {
     mallopt(M_TRIM_THRESHOLD, -1);
     mallopt(M_TOP_PAD, 64 << 20);
 #endif
+}
+
+char *torch_ext_peak_cuda_memory(int64_t device, uint64_t *bytes) {
+    return guarded([&] {
+        auto stats = c10::getDeviceAllocator(at::kCUDA)->getDeviceStats(static_cast<c10::DeviceIndex>(device));
+        *bytes = static_cast<uint64_t>(stats.reserved_bytes[0].peak);
+    });
 }
 
 // Loads libtorch's CUDA half into the process; libtorch registers its CUDA back end while loading.

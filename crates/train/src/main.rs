@@ -66,6 +66,8 @@ impl Done {
 
 fn main() -> ExitCode {
     torch_ext::keep_memory();
+    // What is float32 is float32, unless a configuration says otherwise.
+    torch_ext::allow_tf32(false);
     let outcome = match Cli::parse().command {
         Command::Fit(args) => fit::run(args),
         Command::Eval(args) => eval::run(args),

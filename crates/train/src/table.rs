@@ -63,6 +63,24 @@ pub(crate) fn macs(count: f64) -> String {
     }
 }
 
+/// A count in the unit that fits.
+pub(crate) fn count(count: u64) -> String {
+    match count as f64 {
+        count if count >= 1e6 => format!("{:.2} M", count / 1e6),
+        count if count >= 1e3 => format!("{:.1} k", count / 1e3),
+        count => format!("{count:.0}"),
+    }
+}
+
+/// Bytes in the unit that fits.
+pub(crate) fn bytes(bytes: u64) -> String {
+    match bytes as f64 {
+        bytes if bytes >= 1e9 => format!("{:.2} GB", bytes / 1e9),
+        bytes if bytes >= 1e6 => format!("{:.1} MB", bytes / 1e6),
+        bytes => format!("{:.1} kB", bytes / 1e3),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +95,8 @@ mod tests {
     #[test]
     fn numbers_read_well() {
         assert_eq!((grouped(7), grouped(1234567)), ("7".into(), "1,234,567".into()));
+        assert_eq!((count(25_557_032), count(700)), ("25.56 M".into(), "700".into()));
+        assert_eq!((bytes(3_210_000_000), bytes(1500)), ("3.21 GB".into(), "1.5 kB".into()));
         assert_eq!(
             (macs(4.089e9), macs(82.5e6), macs(900.0)),
             ("4.089 GMACs".into(), "82.5 MMACs".into(), "900 MACs".into())

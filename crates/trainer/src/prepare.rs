@@ -68,6 +68,7 @@ impl Fit {
         if spec.gate_count() > 0 {
             refuse_unreachable_target(&config, &cost)?;
         }
+        torch_ext::allow_tf32(config.train.tf32);
         let half = config.train.precision.half();
         let mut network = Network::build(&spec, device, config.train.seed)?;
         network.compute_in(half);

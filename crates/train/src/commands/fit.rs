@@ -3,7 +3,7 @@
 use super::Usage;
 use crate::Done;
 use crate::device::DeviceChoice;
-use crate::table::{macs, metric_value, percent, table};
+use crate::table::{bytes, count, macs, metric_value, percent, table};
 use anyhow::{Result, bail};
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -11,17 +11,18 @@ use signal_hook::flag;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 use trainer::config::{ActivationLoss, Metric, Weighting};
 use trainer::{
-    Checkpoint, Config, Fit, Listener, MetricsFile, Outcome, Polarisation, Progress, Resume, RunDir, TensorBoard,
-    Verdict,
+    Checkpoint, Config, DryRun, Fit, Listener, MetricsFile, Outcome, Polarisation, Progress, Resume, RunDir,
+    TensorBoard, Verdict, duration,
 };
 
 /// Train a network
 ///
 /// Everything about the run comes from the configuration; --data, --weights and --set change single keys of it. The run's
 /// folder holds the resolved configuration, checkpoints, metrics.jsonl, TensorBoard events and what the gates did. An interrupt (Ctrl-C) finishes
-/// the step, saves, and exits with 130; --resume continues.
+/// the step, saves, and exits with 130; --resume continues. --dry-run tries everything for two steps and tells how long the run would take.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  train fit --config configs/resnet50-aig.toml --data /data/imagenet --weights weights/resnet50.pth --set train.epochs=30"
@@ -52,6 +53,9 @@ pub(crate) struct Args {
     /// Let a continued run go on with what changed in its configuration
     #[arg(long, requires = "resume")]
     allow_changes: bool,
+    /// Prepare everything, train two steps and evaluate a batch, then say what the run would take; nothing is left behind
+    #[arg(long, conflicts_with = "resume")]
+    dry_run: bool,
     /// cpu, cuda, cuda:N or auto
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
@@ -63,6 +67,10 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<Done> {
     let config = config(&args)?;
     let device = args.device.resolve()?;
+    if args.dry_run {
+        let found = trainer::dry_run(config, args.out.as_deref(), device)?;
+        return Ok(Done::ok(if args.json { dry_json(&found) } else { dry_text(&found) }));
+    }
     let interrupt = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // The order matters: a second signal finds the flag set and ends the program at once.
@@ -145,6 +153,41 @@ fn of_checkpoint(path: &Path, mut overrides: Vec<(String, String)>) -> Result<Co
     // What its gates and blocks are is its own business now.
     overrides.insert(0, ("network.checkpoint".into(), format!("{:?}", path.display().to_string())));
     Ok(trainer::config::parse(&path.display().to_string(), &config.to_toml(), &overrides)?)
+}
+
+fn dry_text(found: &DryRun) -> String {
+    let mut text: String = found.notes.iter().flat_map(|note| [note.as_str(), "\n"]).collect();
+    let mut fact = |name: &str, value: String| text += &format!("{name:<12}{value}\n");
+    let (parameters, of_gates) = found.parameters;
+    fact("parameters", format!("{} and {} of gates", count(parameters), count(of_gates)));
+    if let Some(memory) = found.memory {
+        fact("memory", format!("{} at the peak", bytes(memory)));
+    }
+    fact("step", format!("{:.3} s: {}", found.step.total, found.step.shares()));
+    fact("evaluation", format!("{:.3} s a batch", found.evaluation));
+    fact("checkpoint", bytes(found.checkpoint as u64));
+    let (epochs, steps, evaluations) = found.length;
+    let length = duration(Duration::from_secs_f64(found.projected()));
+    let each = format!("{steps} steps and {evaluations} evaluation batches each");
+    fact("length", format!("about {length} for {epochs} epochs of {each}, at this pace"));
+    text
+}
+
+fn dry_json(found: &DryRun) -> String {
+    let (epochs, steps, evaluations) = found.length;
+    let value = json!({
+        "parameters": found.parameters.0,
+        "gate_parameters": found.parameters.1,
+        "peak_memory_bytes": found.memory,
+        "step_seconds": found.step,
+        "evaluation_batch_seconds": found.evaluation,
+        "checkpoint_bytes": found.checkpoint,
+        "epochs": epochs,
+        "steps_per_epoch": steps,
+        "evaluation_batches": evaluations,
+        "projected_seconds": found.projected(),
+    });
+    format!("{value:#}\n")
 }
 
 fn text(verdict: &Verdict) -> String {

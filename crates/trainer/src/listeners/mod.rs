@@ -5,5 +5,5 @@ mod progress;
 mod tensorboard;
 
 pub use metrics_file::MetricsFile;
-pub use progress::Progress;
+pub use progress::{Progress, duration};
 pub use tensorboard::{SiteName, TensorBoard};

@@ -1,32 +1,19 @@
-//! `train bench`
+//! `train bench inference`
 
-use super::Usage;
 use crate::Done;
+use crate::commands::Usage;
 use crate::device::DeviceChoice;
 use crate::images::refuse_share;
 use crate::source::Source;
 use crate::table::{macs, percent, table};
 use anyhow::{Result, bail};
 use arch::{Cost, Decision, Execution, Meter, Network, Pass, ScriptOptions};
-use clap::Subcommand;
 use gumbel_gates::{GateKind, Openings, Policy};
 use serde_json::{Value, json};
 use std::time::Instant;
 use tch::{Cuda, Device, Kind, Tensor};
 use torch_ext::{Script, normal, uniform};
 use trainer::independent_decisions;
-
-/// Time what the program does
-#[derive(clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    Inference(Inference),
-}
 
 /// Time a network dense, masked, skipping, pruned and exported
 ///
@@ -36,7 +23,7 @@ enum Command {
 #[command(
     after_help = "Examples:\n  train bench inference --checkpoint runs/resnet50-aig/checkpoints/best.safetensors\n  train bench inference --arch resnet50 --gates layer --open 0.6\n  train bench inference --arch resnet50 --gates low --macs 0.55 --batch 16 --json"
 )]
-struct Inference {
+pub(crate) struct Inference {
     #[command(flatten)]
     source: Source,
     /// Gates of --arch without --weights: layer, low, medium, high or a number of filters per gate
@@ -71,12 +58,6 @@ struct Inference {
 /// Runs before those that count.
 const WARM_UP: u32 = 3;
 
-pub(crate) fn run(args: Args) -> Result<Done> {
-    match args.command {
-        Command::Inference(args) => inference(&args),
-    }
-}
-
 /// Runs a network on images.
 type Run<'a> = Box<dyn Fn(&Tensor) -> Result<()> + 'a>;
 
@@ -108,7 +89,7 @@ impl Timing {
     }
 }
 
-fn inference(args: &Inference) -> Result<Done> {
+pub(crate) fn inference(args: &Inference) -> Result<Done> {
     refuse_share("--open", args.open)?;
     refuse_share("--macs", args.macs.unwrap_or(0.0))?;
     let device = args.device.resolve()?;

@@ -1,0 +1,307 @@
+// Scaling, activation and addition in one pass over memory, forward and backward. Conventions as in shim.cpp.
+//
+// Each of these operations alone takes a pass over its tensors, and the product's gradient with respect to its factors another with a
+// temporary of the tensor's size. For networks on a CPU, where such passes are bound by memory, that is what gates would cost.
+#include "guarded.h"
+
+#include <ATen/TensorIterator.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/add.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/clamp.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/mean.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/relu.h>
+#include <ATen/ops/zeros.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <vector>
+
+// Loops are compiled for processors with and without AVX2, and the right ones are chosen when the program starts.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define FOR_EVERY_PROCESSOR __attribute__((target_clones("avx2", "default")))
+#else
+#define FOR_EVERY_PROCESSOR
+#endif
+
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::tensor_list;
+
+// Where an activation lets a gradient through: between these bounds, which it clamps to.
+struct Bounds {
+    float low, high;
+};
+
+Bounds bounds(int64_t activation) {
+    constexpr float infinity = std::numeric_limits<float>::infinity();
+    return activation == 0 ? Bounds{-infinity, infinity} : Bounds{0.0f, activation == 1 ? infinity : 6.0f};
+}
+
+// A batch of features, channels last: rows of `channels` values, `rows` to an image.
+struct Shape {
+    int64_t images, rows, channels;
+    explicit Shape(const Tensor &features)
+        : images(features.size(0)), rows(features.size(2) * features.size(3)), channels(features.size(1)) {}
+    int64_t image() const { return rows * channels; }
+};
+
+// One factor per channel of each image; `factors` is [N, C], or [N, 1] for the same in all channels.
+const float *image_factors(const Tensor &factors, int64_t image, int64_t channels, std::vector<float> &filled) {
+    const float *given = factors.const_data_ptr<float>();
+    if (factors.size(1) == channels) return given + image * channels;
+    filled.assign(channels, given[image]);
+    return filled.data();
+}
+
+FOR_EVERY_PROCESSOR void scale_rows(const float *__restrict x, const float *__restrict m, float *__restrict out, int64_t rows, int64_t channels, Bounds b) {
+    for (int64_t r = 0; r < rows; r++, x += channels, out += channels)
+        for (int64_t c = 0; c < channels; c++) out[c] = m[c] * std::min(std::max(x[c], b.low), b.high);
+}
+
+// gx = m · g where the activation lets it through; sums[c] += g · activation(x).
+FOR_EVERY_PROCESSOR void scale_rows_back(const float *__restrict g, const float *__restrict x, const float *__restrict m, float *__restrict gx, float *__restrict sums, int64_t rows,
+                                         int64_t channels, Bounds b) {
+    for (int64_t r = 0; r < rows; r++, g += channels, x += channels, gx += channels)
+        for (int64_t c = 0; c < channels; c++) {
+            float through = x[c] > b.low ? g[c] : 0.0f;
+            gx[c] = x[c] < b.high ? m[c] * through : 0.0f;
+            sums[c] += g[c] * std::min(std::max(x[c], b.low), b.high);
+        }
+}
+
+FOR_EVERY_PROCESSOR void sum_rows(const float *__restrict s, const float *__restrict x, const float *__restrict m, float *__restrict out, int64_t rows, int64_t channels, Bounds b) {
+    for (int64_t r = 0; r < rows; r++, s += channels, x += channels, out += channels)
+        for (int64_t c = 0; c < channels; c++) out[c] = std::min(std::max(s[c] + m[c] * x[c], b.low), b.high);
+}
+
+// gs = g where the activation let `out` through; gx = m · gs; sums[c] += gs · x.
+FOR_EVERY_PROCESSOR void sum_rows_back(const float *__restrict g, const float *__restrict out, const float *__restrict x, const float *__restrict m, float *__restrict gs, float *__restrict gx,
+                                       float *__restrict sums, int64_t rows, int64_t channels, Bounds b) {
+    for (int64_t r = 0; r < rows; r++, g += channels, out += channels, x += channels, gs += channels, gx += channels)
+        for (int64_t c = 0; c < channels; c++) {
+            float through = out[c] > b.low ? g[c] : 0.0f;
+            through = out[c] < b.high ? through : 0.0f;
+            gs[c] = through;
+            gx[c] = m[c] * through;
+            sums[c] += through * x[c];
+        }
+}
+
+FOR_EVERY_PROCESSOR void average_rows(const float *__restrict x, float *__restrict sums, int64_t rows, int64_t channels) {
+    for (int64_t r = 0; r < rows; r++, x += channels)
+        for (int64_t c = 0; c < channels; c++) sums[c] += x[c];
+}
+
+FOR_EVERY_PROCESSOR void add_rows(const float *__restrict a, const float *__restrict b, const float *__restrict p, float *__restrict out,
+                                  int64_t rows, int64_t channels) {
+    for (int64_t r = 0; r < rows; r++, a += channels, b += channels, out += channels)
+        for (int64_t c = 0; c < channels; c++) out[c] = a[c] + b[c] + p[c];
+}
+
+// Runs `body(image, factors of its channels)` for every image, on libtorch's own threads: at::parallel_for is a template that would have
+// to be compiled with the OpenMP that libtorch was built with, so they are reached through an iterator over the images' numbers.
+template <typename Body> void each_image(const Shape &shape, const Tensor &factors, Body body) {
+    Tensor numbers = at::arange(shape.images, at::kLong);
+    auto images = at::TensorIterator::nullary_op(numbers);
+    images.for_each(
+        [&](char **data, const int64_t *strides, int64_t count) {
+            std::vector<float> filled;
+            for (int64_t i = 0; i < count; i++) {
+                int64_t image = *reinterpret_cast<int64_t *>(data[0] + i * strides[0]);
+                body(image, image_factors(factors, image, shape.channels, filled));
+            }
+        },
+        /*grain_size=*/1);
+}
+
+// Sums over the rows of an image: in float32 within a block of rows, in float64 over the blocks. `body(first row, rows, sums)` adds a
+// block. The order does not depend on the number of threads.
+template <typename Body> void sum_image(const Shape &shape, int64_t image, Tensor &result, Body body) {
+    constexpr int64_t block = 64;
+    std::vector<float> sums(shape.channels);
+    std::vector<double> total(shape.channels);
+    for (int64_t row = 0; row < shape.rows; row += block) {
+        std::fill(sums.begin(), sums.end(), 0.0f);
+        body(row, std::min(block, shape.rows - row), sums.data());
+        for (int64_t c = 0; c < shape.channels; c++) total[c] += sums[c];
+    }
+    float *to = result.mutable_data_ptr<float>() + image * result.size(1);
+    if (result.size(1) == shape.channels) {
+        std::copy(total.begin(), total.end(), to);
+    } else {
+        double sum = 0;
+        for (double value : total) sum += value;
+        *to = static_cast<float>(sum);
+    }
+}
+
+// With the strides of `features`: where two layouts are the same in memory, as for 1×1 pixels, they decide which kernels follow.
+Tensor like(const Tensor &features) { return at::empty_like(features); }
+
+struct Scale : Function<Scale> {
+    static Tensor forward(AutogradContext *context, const Tensor &x, const Tensor &factors, int64_t activation) {
+        context->save_for_backward({x, factors});
+        context->saved_data["activation"] = activation;
+        Shape shape(x);
+        Tensor out = like(x);
+        const float *from = x.const_data_ptr<float>();
+        float *to = out.mutable_data_ptr<float>();
+        each_image(shape, factors, [&](int64_t image, const float *m) {
+            int64_t at = image * shape.image();
+            scale_rows(from + at, m, to + at, shape.rows, shape.channels, bounds(activation));
+        });
+        return out;
+    }
+
+    static tensor_list backward(AutogradContext *context, tensor_list gradients) {
+        auto saved = context->get_saved_variables();
+        const Tensor &x = saved[0], &factors = saved[1];
+        auto b = bounds(context->saved_data["activation"].toInt());
+        Tensor g = gradients[0].contiguous(at::MemoryFormat::ChannelsLast);
+        Shape shape(x);
+        Tensor gx = like(x), gm = at::zeros(factors.sizes(), factors.options());
+        const float *from_g = g.const_data_ptr<float>(), *from_x = x.const_data_ptr<float>();
+        float *to = gx.mutable_data_ptr<float>();
+        each_image(shape, factors, [&](int64_t image, const float *m) {
+            sum_image(shape, image, gm, [&](int64_t row, int64_t rows, float *sums) {
+                int64_t at = image * shape.image() + row * shape.channels;
+                scale_rows_back(from_g + at, from_x + at, m, to + at, sums, rows, shape.channels, b);
+            });
+        });
+        return {gx, gm, Tensor()};
+    }
+};
+
+struct ScaledSum : Function<ScaledSum> {
+    static Tensor forward(AutogradContext *context, const Tensor &s, const Tensor &x, const Tensor &factors, int64_t activation) {
+        Shape shape(x);
+        Tensor out = like(x);
+        const float *from_s = s.const_data_ptr<float>(), *from_x = x.const_data_ptr<float>();
+        float *to = out.mutable_data_ptr<float>();
+        each_image(shape, factors, [&](int64_t image, const float *m) {
+            int64_t at = image * shape.image();
+            sum_rows(from_s + at, from_x + at, m, to + at, shape.rows, shape.channels, bounds(activation));
+        });
+        context->save_for_backward({x, factors, out});
+        context->saved_data["activation"] = activation;
+        return out;
+    }
+
+    static tensor_list backward(AutogradContext *context, tensor_list gradients) {
+        auto saved = context->get_saved_variables();
+        const Tensor &x = saved[0], &factors = saved[1], &out = saved[2];
+        auto b = bounds(context->saved_data["activation"].toInt());
+        Tensor g = gradients[0].contiguous(at::MemoryFormat::ChannelsLast);
+        Shape shape(x);
+        Tensor gs = like(x), gx = like(x), gm = at::zeros(factors.sizes(), factors.options());
+        const float *from_g = g.const_data_ptr<float>(), *from_out = out.const_data_ptr<float>(), *from_x = x.const_data_ptr<float>();
+        float *to_s = gs.mutable_data_ptr<float>(), *to_x = gx.mutable_data_ptr<float>();
+        each_image(shape, factors, [&](int64_t image, const float *m) {
+            sum_image(shape, image, gm, [&](int64_t row, int64_t rows, float *sums) {
+                int64_t at = image * shape.image() + row * shape.channels;
+                sum_rows_back(from_g + at, from_out + at, from_x + at, m, to_s + at, to_x + at, sums, rows, shape.channels, b);
+            });
+        });
+        return {gs, gx, gm, Tensor()};
+    }
+};
+
+// The same features twice, and the mean of each channel: what their gradients come to is added up in one pass.
+struct Fork : Function<Fork> {
+    static tensor_list forward(AutogradContext *context, const Tensor &x) {
+        context->saved_data["height"] = x.size(2);
+        context->saved_data["width"] = x.size(3);
+        Shape shape(x);
+        Tensor means = at::zeros({shape.images, shape.channels}, x.options());
+        const float *from = x.const_data_ptr<float>();
+        each_image(shape, means, [&](int64_t image, const float *) {
+            sum_image(shape, image, means, [&](int64_t row, int64_t rows, float *sums) {
+                average_rows(from + image * shape.image() + row * shape.channels, sums, rows, shape.channels);
+            });
+        });
+        return {x, x.detach(), means.div_(static_cast<double>(shape.rows))};
+    }
+
+    static tensor_list backward(AutogradContext *context, tensor_list gradients) {
+        int64_t height = context->saved_data["height"].toInt(), width = context->saved_data["width"].toInt();
+        Tensor means = gradients[2].div(static_cast<double>(height * width)).contiguous();
+        at::MemoryFormat layout = at::MemoryFormat::ChannelsLast;
+        Tensor a = gradients[0].contiguous(layout), b = gradients[1].contiguous(layout), sum = like(a);
+        Shape shape(a);
+        const float *from_a = a.const_data_ptr<float>(), *from_b = b.const_data_ptr<float>();
+        float *to = sum.mutable_data_ptr<float>();
+        each_image(shape, means, [&](int64_t image, const float *mean) {
+            int64_t at = image * shape.image();
+            add_rows(from_a + at, from_b + at, mean, to + at, shape.rows, shape.channels);
+        });
+        return {sum};
+    }
+};
+
+// Whether the loops above can read it.
+bool is_plain(const Tensor &features) {
+    return features.dim() == 4 && features.device().is_cpu() && features.scalar_type() == at::kFloat &&
+           features.is_contiguous(at::MemoryFormat::ChannelsLast);
+}
+
+bool are_factors(const Tensor &factors, const Tensor &features) {
+    return factors.dim() == 2 && factors.size(0) == features.size(0) && (factors.size(1) == 1 || factors.size(1) == features.size(1));
+}
+
+Tensor activated(const Tensor &features, int64_t activation) {
+    if (activation == 0) return features;
+    return activation == 1 ? at::relu(features) : at::clamp(features, 0, 6);
+}
+
+Tensor broadcast(const Tensor &factors, const Tensor &features) {
+    TORCH_CHECK(are_factors(factors, features), "factors of shape ", factors.sizes(), " do not scale features of shape ", features.sizes());
+    return factors.to(features.scalar_type()).view({factors.size(0), factors.size(1), 1, 1});
+}
+
+} // namespace
+
+extern "C" {
+
+// factors · activation(features) for features [N, C, H, W] and factors [N, C] or [N, 1]. *result is the caller's.
+char *torch_ext_scale(const Tensor *features, const Tensor *factors, int64_t activation, Tensor **result) {
+    return guarded([&] {
+        Tensor mask = broadcast(*factors, *features);
+        if (is_plain(*features) && factors->scalar_type() == at::kFloat)
+            *result = new Tensor(Scale::apply(*features, factors->contiguous(), activation));
+        else
+            *result = new Tensor(at::mul(activated(*features, activation), mask));
+    });
+}
+
+// activation(base + factors · features) for equally shaped base and features.
+char *torch_ext_scaled_sum(const Tensor *base, const Tensor *features, const Tensor *factors, int64_t activation, Tensor **result) {
+    return guarded([&] {
+        Tensor mask = broadcast(*factors, *features);
+        TORCH_CHECK(base->sizes() == features->sizes(), "a sum of shapes ", base->sizes(), " and ", features->sizes());
+        if (is_plain(*base) && is_plain(*features) && factors->scalar_type() == at::kFloat)
+            *result = new Tensor(ScaledSum::apply(*base, *features, factors->contiguous(), activation));
+        else
+            *result = new Tensor(activated(at::add(*base, at::mul(*features, mask)), activation));
+    });
+}
+
+// Features [N, C, H, W] for two uses, and the mean of each channel [N, C] in float32. The three results are the caller's.
+char *torch_ext_fork(const Tensor *features, Tensor **first, Tensor **second, Tensor **means) {
+    return guarded([&] {
+        TORCH_CHECK(features->dim() == 4, "expected features [N, C, H, W], found shape ", features->sizes());
+        if (is_plain(*features)) {
+            auto results = Fork::apply(*features);
+            *first = new Tensor(results[0]), *second = new Tensor(results[1]), *means = new Tensor(results[2]);
+        } else {
+            *means = new Tensor(at::mean(*features, {2, 3}, /*keepdim=*/false, at::kFloat));
+            *first = new Tensor(*features), *second = new Tensor(*features);
+        }
+    });
+}
+}

@@ -1,0 +1,30 @@
+//! `train bench`
+
+mod inference;
+mod step;
+
+use crate::Done;
+use anyhow::Result;
+use clap::Subcommand;
+use inference::{Inference, inference};
+use step::{Step, step};
+
+/// Time what the program does
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Inference(Inference),
+    Step(Step),
+}
+
+pub(crate) fn run(args: Args) -> Result<Done> {
+    match args.command {
+        Command::Inference(args) => inference(&args),
+        Command::Step(args) => step(&args),
+    }
+}

@@ -1,0 +1,138 @@
+//! `train bench step`
+
+use crate::Done;
+use crate::commands::Usage;
+use crate::device::DeviceChoice;
+use crate::table::{bytes, percent, table};
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+use trainer::{Config, StepBench, StepTime};
+
+/// Time training steps, gated and not
+///
+/// Every step is a whole one, on one and the same batch of drawn images: forward, losses, backward, update. The variants take turns
+/// in one process, so that a machine that changes its pace changes it for all of them; memory is that of all of them together, so
+/// name a single one to learn what it needs.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  train bench step --arch resnet50 --gates none,layer,low --batch 16\n  train bench step --arch mobilenet_v2 --gates layer --batch 64 --set train.precision=bfloat16 --json"
+)]
+pub(crate) struct Step {
+    /// Network
+    #[arg(long, value_name = "NAME", default_value = "resnet50")]
+    arch: String,
+    /// Variants: none, layer, low, medium, high or a number of filters per gate; shares are of the first one's time
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "none,layer,low")]
+    gates: Vec<String>,
+    /// Images per step
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(2..=65_536))]
+    batch: u32,
+    /// Timed steps of every variant
+    #[arg(long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rounds: u32,
+    /// Change one key of the configuration, such as train.precision=bfloat16 (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// cpu, cuda, cuda:N or auto
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Steps before those that count.
+const WARM_UP: u32 = 2;
+
+/// What one variant took.
+struct Timing {
+    gates: String,
+    /// By their total, ascending.
+    steps: Vec<StepTime>,
+}
+
+impl Timing {
+    fn median(&self) -> StepTime {
+        self.steps[self.steps.len() / 2]
+    }
+}
+
+pub(crate) fn step(args: &Step) -> Result<Done> {
+    let device = args.device.resolve()?;
+    let mut variants = Vec::new();
+    for gates in &args.gates {
+        variants
+            .push((StepBench::new(config(args, gates)?, device)?, Timing { gates: gates.clone(), steps: Vec::new() }));
+    }
+    for round in 0..WARM_UP + args.rounds {
+        for (bench, timing) in &mut variants {
+            let time = bench.step()?;
+            if round >= WARM_UP {
+                timing.steps.push(time);
+            }
+        }
+    }
+    let memory = torch_ext::peak_memory(device);
+    let mut timings: Vec<Timing> = variants.into_iter().map(|(_, timing)| timing).collect();
+    for timing in &mut timings {
+        timing.steps.sort_by(|a, b| a.total.total_cmp(&b.total));
+    }
+    Ok(Done::ok(if args.json { json(args, &timings, memory) } else { text(args, &timings, memory) }))
+}
+
+fn config(args: &Step, gates: &str) -> Result<Config> {
+    let preset = arch::Preset::named(&args.arch)?;
+    let mut keys = vec![
+        ("network.arch".to_owned(), args.arch.clone()),
+        ("gates.granularity".into(), gates.to_owned()),
+        ("data.image_size".into(), preset.image_size.to_string()),
+        ("data.resize".into(), preset.resize.to_string()),
+        ("train.batch_size".into(), args.batch.to_string()),
+    ];
+    for set in &args.set {
+        let Some((key, value)) = set.split_once('=') else {
+            bail!(Usage(format!("--set {set}: expected KEY=VALUE, such as train.precision=bfloat16")));
+        };
+        keys.push((key.trim().to_owned(), value.trim().to_owned()));
+    }
+    Ok(trainer::config::parse("the command line", "", &keys)?)
+}
+
+fn text(args: &Step, timings: &[Timing], memory: Option<u64>) -> String {
+    let heading = ["gates", "images/s", "step, median", "fastest to slowest", "share", "forward", "backward", "update"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    let first = timings[0].median().total;
+    for timing in timings {
+        let (median, last) = (timing.median(), timing.steps.len() - 1);
+        let milliseconds = |seconds: f64| format!("{:.1} ms", 1000.0 * seconds);
+        rows.push(vec![
+            timing.gates.clone(),
+            format!("{:.2}", f64::from(args.batch) / median.total),
+            milliseconds(median.total),
+            format!("{:.1} to {:.1} ms", 1000.0 * timing.steps[0].total, 1000.0 * timing.steps[last].total),
+            percent(median.total / first),
+            milliseconds(median.forward),
+            milliseconds(median.backward),
+            milliseconds(median.update),
+        ]);
+    }
+    let memory = memory.map_or(String::new(), |memory| format!(", {} at the peak", bytes(memory)));
+    let (arch, batch, rounds) = (&args.arch, args.batch, args.rounds);
+    format!("{arch}, {batch} images a step, {rounds} steps of each{memory}\n\n{}", table(&rows))
+}
+
+fn json(args: &Step, timings: &[Timing], memory: Option<u64>) -> String {
+    let variants: Vec<Value> = timings
+        .iter()
+        .map(|timing| {
+            json!({
+                "gates": timing.gates,
+                "images_per_second": f64::from(args.batch) / timing.median().total,
+                "median": timing.median(),
+                "seconds": timing.steps.iter().map(|step| step.total).collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    let value = json!({ "arch": args.arch, "batch": args.batch, "peak_memory_bytes": memory, "variants": variants });
+    format!("{value:#}\n")
+}

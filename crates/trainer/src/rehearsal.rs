@@ -1,0 +1,144 @@
+//! Trying a run before it starts: a dry run, and steps timed for benchmarks.
+
+use crate::batch::to_tensors;
+use crate::config::Config;
+use crate::engine::Fit;
+use crate::error::{Error, Result};
+use crate::prepare::Resume;
+use crate::step::Lesson;
+use crate::timing::{Clock, StepTime};
+use crate::totals::Totals;
+use arch::Pass;
+use data::synth::{SampleSet, draw};
+use std::path::Path;
+use std::time::Instant;
+use tch::Device;
+use tempfile::TempDir;
+use torch_ext::peak_memory;
+
+/// Steps of a dry run. The first is slower: memory is got, and libraries choose their kernels.
+const STEPS: usize = 2;
+
+/// What a dry run measured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DryRun {
+    /// What the run would say first.
+    pub notes: Vec<String>,
+    /// Learned numbers of the network and of its gates.
+    pub parameters: (u64, u64),
+    /// Peak memory in bytes, of the process on the CPU and of the tensors on a GPU; absent where it cannot be told.
+    pub memory: Option<u64>,
+    /// The last step.
+    pub step: StepTime,
+    /// Seconds for an evaluation batch, decoded and classified.
+    pub evaluation: f64,
+    /// Size of a checkpoint in bytes.
+    pub checkpoint: usize,
+    /// Epochs, steps in each, and evaluation batches after each.
+    pub length: (u64, usize, usize),
+}
+
+impl DryRun {
+    /// Seconds the whole run would take at this pace. Gates that are sampled and weights that are averaged are evaluated once more, which
+    /// it leaves out.
+    pub fn projected(&self) -> f64 {
+        let (epochs, steps, evaluations) = self.length;
+        epochs as f64 * (steps as f64 * self.step.total + evaluations as f64 * self.evaluation)
+    }
+}
+
+/// Prepares a run as [`Fit::prepare`] does, in a folder that is removed again, trains two steps and evaluates a batch.
+///
+/// # Errors
+/// As a run would fail: `out` exists, something is missing or does not fit, memory does not suffice.
+pub fn dry_run(config: Config, out: Option<&Path>, device: Device) -> Result<DryRun> {
+    if let Some(path) = out.filter(|out| out.exists()) {
+        return Err(Error::OutputExists { path: path.to_owned() });
+    }
+    let folder = scratch()?;
+    let mut fit = Fit::prepare(config, Some(folder.path().join("run")), Resume::No, device)?;
+    let mut totals = Totals::new(&fit.meter)?;
+    let mut step = StepTime::default();
+    let mut clock = Clock::start(device);
+    let mut images = fit.train.epoch(0, 0)?;
+    for _ in 0..STEPS {
+        clock.ask();
+        let Some(batch) = images.next() else { break };
+        clock.begin(true);
+        if batch.labels.len() >= 2 {
+            let lesson = fit.lesson(fit.progress.step, &batch)?;
+            fit.step(&lesson, &mut totals, &mut clock)?;
+        }
+        fit.judge_health(&mut [])?;
+        fit.progress.step += 1;
+        step = clock.read();
+    }
+    drop(images);
+    let evaluation = evaluation_batch(&fit)?;
+    let checkpoint = fit.state()?.len();
+    let length = (fit.config.train.epochs, fit.steps_per_epoch(), fit.val.batches());
+    let parameters = (fit.cost.parameters, fit.cost.gate_parameters);
+    // It names a folder that will not be there.
+    let notes = fit.notes.iter().map(|note| note.split("; writing ").next().unwrap_or(note).to_owned()).collect();
+    Ok(DryRun { notes, parameters, memory: peak_memory(device), step, evaluation, checkpoint, length })
+}
+
+/// Seconds for one batch.
+fn evaluation_batch(fit: &Fit) -> Result<f64> {
+    let start = Instant::now();
+    if let Some(batch) = fit.val.epoch(0, 0)?.next().filter(|batch| !batch.labels.is_empty()) {
+        let (images, _) = to_tensors(&batch, fit.config.data.image_size, fit.network.device())?;
+        let output = tch::no_grad(|| fit.network.forward(&images, Pass::inference(fit.config.train.policy)))?;
+        // Waits for the device.
+        output.logits.f_sum(tch::Kind::Double)?.f_double_value(&[])?;
+    }
+    Ok(start.elapsed().as_secs_f64())
+}
+
+fn scratch() -> Result<TempDir> {
+    let failed = |source| Error::Write { path: std::env::temp_dir(), bytes: None, source };
+    tempfile::tempdir().map_err(failed)
+}
+
+/// Training steps on one and the same batch of drawn images, for benchmarks.
+#[derive(Debug)]
+pub struct StepBench {
+    fit: Fit,
+    lesson: Lesson,
+    totals: Totals,
+    /// Holds the drawn images and the run's folder.
+    _folder: TempDir,
+}
+
+impl StepBench {
+    /// Prepares steps of a run with this configuration, on images of its own.
+    ///
+    /// # Errors
+    /// If the configuration does not fit, or a file cannot be written.
+    pub fn new(mut config: Config, device: Device) -> Result<Self> {
+        let folder = scratch()?;
+        let images = folder.path().join("images");
+        // Ten classes.
+        draw(&images, &SampleSet { train_per_class: config.train.batch_size.div_ceil(10), val_per_class: 1, seed: 0 })?;
+        config.data.path = Some(images);
+        let fit = Fit::prepare(config, Some(folder.path().join("run")), Resume::No, device)?;
+        let Some(batch) = fit.train.epoch(0, 0)?.next() else {
+            return Err(Error::TooFewImages { path: folder.path().to_owned(), images: 0 });
+        };
+        let (lesson, totals) = (fit.lesson(0, &batch)?, Totals::new(&fit.meter)?);
+        Ok(Self { fit, lesson, totals, _folder: folder })
+    }
+
+    /// One step, without waiting for images. On a GPU the host waits for it between the parts.
+    ///
+    /// # Errors
+    /// If the network cannot run.
+    pub fn step(&mut self) -> Result<StepTime> {
+        let mut clock = Clock::start(self.fit.network.device());
+        clock.ask();
+        clock.begin(true);
+        self.fit.step(&self.lesson, &mut self.totals, &mut clock)?;
+        self.fit.progress.step += 1;
+        Ok(clock.read())
+    }
+}
