@@ -5,6 +5,7 @@
 //! of the seed alone, whatever the number of threads. [`synth`] draws a sample set.
 
 mod check;
+mod colour;
 mod decode;
 mod error;
 mod index;
@@ -14,6 +15,7 @@ pub mod synth;
 mod transform;
 
 pub use check::{Check, check};
+pub use colour::ColourJitter;
 pub use decode::{BadImage, decode};
 pub use error::{Error, Result};
 pub use index::{Dataset, IMAGE_ENDINGS, Item, Split};

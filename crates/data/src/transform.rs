@@ -1,5 +1,6 @@
 //! Crops, resizing and normalisation, with torchvision's arithmetic.
 
+use crate::colour::ColourJitter;
 use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
@@ -18,6 +19,8 @@ pub enum Transform {
         ratio: (f64, f64),
         /// Probability of mirroring left and right.
         flip: f64,
+        /// How far colours may change.
+        colour: ColourJitter,
     },
     /// For training on small images: torchvision's `Resize`, `RandomCrop` with black padding and `RandomHorizontalFlip`.
     RandomPaddedCrop {
@@ -29,6 +32,8 @@ pub enum Transform {
         padding: u32,
         /// Probability of mirroring left and right.
         flip: f64,
+        /// How far colours may change.
+        colour: ColourJitter,
     },
     /// For evaluation: torchvision's `Resize` and `CenterCrop`.
     ResizeCenterCrop {
@@ -82,14 +87,14 @@ impl Transform {
         let mut resized = Image::new(self.size(), self.size(), PixelType::U8x3);
         // Bilinear with antialiasing: Pillow's BILINEAR, to the rounding.
         let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false);
-        let mirrored = match *self {
-            Self::RandomResizedCrop { scale, ratio, flip, .. } => {
+        let (mirrored, colour) = match *self {
+            Self::RandomResizedCrop { scale, ratio, flip, colour, .. } => {
                 let area = random_area(width, height, scale, ratio, rng);
                 let cropped = CroppedImage::new(&source, area.left, area.top, area.width, area.height);
                 resizer.resize(&cropped.map_err(|e| text(&e))?, &mut resized, &options).map_err(|e| text(&e))?;
-                rng.random_bool(flip)
+                (rng.random_bool(flip), colour)
             }
-            Self::RandomPaddedCrop { resize, size, padding, flip } => {
+            Self::RandomPaddedCrop { resize, size, padding, flip, colour } => {
                 let (full_width, full_height) = shorter_side(width, height, resize);
                 let columns = random_window(full_width, size, padding, rng);
                 let rows = random_window(full_height, size, padding, rng);
@@ -107,7 +112,7 @@ impl Transform {
                         line[bytes(columns.target)..][..shown.len()].copy_from_slice(shown);
                     }
                 }
-                mirrored
+                (mirrored, colour)
             }
             Self::ResizeCenterCrop { resize, size } => {
                 // Only what the window shows is computed; the filter still reads the pixels around it.
@@ -115,9 +120,10 @@ impl Transform {
                 let (top, shown_height) = central_window(height, shorter_side(width, height, resize).1, size);
                 let options = options.crop(left, top, shown_width, shown_height);
                 resizer.resize(&source, &mut resized, &options).map_err(|e| text(&e))?;
-                false
+                (false, ColourJitter::default())
             }
         };
+        colour.apply(resized.buffer_mut(), rng);
         normalise.write(resized.buffer(), self.size(), mirrored, output);
         Ok(())
     }
@@ -261,7 +267,8 @@ mod tests {
         // Every pixel of the image differs from black and from each other.
         let image = RgbImage::from_fn(4, 4, |x, y| image::Rgb([1 + x as u8, 1 + y as u8, 9]));
         let normalise = Normalise { mean: [0.0; 3], std: [1.0 / 255.0; 3] };
-        let transform = Transform::RandomPaddedCrop { resize: 4, size: 4, padding: 2, flip: 0.0 };
+        let transform =
+            Transform::RandomPaddedCrop { resize: 4, size: 4, padding: 2, flip: 0.0, colour: ColourJitter::default() };
         let mut starts = std::collections::HashSet::new();
         for seed in 0..400 {
             let mut output = vec![f32::NAN; 4 * 4 * 3];
@@ -310,7 +317,13 @@ mod tests {
         let image = RgbImage::from_fn(2, 2, |x, _| image::Rgb([255 * x as u8, 0, 0]));
         let normalise = Normalise { mean: [0.0; 3], std: [1.0; 3] };
         let red = |flip| {
-            let transform = Transform::RandomResizedCrop { size: 2, scale: (1.0, 1.0), ratio: (1.0, 1.0), flip };
+            let transform = Transform::RandomResizedCrop {
+                size: 2,
+                scale: (1.0, 1.0),
+                ratio: (1.0, 1.0),
+                flip,
+                colour: ColourJitter::default(),
+            };
             let mut output = vec![0.0; 12];
             transform.apply(&image, &normalise, &mut generator(0, 0, 0), &mut Resizer::new(), &mut output).unwrap();
             [output[0], output[3]]

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
 use data::synth::{SampleSet, draw};
-use data::{Batch, Dataset, Loader, Normalise, Order, Split, Transform, decode};
+use data::{Batch, ColourJitter, Dataset, Loader, Normalise, Order, Split, Transform, decode};
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,9 @@ use tempfile::TempDir;
 
 const NORMALISE: Normalise = Normalise { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
 const TRAIN: Transform =
-    Transform::RandomResizedCrop { size: 16, scale: (0.3, 1.0), ratio: (0.75, 4.0 / 3.0), flip: 0.5 };
+    Transform::RandomResizedCrop { size: 16, scale: (0.3, 1.0), ratio: (0.75, 4.0 / 3.0), flip: 0.5, colour: COLOUR };
+/// Colours change too, so that every random choice is part of what is tested.
+const COLOUR: ColourJitter = ColourJitter { brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1 };
 const EVALUATE: Transform = Transform::ResizeCenterCrop { resize: 18, size: 16 };
 
 fn sample_set() -> (TempDir, PathBuf) {

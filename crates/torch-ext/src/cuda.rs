@@ -1,6 +1,14 @@
+use crate::error::{Result, check};
+use std::ffi::c_char;
 use std::sync::OnceLock;
+use tch::{Device, Tensor};
 
 unsafe extern "C" {
+    fn torch_ext_to_cuda(
+        tensor: *const torch_sys::C_tensor,
+        device: i64,
+        result: *mut *mut torch_sys::C_tensor,
+    ) -> *mut c_char;
     fn torch_ext_load_cuda() -> bool;
 }
 
@@ -14,4 +22,17 @@ pub fn cuda_is_available() -> bool {
         let loaded = unsafe { torch_ext_load_cuda() };
         loaded && tch::Cuda::is_available()
     })
+}
+
+/// The tensor on `device`. A CUDA device copies it by itself, from memory that is pinned for the purpose: the host goes on at once.
+///
+/// # Errors
+/// If the device cannot hold it.
+pub fn to_device(tensor: &Tensor, device: Device) -> Result<Tensor> {
+    let Device::Cuda(number) = device else { return Ok(tensor.f_to_device(device)?) };
+    let mut result = std::ptr::null_mut();
+    // SAFETY: a valid tensor and a result that outlive the call.
+    check(unsafe { torch_ext_to_cuda(tensor.as_ptr(), number as i64, &raw mut result) })?;
+    // SAFETY: made with new, and ours now.
+    Ok(unsafe { Tensor::from_ptr(result) })
 }

@@ -9,7 +9,7 @@
 //! - [`uniform`], [`normal`]: random values that are a function of an explicit seed.
 //! - [`Script`]: TorchScript modules, compiled from their source.
 //! - [`keep_memory`], [`peak_memory`]: no detours of large tensors through the system, and how much there was.
-//! - [`cuda_is_available`]: loads libtorch's CUDA libraries only when somebody asks for a GPU.
+//! - [`cuda_is_available`], [`to_device`]: loads libtorch's CUDA libraries only when somebody asks for a GPU; copies to it that the host does not wait for.
 
 mod autocast;
 mod cuda;
@@ -23,7 +23,7 @@ mod script;
 mod tensors;
 
 pub use autocast::{Autocast, Half, allow_tf32};
-pub use cuda::cuda_is_available;
+pub use cuda::{cuda_is_available, to_device};
 pub use error::{Error, Result};
 pub use fused::{Pointwise, fork, scale, scaled_sum};
 pub use layers::{BatchNorm, Linear, Statistics};

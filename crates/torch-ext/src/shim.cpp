@@ -55,6 +55,14 @@ void torch_ext_keep_memory() {
 #endif
 }
 
+// The caching allocator keeps pinned memory until copies from it are done. *result is the caller's.
+char *torch_ext_to_cuda(const at::Tensor *tensor, int64_t device, at::Tensor **result) {
+    return guarded([&] {
+        at::Device target(at::kCUDA, static_cast<c10::DeviceIndex>(device));
+        *result = new at::Tensor(tensor->pin_memory().to(target, tensor->scalar_type(), /*non_blocking=*/true));
+    });
+}
+
 char *torch_ext_peak_cuda_memory(int64_t device, uint64_t *bytes) {
     return guarded([&] {
         auto stats = c10::getDeviceAllocator(at::kCUDA)->getDeviceStats(static_cast<c10::DeviceIndex>(device));

@@ -104,6 +104,42 @@ fn a_run_ends_with_a_table_of_what_matters() {
 }
 
 #[test]
+fn a_dry_run_tells_what_a_run_would_take_and_leaves_nothing() {
+    let Fixture { config, data, .. } = fixture();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let arguments = ["fit", "--config", path(config), "--data", path(data), "--out", path(&out), "--dry-run"];
+    let printed = stdout(&train(&arguments));
+    for part in ["resnet18 with 8 gates", "memory", "waiting for images", "checkpoint", "for 2 epochs of 5 steps and 1"]
+    {
+        assert!(printed.contains(part), "'{part}' is not in: {printed}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_slice(&train(&[&arguments[..], &["--json"]].concat()).stdout).unwrap();
+    let seconds = |key: &str| json[key].as_f64().unwrap();
+    let step = json["step_seconds"]["total"].as_f64().unwrap();
+    let projected = 2.0 * (5.0 * step + seconds("evaluation_batch_seconds"));
+    assert!((seconds("projected_seconds") - projected).abs() < 1e-6 * projected);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    fs::create_dir(&out).unwrap();
+    assert!(failure(&arguments, 1).contains("exists; choose another --out"));
+}
+
+#[test]
+fn training_steps_are_timed_side_by_side() {
+    let arguments = ["bench", "step", "--arch", "cifar-resnet20", "--gates", "none,layer,4", "--batch", "4"];
+    let more = ["--rounds", "2", "--device", "cpu"];
+    let output = train(&[&arguments[..], &more, &["--json"]].concat());
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let variants = json["variants"].as_array().unwrap();
+    assert_eq!(variants.iter().map(|one| one["gates"].as_str().unwrap()).collect::<Vec<_>>(), ["none", "layer", "4"]);
+    assert!(variants.iter().all(|one| one["seconds"].as_array().unwrap().len() == 2));
+    let printed = stdout(&train(&[&arguments[..], &more].concat()));
+    assert!(printed.contains("images/s") && printed.contains("at the peak"), "{printed}");
+    assert!(failure(&["bench", "step", "--gates", "some"], 2).contains("gates.granularity"));
+}
+
+#[test]
 fn evaluation_repeats_what_training_saw_last() {
     let run = &fixture().run;
     let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();

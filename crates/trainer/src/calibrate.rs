@@ -4,7 +4,6 @@ use crate::error::Result;
 use crate::event::{ImagePass, Listener};
 use crate::training_pass::TrainingPass;
 use arch::{Mode, Network, Pass};
-use data::Loader;
 use gumbel_gates::Policy;
 use std::sync::atomic::AtomicBool;
 
@@ -14,18 +13,10 @@ use std::sync::atomic::AtomicBool;
 pub struct Calibration<'a> {
     /// The network whose statistics change.
     pub network: &'a Network,
-    /// Training images, augmented as in training.
-    pub loader: &'a Loader,
-    /// Side of the loader's images in pixels.
-    pub image_size: u32,
     /// How gates decide.
     pub policy: Policy,
-    /// How many batches; past the end of an epoch another one begins.
-    pub batches: usize,
-    /// The epoch whose order and augmentation are used.
-    pub epoch: u64,
-    /// Share of the images that may be unusable.
-    pub max_bad_share: f64,
+    /// The training images it looks at.
+    pub pass: TrainingPass<'a>,
 }
 
 impl Calibration<'_> {
@@ -35,15 +26,7 @@ impl Calibration<'_> {
     /// # Errors
     /// If too many images are unusable, or the network cannot run.
     pub fn run(&self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<Option<usize>> {
-        let pass = TrainingPass {
-            loader: self.loader,
-            image_size: self.image_size,
-            device: self.network.device(),
-            batches: self.batches,
-            epoch: self.epoch,
-            max_bad_share: self.max_bad_share,
-        };
-        pass.run(ImagePass::Calibration, listeners, interrupt, |images, _, used| {
+        self.pass.run(ImagePass::Calibration, listeners, interrupt, |images, _, used| {
             let mode = Mode::Calibration { momentum: 1.0 / (used as f64 + 1.0) };
             let pass = Pass { mode, ..Pass::inference(self.policy.for_batch(used)) };
             tch::no_grad(|| self.network.forward(images, pass))?;

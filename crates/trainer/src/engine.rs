@@ -253,15 +253,8 @@ impl Fit {
             return Ok(true);
         }
         for network in std::iter::once(&self.network).chain(self.average.as_ref().map(Average::network)) {
-            let calibration = Calibration {
-                network,
-                loader: &self.train,
-                image_size: self.config.data.image_size,
-                policy: train.policy,
-                batches: train.calibrate_batches,
-                epoch: train.epochs,
-                max_bad_share: self.config.data.max_bad_share,
-            };
+            let pass = self.training_pass(train.calibrate_batches);
+            let calibration = Calibration { network, policy: train.policy, pass };
             if calibration.run(listeners, interrupt)?.is_none() {
                 return Ok(false);
             }

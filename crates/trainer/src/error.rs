@@ -60,7 +60,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// There is no run to resume.
-    #[error("nothing to resume: {} does not exist; if the run stopped before its first checkpoint, remove its folder and start it again without --resume", path.display())]
+    #[error("nothing to resume: {} does not exist, nor does a config.toml that a run could begin with; start one without --resume", path.display())]
     NothingToResume {
         /// The checkpoint that is missing.
         path: PathBuf,

@@ -20,8 +20,8 @@ const UNSPENT_WORTH_A_NOTE: f64 = 0.02;
 impl Fit {
     /// The step before which gates are decided, if they ever are.
     fn decided_from(&self) -> Option<u64> {
-        let epoch = self.config.gates.decide_after.filter(|_| !self.blocks_of_gates.is_empty())?;
-        Some((epoch * self.steps_per_epoch() as f64).round() as u64)
+        let from = self.config.gates.decided_from(self.steps_per_epoch());
+        from.filter(|_| !self.blocks_of_gates.is_empty())
     }
 
     /// Whether gates no longer learn at a step.
@@ -30,7 +30,7 @@ impl Fit {
     }
 
     /// A pass over training images in an order that training itself does not reach.
-    fn training_pass(&self, batches: usize) -> TrainingPass<'_> {
+    pub(crate) fn training_pass(&self, batches: usize) -> TrainingPass<'_> {
         TrainingPass {
             loader: &self.train,
             image_size: self.config.data.image_size,

@@ -65,3 +65,4 @@ pub use schedule::{ActivationTarget, LearningRate, Ramp, RampShape, Schedule};
 pub use strategy::Strategy;
 pub use timing::StepTime;
 pub use totals::Summary;
+pub use training_pass::TrainingPass;

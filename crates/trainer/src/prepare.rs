@@ -43,12 +43,14 @@ impl Fit {
         let dataset = open(&config, &mut notes)?;
         let existing = || RunDir::at(&out.clone().unwrap_or_else(|| Path::new("runs").join(&config.train.name)));
         let resumed_from = (resume != Resume::No).then(existing);
+        // What was stopped before its first state begins once more, in the same folder.
+        let begun = resumed_from.as_ref().filter(|run| run.has_state() || !run.config().exists());
         // Before anything is read that the other process may be writing.
         let resumed_lock = match &resumed_from {
             Some(run) if run.checkpoints().exists() => Some(run.lock()?),
             _ => None,
         };
-        let origin = match (&config.network.checkpoint, &resumed_from) {
+        let origin = match (&config.network.checkpoint, begun) {
             (None, _) => None,
             (Some(path), None) => Some(Checkpoint::read(path)?),
             (Some(_), Some(run)) => Some(read_last(run)?.0),
@@ -77,18 +79,15 @@ impl Fit {
         }
         let mut optimizer = Optimizer::new(network.tensors(), spec.gate_count(), &config.optimizer, &config.gates)?;
 
-        let start = match &resumed_from {
+        let start = match begun {
             Some(run) => continue_from(run, resume, &config, &dataset, &network, &mut optimizer, &mut notes)?,
             None => start(&config, &dataset, &network, origin.as_ref(), &mut notes)?,
         };
         let Start { progress, fresh_gates, average, ago, faults } = start;
         let scaled = config.train.precision == Precision::Float16;
         let health = Health::new(config.train.max_bad_steps, scaled, network.tensors(), &progress.health)?;
-        let decided = config.gates.decide_after.is_some_and(|epoch| {
-            let steps = dataset.train.items.len() / config.train.batch_size;
-            (epoch * steps as f64).round() == 0.0
-        });
-        if decided && fresh_gates && spec.gate_count() > 0 && config.gates.start == GateStart::Alike {
+        let at_once = config.gates.decided_from(dataset.train.items.len() / config.train.batch_size) == Some(0);
+        if at_once && fresh_gates && spec.gate_count() > 0 && config.gates.start == GateStart::Alike {
             return Err(fault("gates.decide_after", ALL_ALIKE.to_owned()));
         }
         let about = format!(
@@ -107,7 +106,12 @@ impl Fit {
             spec.blocks.iter().enumerate().flat_map(|(number, block)| std::iter::repeat_n(number, gates_of(block)));
 
         // Last of all: from here on there is something on the disk.
+        let begins_again = resumed_from.is_some() && begun.is_none();
         let run = match (resumed_from, out) {
+            (Some(run), _) if begins_again => {
+                notes.push("nothing was saved yet, so it begins once more".into());
+                write_atomically(&run.config(), config.to_toml().as_bytes()).map(|()| run)?
+            }
             (Some(run), _) => run,
             (None, Some(path)) => create(RunDir::create(&path)?, &config)?,
             (None, None) => create(RunDir::create_numbered(&config.train.name)?, &config)?,
@@ -141,7 +145,7 @@ impl Fit {
             progress,
             fresh_gates,
             resumed: resume != Resume::No,
-            changed: resume == Resume::WithChanges,
+            changed: resume == Resume::WithChanges && !begins_again,
             notes,
             _lock: lock,
         })

@@ -121,6 +121,11 @@ impl RunDir {
         self.path.join("metrics.jsonl")
     }
 
+    /// Whether a state was saved, from which the run can go on.
+    pub fn has_state(&self) -> bool {
+        self.last().exists() || self.last_but(1).exists()
+    }
+
     /// `images-of-step-N.txt`: the images of the step that ended the run, one a line.
     pub fn images_of_step(&self, step: u64) -> PathBuf {
         self.path.join(format!("images-of-step-{step}.txt"))

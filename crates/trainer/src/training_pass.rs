@@ -10,7 +10,7 @@ use tch::{Device, Tensor};
 
 /// A pass over some training batches, augmented as in training.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct TrainingPass<'a> {
+pub struct TrainingPass<'a> {
     /// Training images.
     pub loader: &'a Loader,
     /// Side of the loader's images in pixels.
@@ -31,7 +31,7 @@ impl TrainingPass<'_> {
     ///
     /// # Errors
     /// If too many images are unusable, or `each` fails.
-    pub fn run(
+    pub(crate) fn run(
         &self,
         pass: ImagePass,
         listeners: &mut [Box<dyn Listener>],

@@ -10,7 +10,7 @@ use data::Order;
 use gumbel_gates::Policy;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use trainer::{Calibration, Checkpoint, Listener, Progress};
+use trainer::{Calibration, Checkpoint, Listener, Progress, TrainingPass};
 
 /// Re-estimate batch norm statistics
 ///
@@ -60,15 +60,15 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let classes = if loaded.named { &loaded.classes } else { &loader.split().classes };
     let size = loaded.input.image_size;
     let cost = Cost::of(loaded.network.spec(), size as usize, size as usize)?;
-    let calibration = Calibration {
-        network: &loaded.network,
+    let pass = TrainingPass {
         loader: &loader,
         image_size: size,
-        policy: args.policy.with_seed(args.seed),
+        device: loaded.network.device(),
         batches: args.batches as usize,
         epoch: 0,
         max_bad_share: args.reading.max_bad_share,
     };
+    let calibration = Calibration { network: &loaded.network, policy: args.policy.with_seed(args.seed), pass };
     let mut progress: Vec<Box<dyn Listener>> = vec![Box::new(Progress::new(&cost, 0))];
     // Nothing sets the flag: a signal simply ends the program, and nothing was written.
     let Some(used) = calibration.run(&mut progress, &AtomicBool::new(false))? else { return Ok(Done::default()) };

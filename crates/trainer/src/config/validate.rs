@@ -116,6 +116,12 @@ impl Config {
             "expected [low, high] with 0 < low <= high",
         );
         check("data.padding", data.padding <= data.image_size, "expected at most data.image_size");
+        let [factors @ .., hue] = data.colour_jitter;
+        check(
+            "data.colour_jitter",
+            factors.into_iter().all(not_negative) && (0.0..=0.5).contains(&hue),
+            "expected brightness, contrast and saturation of at least 0 and a hue from 0 to 0.5",
+        );
         check("data.erase", share(data.erase), "expected a probability from 0 to 1");
         check("data.mixup", not_negative(data.mixup), "expected a number of at least 0");
         check("data.cutmix", not_negative(data.cutmix), "expected a number of at least 0");

@@ -149,6 +149,10 @@ impl Listener for Progress {
             }
             Event::Step { batch, .. } => {
                 self.batch = *batch;
+                // A pass in the middle of an epoch had the bar.
+                if self.bar.length() != Some(self.batches as u64) {
+                    self.restart(format!("epoch {}/{}", self.epoch, self.epochs), *batch, self.batches);
+                }
                 self.bar.set_position(*batch as u64);
                 if self.terminal {
                     let images = self.batch.saturating_sub(self.first) * self.batch_size;

@@ -21,7 +21,7 @@ use torch_ext::Role;
 use trainer::config::{Granularity, Metric, parse};
 use trainer::{
     Agreement, Calibration, Checkpoint, Config, Error, Evaluation, Evaluator, Event, Fit, Input, Listener, MetricsFile,
-    Outcome, Resume, RunDir, Strategy, Verdict, Watch,
+    Outcome, Resume, RunDir, Strategy, TrainingPass, Verdict, Watch,
 };
 
 /// One drawn set for all tests.
@@ -243,16 +243,16 @@ fn calibration_changes_statistics_alone_and_the_same_way_whatever_they_were() {
     let split = Dataset::open(sample_set()).unwrap().train;
     let loader = Loader::new(split, config.augmentation(), input.normalise(), Order::Shuffled(1), 8, 2, 2).unwrap();
     for policy in [Policy::Argmax, Policy::TopK(3), Policy::Sample { temperature: 1.0, seed: 4 }] {
-        let calibration = Calibration {
-            network: &network,
+        let pass = TrainingPass {
             loader: &loader,
             image_size: 32,
-            policy,
+            device: Device::Cpu,
             // More than an epoch of 5.
             batches: 7,
             epoch: 0,
             max_bad_share: 0.0,
         };
+        let calibration = Calibration { network: &network, policy, pass };
         assert_eq!(calibration.run(&mut [], &AtomicBool::new(false)).unwrap(), Some(7));
         let first = copies(Role::Buffer);
         assert_ne!(first, statistics);
