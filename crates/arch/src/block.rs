@@ -4,9 +4,9 @@ use crate::error::Result;
 use crate::gating::{GateSite, OpenChannels, Site};
 use crate::network::{Decide, Execution};
 use crate::spec::{BlockSpec, Shortcut};
-use gumbel_gates::{GateInput, GateKind, Gates};
+use gumbel_gates::{GateInput, Gates};
 use tch::{Device, Kind, Tensor};
-use torch_ext::{Init, Path, Pointwise, Statistics, fork, scale, scaled_sum};
+use torch_ext::{Init, Path, Pointwise, Statistics, scale, scaled_sum};
 
 /// A residual block with its gates: activation(shortcut(x) + branch(x)), each place multiplied by its openings.
 #[derive(Debug)]
@@ -138,21 +138,19 @@ impl Block {
         self.gates.iter().map(|place| &place.gates)
     }
 
-    /// [N, C, H, W] to [N, C', H', W']; gates decide by `decide`, which keeps what they decided. An input without gradients is
-    /// overwritten.
+    /// [N, C, H, W] to [N, C', H', W'], and the means [N, C'] of its channels where they come for free; gates decide by `decide`, which
+    /// keeps what they decided. `pooled` [N, C] are the means of the input, if they are known. An input without gradients is overwritten.
     pub fn forward(
         &self,
         input: &Tensor,
+        pooled: Option<Tensor>,
         statistics: Statistics,
         execution: Execution,
         decide: &mut Decide,
-    ) -> Result<Tensor> {
-        // Gates that look at the input make a third use of it, whose gradient joins those of the other two.
-        let looks = self.spec.gates.iter().any(|site| site.kind == GateKind::Dependent);
-        let uses = if looks && input.requires_grad() { Some(fork(input)?) } else { None };
-        let (around, through, gate_input) = match &uses {
-            Some((first, second, means)) => (first, second, GateInput::pooled_to(input, means.shallow_clone())),
-            None => (input, input, GateInput::new(input)),
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let gate_input = match pooled {
+            Some(pooled) => GateInput::pooled_to(input, pooled),
+            None => GateInput::new(input),
         };
         let mut openings = Vec::with_capacity(self.gates.len());
         for place in &self.gates {
@@ -162,26 +160,28 @@ impl Block {
         let mut addends = Vec::with_capacity(2);
         match execution {
             Execution::Masked => {
-                addends.extend(self.masked_projection(around, statistics, &decided)?);
-                addends.extend(self.masked_branch(through, statistics, &decided)?);
+                addends.extend(self.masked_projection(input, statistics, &decided)?);
+                addends.extend(self.masked_branch(input, statistics, &decided)?);
             }
             Execution::Skipping => {
                 addends.extend(self.skipping_projection(input, statistics, &decided)?);
                 addends.extend(self.skipping_branch(input, statistics, &decided)?);
             }
         }
-        if let Some(output) = self.gated_sum(around, &addends)? {
-            return Ok(output);
+        if let Some((output, means)) = self.gated_sum(input, &addends)? {
+            return Ok((output, Some(means)));
         }
-        let sum = self.sum(around, addends)?;
-        self.spec.activation.apply(match &self.bias {
+        let sum = self.sum(input, addends)?;
+        let output = self.spec.activation.apply(match &self.bias {
             Some(bias) => sum.f_add(&bias.f_view([1, -1, 1, 1])?)?,
             None => sum,
-        })
+        })?;
+        Ok((output, None))
     }
 
-    /// The block's output in one pass, where all that is added to the shortcut or a projection is a gated branch.
-    fn gated_sum(&self, input: &Tensor, addends: &[Addend]) -> Result<Option<Tensor>> {
+    /// The block's output and its channels' means in one pass, where all that is added to the shortcut or a projection is a gated
+    /// branch.
+    fn gated_sum(&self, input: &Tensor, addends: &[Addend]) -> Result<Option<(Tensor, Tensor)>> {
         let is_whole = |addend: &Addend| addend.rows.is_none() && addend.channels.is_none();
         if self.bias.is_some() || !addends.iter().all(is_whole) {
             return Ok(None);

@@ -250,17 +250,18 @@ impl Network {
             let [kernel, stride, padding] = [pool.kernel, pool.stride, pool.padding].map(|size| [size as i64; 2]);
             features = features.f_max_pool2d(kernel, stride, padding, [1, 1], false)?;
         }
+        let mut pooled = None;
         for block in &self.blocks {
-            features = block.forward(&features, statistics, execution, &mut decide)?;
+            (features, pooled) = block.forward(&features, pooled, statistics, execution, &mut decide)?;
             observe(block.name(), &features);
         }
-        let mut pooled = features.f_adaptive_avg_pool2d([1, 1])?.f_flatten(1, -1)?;
+        let mut averages = features.f_adaptive_avg_pool2d([1, 1])?.f_flatten(1, -1)?;
         if let Mode::Training { seed } = mode
             && self.spec.head.dropout > 0.0
         {
-            pooled = dropout(&pooled, self.spec.head.dropout, seed)?;
+            averages = dropout(&averages, self.spec.head.dropout, seed)?;
         }
-        let logits = self.classifier.forward(&pooled)?.f_to_kind(Kind::Float)?;
+        let logits = self.classifier.forward(&averages)?.f_to_kind(Kind::Float)?;
         Ok(Output { logits, gate_logits: decide.logits, openings: Openings::new(decide.openings)? })
     }
 }

@@ -75,33 +75,30 @@ FOR_EVERY_PROCESSOR void scale_rows_back(const float *__restrict g, const float 
         }
 }
 
-FOR_EVERY_PROCESSOR void sum_rows(const float *__restrict s, const float *__restrict x, const float *__restrict m, float *__restrict out, int64_t rows, int64_t channels, Bounds b) {
+// sums[c] += out
+FOR_EVERY_PROCESSOR void sum_rows(const float *__restrict s, const float *__restrict x, const float *__restrict m,
+                                  float *__restrict out, float *__restrict sums, int64_t rows, int64_t channels, Bounds b) {
     for (int64_t r = 0; r < rows; r++, s += channels, x += channels, out += channels)
-        for (int64_t c = 0; c < channels; c++) out[c] = std::min(std::max(s[c] + m[c] * x[c], b.low), b.high);
+        for (int64_t c = 0; c < channels; c++) {
+            float value = std::min(std::max(s[c] + m[c] * x[c], b.low), b.high);
+            out[c] = value;
+            sums[c] += value;
+        }
 }
 
-// gs = g where the activation let `out` through; gx = m · gs; sums[c] += gs · x.
-FOR_EVERY_PROCESSOR void sum_rows_back(const float *__restrict g, const float *__restrict out, const float *__restrict x, const float *__restrict m, float *__restrict gs, float *__restrict gx,
-                                       float *__restrict sums, int64_t rows, int64_t channels, Bounds b) {
+// gs = g + h where the activation let `out` through; gx = m · gs; sums[c] += gs · x. `h` is the same for all rows.
+FOR_EVERY_PROCESSOR void sum_rows_back(const float *__restrict g, const float *__restrict h, const float *__restrict out,
+                                       const float *__restrict x, const float *__restrict m, float *__restrict gs,
+                                       float *__restrict gx, float *__restrict sums, int64_t rows, int64_t channels, Bounds b) {
     for (int64_t r = 0; r < rows; r++, g += channels, out += channels, x += channels, gs += channels, gx += channels)
         for (int64_t c = 0; c < channels; c++) {
-            float through = out[c] > b.low ? g[c] : 0.0f;
+            float gradient = g[c] + h[c];
+            float through = out[c] > b.low ? gradient : 0.0f;
             through = out[c] < b.high ? through : 0.0f;
             gs[c] = through;
             gx[c] = m[c] * through;
             sums[c] += through * x[c];
         }
-}
-
-FOR_EVERY_PROCESSOR void average_rows(const float *__restrict x, float *__restrict sums, int64_t rows, int64_t channels) {
-    for (int64_t r = 0; r < rows; r++, x += channels)
-        for (int64_t c = 0; c < channels; c++) sums[c] += x[c];
-}
-
-FOR_EVERY_PROCESSOR void add_rows(const float *__restrict a, const float *__restrict b, const float *__restrict p, float *__restrict out,
-                                  int64_t rows, int64_t channels) {
-    for (int64_t r = 0; r < rows; r++, a += channels, b += channels, out += channels)
-        for (int64_t c = 0; c < channels; c++) out[c] = a[c] + b[c] + p[c];
 }
 
 // Runs `body(image, factors of its channels)` for every image, on libtorch's own threads: at::parallel_for is a template that would have
@@ -178,69 +175,44 @@ struct Scale : Function<Scale> {
     }
 };
 
+// The sum, and the mean of each of its channels.
 struct ScaledSum : Function<ScaledSum> {
-    static Tensor forward(AutogradContext *context, const Tensor &s, const Tensor &x, const Tensor &factors, int64_t activation) {
+    static tensor_list forward(AutogradContext *context, const Tensor &s, const Tensor &x, const Tensor &factors, int64_t activation) {
         Shape shape(x);
-        Tensor out = like(x);
+        Tensor out = like(x), means = at::zeros({shape.images, shape.channels}, x.options());
         const float *from_s = s.const_data_ptr<float>(), *from_x = x.const_data_ptr<float>();
         float *to = out.mutable_data_ptr<float>();
         each_image(shape, factors, [&](int64_t image, const float *m) {
-            int64_t at = image * shape.image();
-            sum_rows(from_s + at, from_x + at, m, to + at, shape.rows, shape.channels, bounds(activation));
+            sum_image(shape, image, means, [&](int64_t row, int64_t rows, float *sums) {
+                int64_t at = image * shape.image() + row * shape.channels;
+                sum_rows(from_s + at, from_x + at, m, to + at, sums, rows, shape.channels, bounds(activation));
+            });
         });
+        means.div_(static_cast<double>(shape.rows));
         context->save_for_backward({x, factors, out});
         context->saved_data["activation"] = activation;
-        return out;
+        return {out, means};
     }
 
     static tensor_list backward(AutogradContext *context, tensor_list gradients) {
         auto saved = context->get_saved_variables();
         const Tensor &x = saved[0], &factors = saved[1], &out = saved[2];
         auto b = bounds(context->saved_data["activation"].toInt());
-        Tensor g = gradients[0].contiguous(at::MemoryFormat::ChannelsLast);
         Shape shape(x);
+        Tensor g = gradients[0].contiguous(at::MemoryFormat::ChannelsLast);
+        Tensor of_means = gradients[1].div(static_cast<double>(shape.rows)).contiguous();
         Tensor gs = like(x), gx = like(x), gm = at::zeros(factors.sizes(), factors.options());
-        const float *from_g = g.const_data_ptr<float>(), *from_out = out.const_data_ptr<float>(), *from_x = x.const_data_ptr<float>();
+        const float *from_g = g.const_data_ptr<float>(), *from_h = of_means.const_data_ptr<float>();
+        const float *from_out = out.const_data_ptr<float>(), *from_x = x.const_data_ptr<float>();
         float *to_s = gs.mutable_data_ptr<float>(), *to_x = gx.mutable_data_ptr<float>();
         each_image(shape, factors, [&](int64_t image, const float *m) {
+            const float *h = from_h + image * shape.channels;
             sum_image(shape, image, gm, [&](int64_t row, int64_t rows, float *sums) {
                 int64_t at = image * shape.image() + row * shape.channels;
-                sum_rows_back(from_g + at, from_out + at, from_x + at, m, to_s + at, to_x + at, sums, rows, shape.channels, b);
+                sum_rows_back(from_g + at, h, from_out + at, from_x + at, m, to_s + at, to_x + at, sums, rows, shape.channels, b);
             });
         });
         return {gs, gx, gm, Tensor()};
-    }
-};
-
-// The same features twice, and the mean of each channel: what their gradients come to is added up in one pass.
-struct Fork : Function<Fork> {
-    static tensor_list forward(AutogradContext *context, const Tensor &x) {
-        context->saved_data["height"] = x.size(2);
-        context->saved_data["width"] = x.size(3);
-        Shape shape(x);
-        Tensor means = at::zeros({shape.images, shape.channels}, x.options());
-        const float *from = x.const_data_ptr<float>();
-        each_image(shape, means, [&](int64_t image, const float *) {
-            sum_image(shape, image, means, [&](int64_t row, int64_t rows, float *sums) {
-                average_rows(from + image * shape.image() + row * shape.channels, sums, rows, shape.channels);
-            });
-        });
-        return {x, x.detach(), means.div_(static_cast<double>(shape.rows))};
-    }
-
-    static tensor_list backward(AutogradContext *context, tensor_list gradients) {
-        int64_t height = context->saved_data["height"].toInt(), width = context->saved_data["width"].toInt();
-        Tensor means = gradients[2].div(static_cast<double>(height * width)).contiguous();
-        at::MemoryFormat layout = at::MemoryFormat::ChannelsLast;
-        Tensor a = gradients[0].contiguous(layout), b = gradients[1].contiguous(layout), sum = like(a);
-        Shape shape(a);
-        const float *from_a = a.const_data_ptr<float>(), *from_b = b.const_data_ptr<float>();
-        float *to = sum.mutable_data_ptr<float>();
-        each_image(shape, means, [&](int64_t image, const float *mean) {
-            int64_t at = image * shape.image();
-            add_rows(from_a + at, from_b + at, mean, to + at, shape.rows, shape.channels);
-        });
-        return {sum};
     }
 };
 
@@ -279,28 +251,20 @@ char *torch_ext_scale(const Tensor *features, const Tensor *factors, int64_t act
     });
 }
 
-// activation(base + factors · features) for equally shaped base and features.
-char *torch_ext_scaled_sum(const Tensor *base, const Tensor *features, const Tensor *factors, int64_t activation, Tensor **result) {
+// activation(base + factors · features) for equally shaped base and features, and the mean of each of its channels, [N, C] in
+// float32. Both results are the caller's.
+char *torch_ext_scaled_sum(const Tensor *base, const Tensor *features, const Tensor *factors, int64_t activation, Tensor **result,
+                           Tensor **means) {
     return guarded([&] {
         Tensor mask = broadcast(*factors, *features);
         TORCH_CHECK(base->sizes() == features->sizes(), "a sum of shapes ", base->sizes(), " and ", features->sizes());
-        if (is_plain(*base) && is_plain(*features) && factors->scalar_type() == at::kFloat)
-            *result = new Tensor(ScaledSum::apply(*base, *features, factors->contiguous(), activation));
-        else
-            *result = new Tensor(activated(at::add(*base, at::mul(*features, mask)), activation));
-    });
-}
-
-// Features [N, C, H, W] for two uses, and the mean of each channel [N, C] in float32. The three results are the caller's.
-char *torch_ext_fork(const Tensor *features, Tensor **first, Tensor **second, Tensor **means) {
-    return guarded([&] {
-        TORCH_CHECK(features->dim() == 4, "expected features [N, C, H, W], found shape ", features->sizes());
-        if (is_plain(*features)) {
-            auto results = Fork::apply(*features);
-            *first = new Tensor(results[0]), *second = new Tensor(results[1]), *means = new Tensor(results[2]);
+        if (is_plain(*base) && is_plain(*features) && factors->scalar_type() == at::kFloat) {
+            auto results = ScaledSum::apply(*base, *features, factors->contiguous(), activation);
+            *result = new Tensor(results[0]), *means = new Tensor(results[1]);
         } else {
-            *means = new Tensor(at::mean(*features, {2, 3}, /*keepdim=*/false, at::kFloat));
-            *first = new Tensor(*features), *second = new Tensor(*features);
+            Tensor sum = activated(at::add(*base, at::mul(*features, mask)), activation);
+            *means = new Tensor(at::mean(sum, {2, 3}, /*keepdim=*/false, at::kFloat));
+            *result = new Tensor(sum);
         }
     });
 }

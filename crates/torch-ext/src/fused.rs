@@ -3,12 +3,6 @@ use std::ffi::c_char;
 use tch::Tensor;
 
 unsafe extern "C" {
-    fn torch_ext_fork(
-        features: *const torch_sys::C_tensor,
-        first: *mut *mut torch_sys::C_tensor,
-        second: *mut *mut torch_sys::C_tensor,
-        means: *mut *mut torch_sys::C_tensor,
-    ) -> *mut c_char;
     fn torch_ext_scale(
         features: *const torch_sys::C_tensor,
         factors: *const torch_sys::C_tensor,
@@ -21,6 +15,7 @@ unsafe extern "C" {
         factors: *const torch_sys::C_tensor,
         activation: i64,
         result: *mut *mut torch_sys::C_tensor,
+        means: *mut *mut torch_sys::C_tensor,
     ) -> *mut c_char;
 }
 
@@ -41,41 +36,32 @@ pub enum Pointwise {
 /// # Errors
 /// If the shapes are others.
 pub fn scale(features: &Tensor, factors: &Tensor, activation: Pointwise) -> Result<Tensor> {
-    // SAFETY: two valid tensors that outlive the call.
-    new_tensor(|result| unsafe { torch_ext_scale(features.as_ptr(), factors.as_ptr(), activation as i64, result) })
+    let mut result = std::ptr::null_mut();
+    // SAFETY: two valid tensors and a result that outlive the call.
+    check(unsafe { torch_ext_scale(features.as_ptr(), factors.as_ptr(), activation as i64, &raw mut result) })?;
+    // SAFETY: made with new, and ours now.
+    Ok(unsafe { Tensor::from_ptr(result) })
 }
 
-/// activation(base + factors · features), for base and features [N, C, H, W]; the rest as [`scale`].
+/// activation(base + factors · features), for base and features [N, C, H, W], and the mean of each of its channels, [N, C] in float32; the
+/// rest as [`scale`].
 ///
 /// # Errors
 /// If the shapes are others.
-pub fn scaled_sum(base: &Tensor, features: &Tensor, factors: &Tensor, activation: Pointwise) -> Result<Tensor> {
+pub fn scaled_sum(
+    base: &Tensor,
+    features: &Tensor,
+    factors: &Tensor,
+    activation: Pointwise,
+) -> Result<(Tensor, Tensor)> {
     let (base, features, factors) = (base.as_ptr(), features.as_ptr(), factors.as_ptr());
-    // SAFETY: three valid tensors that outlive the call.
-    new_tensor(|result| unsafe { torch_ext_scaled_sum(base, features, factors, activation as i64, result) })
-}
-
-/// Features [N, C, H, W] for two uses, and the mean of each channel, [N, C] in float32. In float32 on the CPU with channels last the
-/// gradients of all three are added up in one pass over memory.
-///
-/// # Errors
-/// If the shape is another.
-pub fn fork(features: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
-    let mut results = [std::ptr::null_mut(); 3];
-    let [first, second, means] = &mut results;
-    // SAFETY: a valid tensor and three results that outlive the call.
-    check(unsafe { torch_ext_fork(features.as_ptr(), first, second, means) })?;
+    let mut results = [std::ptr::null_mut(); 2];
+    let [sum, means] = &mut results;
+    // SAFETY: three valid tensors and two results that outlive the call.
+    check(unsafe { torch_ext_scaled_sum(base, features, factors, activation as i64, sum, means) })?;
     // SAFETY: made with new, and ours now.
-    let [first, second, means] = results.map(|tensor| unsafe { Tensor::from_ptr(tensor) });
-    Ok((first, second, means))
-}
-
-/// What a shim function made and gave away.
-fn new_tensor(make: impl FnOnce(*mut *mut torch_sys::C_tensor) -> *mut c_char) -> Result<Tensor> {
-    let mut result = std::ptr::null_mut();
-    check(make(&raw mut result))?;
-    // SAFETY: made with new, and ours now.
-    Ok(unsafe { Tensor::from_ptr(result) })
+    let [sum, means] = results.map(|tensor| unsafe { Tensor::from_ptr(tensor) });
+    Ok((sum, means))
 }
 
 #[cfg(test)]
@@ -134,34 +120,18 @@ mod tests {
                 );
                 compare(
                     &[features(1), features(2), factors.copy()],
-                    |given| scaled_sum(&given[0], &given[1], &given[2], activation).unwrap(),
-                    |given| activated(&(&given[0] + &given[1] * mask(&given[2])), activation),
+                    |given| {
+                        let (sum, means) = scaled_sum(&given[0], &given[1], &given[2], activation).unwrap();
+                        sum + means.square().view([3, 5, 1, 1])
+                    },
+                    |given| {
+                        let sum = activated(&(&given[0] + &given[1] * mask(&given[2])), activation);
+                        let means = sum.mean_dim([2i64, 3].as_slice(), true, Kind::Float);
+                        sum + means.square()
+                    },
                 );
             }
         }
-    }
-
-    #[test]
-    fn features_can_be_used_twice_and_averaged() {
-        let weights = normal(&[3, 5], 3).unwrap().view([3, 5, 1, 1]);
-        let join = |first: Tensor, second: Tensor, means: Tensor| {
-            first * 2.0 + second.square() + (means.square().view([3, 5, 1, 1]) * &weights)
-        };
-        compare(
-            &[features(1)],
-            |given| {
-                let (first, second, means) = fork(&given[0]).unwrap();
-                join(first, second, means)
-            },
-            |given| {
-                let means = given[0].mean_dim([2i64, 3].as_slice(), false, Kind::Float);
-                join(given[0].shallow_clone(), given[0].shallow_clone(), means)
-            },
-        );
-        let (first, _, means) = fork(&features(1).contiguous()).unwrap();
-        assert_eq!(first, features(1));
-        close(&means, &features(1).mean_dim([2i64, 3].as_slice(), false, Kind::Float));
-        assert!(fork(&normal(&[3], 1).unwrap()).is_err());
     }
 
     #[test]
@@ -169,7 +139,7 @@ mod tests {
         let (base, values, factors) = (features(1), features(2), normal(&[3, 5], 3).unwrap());
         let of = |convert: &dyn Fn(&Tensor) -> Tensor| {
             let [base, values] = [&base, &values].map(convert);
-            scaled_sum(&base, &values, &factors, Pointwise::Relu).unwrap()
+            scaled_sum(&base, &values, &factors, Pointwise::Relu).unwrap().0
         };
         let plain = of(&Tensor::shallow_clone);
         close(&of(&|tensor| tensor.contiguous()), &plain);
@@ -185,7 +155,7 @@ mod tests {
         let (base, values) = (features(1), features(2));
         let ones = Tensor::ones([3, 1], (Kind::Float, tch::Device::Cpu));
         assert_eq!(scale(&values, &ones, Pointwise::Relu).unwrap(), values.relu());
-        assert_eq!(scaled_sum(&base, &values, &ones, Pointwise::Relu).unwrap(), (&base + &values).relu());
+        assert_eq!(scaled_sum(&base, &values, &ones, Pointwise::Relu).unwrap().0, (&base + &values).relu());
     }
 
     #[test]

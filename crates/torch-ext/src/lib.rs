@@ -2,7 +2,7 @@
 //!
 //! - [`Tensors`]: named parameters and buffers in a fixed order, as `torch.nn.Module.state_dict()` keeps them.
 //! - [`BatchNorm`], [`Linear`]: layers with PyTorch's names and initial values.
-//! - [`scale`], [`scaled_sum`], [`fork`]: products, activations, sums and means in one pass over memory.
+//! - [`scale`], [`scaled_sum`]: products, activations, sums and means in one pass over memory.
 //! - [`fused_sgd`], [`fused_adamw`]: one call that updates all parameters.
 //! - [`norm`], [`lerp`]: the same for the size of gradients and for averages.
 //! - [`Autocast`], [`allow_tf32`]: precision of operations.
@@ -25,7 +25,7 @@ mod tensors;
 pub use autocast::{Autocast, Half, allow_tf32};
 pub use cuda::{cuda_is_available, to_device};
 pub use error::{Error, Result};
-pub use fused::{Pointwise, fork, scale, scaled_sum};
+pub use fused::{Pointwise, scale, scaled_sum};
 pub use layers::{BatchNorm, Linear, Statistics};
 pub use memory::{keep_memory, peak_memory};
 pub use optimizer::{AdamWStep, Gradients, SgdStep, fused_adamw, fused_sgd, lerp, norm};

@@ -154,7 +154,8 @@ fn a_damaged_last_state_leaves_the_one_before_and_nothing_is_lost() {
     assert!(run(config(""), &out, false, Some(7)).unwrap().is_none());
     let last = RunDir::at(&out).last();
     let bytes = fs::read(&last).unwrap();
-    for length in (0..25).map(|part| bytes.len() * part / 25) {
+    // Multiples of the golden ratio fill the file evenly and hit no boundary on purpose.
+    for length in (0..50).map(|cut| (bytes.len() as f64 * (f64::from(cut) * 0.618_034).fract()) as usize) {
         let cut = folder.path().join(format!("cut-{length}"));
         fs::create_dir_all(cut.join("checkpoints")).unwrap();
         for file in ["config.toml", "metrics.jsonl", "checkpoints/last-2.safetensors"] {
