@@ -36,10 +36,14 @@ for arch in ${ARCHS:-resnet50 mobilenet_v2}; do
     for batch in ${BATCHES:-16 64}; do
         for _ in $(seq "$rounds"); do
             for gates in ${GATES:-none layer filter}; do
-                line "$arch" "$batch" "$gates" gumbel-gates $(ours "$arch" "$batch" "$gates")
-                line "$arch" "$batch" "$gates" PyTorch $(theirs "$arch" "$batch" "$gates")
+                # On lines of their own, so that a failure ends the script.
+                found=$(ours "$arch" "$batch" "$gates")
+                line "$arch" "$batch" "$gates" gumbel-gates $found
+                found=$(theirs "$arch" "$batch" "$gates")
+                line "$arch" "$batch" "$gates" PyTorch $found
             done
-            line "$arch" "$batch" layer "PyTorch, its defaults" $(theirs "$arch" "$batch" layer --layout nchw --optimizer loop)
+            found=$(theirs "$arch" "$batch" layer --layout nchw --optimizer loop)
+            line "$arch" "$batch" layer "PyTorch, its defaults" $found
         done
     done
 done

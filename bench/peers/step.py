@@ -5,8 +5,8 @@
 
 The same network, gates and losses as this project's: torchvision's model, a dependent gate over every residual branch (layer), or
 independent gates over groups of 8 filters between the convolutions (filter), straight-through Gumbel samples, the batch activation loss,
-SGD with momentum and weight decay. The best settings are the default: channels last, optimiser over lists of tensors. `--layout nchw
---optimizer loop` is what PyTorch does when nothing is asked of it. One line of JSON on stdout.
+SGD with momentum and weight decay. The best settings are the default: channels last, a fused optimiser. `--layout nchw --optimizer loop` is what PyTorch does when
+nothing is asked of it. One line of JSON on stdout.
 """
 
 import argparse
@@ -137,7 +137,7 @@ def main():
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layout", default="nhwc", choices=["nhwc", "nchw"])
-    parser.add_argument("--optimizer", default="foreach", choices=["foreach", "loop"])
+    parser.add_argument("--optimizer", default="fused", choices=["fused", "foreach", "loop"])
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network")
@@ -145,12 +145,19 @@ def main():
 
     torch.manual_seed(0)
     device = torch.device(args.device)
+    if device.index is not None:
+        torch.cuda.set_device(device)
     layout = torch.channels_last if args.layout == "nhwc" else torch.contiguous_format
     model, gated = build(args.arch, args.gates)
     model = model.to(device, memory_format=layout).train()
     run = torch.compile(model) if args.compile else model
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, foreach=args.optimizer == "foreach"
+        model.parameters(),
+        lr=0.01,
+        momentum=0.9,
+        weight_decay=1e-4,
+        foreach=args.optimizer == "foreach",
+        fused=args.optimizer == "fused",
     )
     images = torch.randn(args.batch, 3, 224, 224, device=device).to(memory_format=layout)
     labels = torch.randint(10, (args.batch,), device=device)

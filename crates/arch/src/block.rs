@@ -168,8 +168,8 @@ impl Block {
                 addends.extend(self.skipping_branch(input, statistics, &decided)?);
             }
         }
-        if let Some((output, means)) = self.gated_sum(input, &addends)? {
-            return Ok((output, Some(means)));
+        if let Some(output_and_means) = self.gated_sum(input, &addends)? {
+            return Ok(output_and_means);
         }
         let sum = self.sum(input, addends)?;
         let output = self.spec.activation.apply(match &self.bias {
@@ -181,8 +181,9 @@ impl Block {
 
     /// The block's output and its channels' means in one pass, where all that is added to the shortcut or a projection is a gated
     /// branch.
-    fn gated_sum(&self, input: &Tensor, addends: &[Addend]) -> Result<Option<(Tensor, Tensor)>> {
+    fn gated_sum(&self, input: &Tensor, addends: &[Addend]) -> Result<Option<(Tensor, Option<Tensor>)>> {
         let is_whole = |addend: &Addend| addend.rows.is_none() && addend.channels.is_none();
+        let Some(Addend { values, openings: Some(openings), .. }) = addends.last() else { return Ok(None) };
         if self.bias.is_some() || !addends.iter().all(is_whole) {
             return Ok(None);
         }
@@ -194,12 +195,7 @@ impl Block {
             },
             _ => return Ok(None),
         };
-        match addends.last() {
-            Some(Addend { values, openings: Some(openings), .. }) => {
-                Ok(Some(scaled_sum(&base, values, openings, self.spec.activation.pointwise())?))
-            }
-            _ => Ok(None),
-        }
+        Ok(Some(scaled_sum(&base, values, openings, self.spec.activation.pointwise())?))
     }
 
     /// What goes around the branch, unless it is a projection.

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::spec::NetSpec;
 use gumbel_gates::{Openings, Policy};
 use tch::{Device, Kind, Tensor};
-use torch_ext::{Autocast, Half, Init, Linear, Statistics, Tensors, derive_seed};
+use torch_ext::{Autocast, Half, Init, Linear, Statistics, Tensors, derive_seed, to_device};
 
 /// The group the classifier's tensors are labelled with (see [`torch_ext::Path::group`]).
 pub const CLASSIFIER_GROUP: &str = "classifier";
@@ -271,5 +271,5 @@ fn dropout(features: &Tensor, share: f64, seed: u64) -> Result<Tensor> {
     // A part of the seed that no gate site has.
     let uniform = torch_ext::uniform(&features.size(), derive_seed(seed, u64::MAX))?;
     let kept = uniform.f_ge(share)?.f_to_kind(features.kind())?.f_div_scalar(1.0 - share)?;
-    Ok(features.f_mul(&kept.f_to_device(features.device())?)?)
+    Ok(features.f_mul(&to_device(&kept, features.device())?)?)
 }

@@ -26,7 +26,10 @@ pub fn per_gate(openings: &Openings, targets: &[f64], weights: Option<&[f64]>, s
             return Err(Error::ValueCount { values: values.len(), gates: rates.numel() });
         }
     }
-    let on_device = |values: &[f64]| Tensor::f_from_slice(values)?.f_to_kind(Kind::Float)?.f_to_device(rates.device());
+    let on_device = |values: &[f64]| -> Result<Tensor> {
+        let values = Tensor::f_from_slice(values)?.f_to_kind(Kind::Float)?;
+        Ok(torch_ext::to_device(&values, rates.device())?)
+    };
     let losses = squared(&rates.f_sub(&on_device(targets)?)?, sides)?;
     match weights {
         None => Ok(losses.f_mean(Kind::Float)?),

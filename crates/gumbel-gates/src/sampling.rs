@@ -28,7 +28,7 @@ pub fn gumbel(uniform: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`sample_with`].
 pub fn sample(logits: &Tensor, temperature: f64, seed: u64) -> Result<Tensor> {
-    let uniform = torch_ext::uniform(&logits.size(), seed)?.f_to_device(logits.device())?;
+    let uniform = torch_ext::to_device(&torch_ext::uniform(&logits.size(), seed)?, logits.device())?;
     sample_with(logits, &uniform, temperature)
 }
 

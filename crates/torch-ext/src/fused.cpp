@@ -8,15 +8,15 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/arange.h>
-#include <ATen/ops/clamp.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/mean.h>
+#include <ATen/ops/hardtanh.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 // Loops are compiled for processors with and without AVX2, and the right ones are chosen when the program starts.
@@ -59,46 +59,53 @@ const float *image_factors(const Tensor &factors, int64_t image, int64_t channel
     return filled.data();
 }
 
-FOR_EVERY_PROCESSOR void scale_rows(const float *__restrict x, const float *__restrict m, float *__restrict out, int64_t rows, int64_t channels, Bounds b) {
-    for (int64_t r = 0; r < rows; r++, x += channels, out += channels)
-        for (int64_t c = 0; c < channels; c++) out[c] = m[c] * std::min(std::max(x[c], b.low), b.high);
+// Of each of these loops: rows of `channels` values, factors and sums one per channel.
+using In = const float *__restrict;
+using Out = float *__restrict;
+
+FOR_EVERY_PROCESSOR void scale_rows(In features, In factors, Out result, int64_t rows, int64_t channels, Bounds bounds) {
+    for (int64_t r = 0; r < rows; r++, features += channels, result += channels)
+        for (int64_t c = 0; c < channels; c++)
+            result[c] = factors[c] * std::min(std::max(features[c], bounds.low), bounds.high);
 }
 
-// gx = m · g where the activation lets it through; sums[c] += g · activation(x).
-FOR_EVERY_PROCESSOR void scale_rows_back(const float *__restrict g, const float *__restrict x, const float *__restrict m, float *__restrict gx, float *__restrict sums, int64_t rows,
-                                         int64_t channels, Bounds b) {
-    for (int64_t r = 0; r < rows; r++, g += channels, x += channels, gx += channels)
+// The sums are those of gradient · activation(features), the gradient with respect to the factors.
+FOR_EVERY_PROCESSOR void scale_rows_back(In gradient, In features, In factors, Out features_gradient, Out sums, int64_t rows,
+                                         int64_t channels, Bounds bounds) {
+    for (int64_t r = 0; r < rows; r++, gradient += channels, features += channels, features_gradient += channels)
         for (int64_t c = 0; c < channels; c++) {
-            float through = x[c] > b.low ? g[c] : 0.0f;
-            gx[c] = x[c] < b.high ? m[c] * through : 0.0f;
-            sums[c] += g[c] * std::min(std::max(x[c], b.low), b.high);
+            float through = features[c] > bounds.low ? gradient[c] : 0.0f;
+            features_gradient[c] = features[c] < bounds.high ? factors[c] * through : 0.0f;
+            sums[c] += gradient[c] * std::min(std::max(features[c], bounds.low), bounds.high);
         }
 }
 
-// sums[c] += out
-FOR_EVERY_PROCESSOR void sum_rows(const float *__restrict s, const float *__restrict x, const float *__restrict m,
-                                  float *__restrict out, float *__restrict sums, int64_t rows, int64_t channels, Bounds b) {
-    for (int64_t r = 0; r < rows; r++, s += channels, x += channels, out += channels)
+// The sums are those of the result.
+FOR_EVERY_PROCESSOR void sum_rows(In base, In features, In factors, Out result, Out sums, int64_t rows, int64_t channels,
+                                  Bounds bounds) {
+    for (int64_t r = 0; r < rows; r++, base += channels, features += channels, result += channels)
         for (int64_t c = 0; c < channels; c++) {
-            float value = std::min(std::max(s[c] + m[c] * x[c], b.low), b.high);
-            out[c] = value;
+            float value = std::min(std::max(base[c] + factors[c] * features[c], bounds.low), bounds.high);
+            result[c] = value;
             sums[c] += value;
         }
 }
 
-// gs = g + h where the activation let `out` through; gx = m · gs; sums[c] += gs · x. `h` is the same for all rows.
-FOR_EVERY_PROCESSOR void sum_rows_back(const float *__restrict g, const float *__restrict h, const float *__restrict out,
-                                       const float *__restrict x, const float *__restrict m, float *__restrict gs,
-                                       float *__restrict gx, float *__restrict sums, int64_t rows, int64_t channels, Bounds b) {
-    for (int64_t r = 0; r < rows; r++, g += channels, out += channels, x += channels, gs += channels, gx += channels)
+// `of_means` is what every row's gradient has more, one value per channel; the sums are the gradient with respect to the factors.
+FOR_EVERY_PROCESSOR void sum_rows_back(In gradient, In of_means, In result, In features, In factors, Out base_gradient,
+                                       Out features_gradient, Out sums, int64_t rows, int64_t channels, Bounds bounds) {
+    for (int64_t r = 0; r < rows; r++) {
         for (int64_t c = 0; c < channels; c++) {
-            float gradient = g[c] + h[c];
-            float through = out[c] > b.low ? gradient : 0.0f;
-            through = out[c] < b.high ? through : 0.0f;
-            gs[c] = through;
-            gx[c] = m[c] * through;
-            sums[c] += through * x[c];
+            float whole = gradient[c] + of_means[c];
+            float through = result[c] > bounds.low ? whole : 0.0f;
+            through = result[c] < bounds.high ? through : 0.0f;
+            base_gradient[c] = through;
+            features_gradient[c] = factors[c] * through;
+            sums[c] += through * features[c];
         }
+        gradient += channels, result += channels, features += channels;
+        base_gradient += channels, features_gradient += channels;
+    }
 }
 
 // Runs `body(image, factors of its channels)` for every image, on libtorch's own threads: at::parallel_for is a template that would have
@@ -142,77 +149,80 @@ template <typename Body> void sum_image(const Shape &shape, int64_t image, Tenso
 Tensor like(const Tensor &features) { return at::empty_like(features); }
 
 struct Scale : Function<Scale> {
-    static Tensor forward(AutogradContext *context, const Tensor &x, const Tensor &factors, int64_t activation) {
-        context->save_for_backward({x, factors});
+    static Tensor forward(AutogradContext *context, const Tensor &features, const Tensor &factors, int64_t activation) {
+        context->save_for_backward({features, factors});
         context->saved_data["activation"] = activation;
-        Shape shape(x);
-        Tensor out = like(x);
-        const float *from = x.const_data_ptr<float>();
-        float *to = out.mutable_data_ptr<float>();
-        each_image(shape, factors, [&](int64_t image, const float *m) {
+        Shape shape(features);
+        Tensor result = like(features);
+        const float *from = features.const_data_ptr<float>();
+        float *to = result.mutable_data_ptr<float>();
+        each_image(shape, factors, [&](int64_t image, const float *own_factors) {
             int64_t at = image * shape.image();
-            scale_rows(from + at, m, to + at, shape.rows, shape.channels, bounds(activation));
+            scale_rows(from + at, own_factors, to + at, shape.rows, shape.channels, bounds(activation));
         });
-        return out;
+        return result;
     }
 
     static tensor_list backward(AutogradContext *context, tensor_list gradients) {
         auto saved = context->get_saved_variables();
-        const Tensor &x = saved[0], &factors = saved[1];
-        auto b = bounds(context->saved_data["activation"].toInt());
-        Tensor g = gradients[0].contiguous(at::MemoryFormat::ChannelsLast);
-        Shape shape(x);
-        Tensor gx = like(x), gm = at::zeros(factors.sizes(), factors.options());
-        const float *from_g = g.const_data_ptr<float>(), *from_x = x.const_data_ptr<float>();
-        float *to = gx.mutable_data_ptr<float>();
-        each_image(shape, factors, [&](int64_t image, const float *m) {
-            sum_image(shape, image, gm, [&](int64_t row, int64_t rows, float *sums) {
+        const Tensor &features = saved[0], &factors = saved[1];
+        Bounds limits = bounds(context->saved_data["activation"].toInt());
+        Tensor gradient = gradients[0].contiguous(at::MemoryFormat::ChannelsLast);
+        Shape shape(features);
+        Tensor features_gradient = like(features), factors_gradient = at::zeros(factors.sizes(), factors.options());
+        const float *from_gradient = gradient.const_data_ptr<float>(), *from_features = features.const_data_ptr<float>();
+        float *to = features_gradient.mutable_data_ptr<float>();
+        each_image(shape, factors, [&](int64_t image, const float *own_factors) {
+            sum_image(shape, image, factors_gradient, [&](int64_t row, int64_t rows, float *sums) {
                 int64_t at = image * shape.image() + row * shape.channels;
-                scale_rows_back(from_g + at, from_x + at, m, to + at, sums, rows, shape.channels, b);
+                scale_rows_back(from_gradient + at, from_features + at, own_factors, to + at, sums, rows, shape.channels, limits);
             });
         });
-        return {gx, gm, Tensor()};
+        return {features_gradient, factors_gradient, Tensor()};
     }
 };
 
 // The sum, and the mean of each of its channels.
 struct ScaledSum : Function<ScaledSum> {
-    static tensor_list forward(AutogradContext *context, const Tensor &s, const Tensor &x, const Tensor &factors, int64_t activation) {
-        Shape shape(x);
-        Tensor out = like(x), means = at::zeros({shape.images, shape.channels}, x.options());
-        const float *from_s = s.const_data_ptr<float>(), *from_x = x.const_data_ptr<float>();
-        float *to = out.mutable_data_ptr<float>();
-        each_image(shape, factors, [&](int64_t image, const float *m) {
+    static tensor_list forward(AutogradContext *context, const Tensor &base, const Tensor &features, const Tensor &factors,
+                               int64_t activation) {
+        Shape shape(features);
+        Tensor result = like(features), means = at::zeros({shape.images, shape.channels}, features.options());
+        const float *from_base = base.const_data_ptr<float>(), *from_features = features.const_data_ptr<float>();
+        float *to = result.mutable_data_ptr<float>();
+        each_image(shape, factors, [&](int64_t image, const float *own_factors) {
             sum_image(shape, image, means, [&](int64_t row, int64_t rows, float *sums) {
                 int64_t at = image * shape.image() + row * shape.channels;
-                sum_rows(from_s + at, from_x + at, m, to + at, sums, rows, shape.channels, bounds(activation));
+                sum_rows(from_base + at, from_features + at, own_factors, to + at, sums, rows, shape.channels, bounds(activation));
             });
         });
         means.div_(static_cast<double>(shape.rows));
-        context->save_for_backward({x, factors, out});
+        context->save_for_backward({features, factors, result});
         context->saved_data["activation"] = activation;
-        return {out, means};
+        return {result, means};
     }
 
     static tensor_list backward(AutogradContext *context, tensor_list gradients) {
         auto saved = context->get_saved_variables();
-        const Tensor &x = saved[0], &factors = saved[1], &out = saved[2];
-        auto b = bounds(context->saved_data["activation"].toInt());
-        Shape shape(x);
-        Tensor g = gradients[0].contiguous(at::MemoryFormat::ChannelsLast);
+        const Tensor &features = saved[0], &factors = saved[1], &result = saved[2];
+        Bounds limits = bounds(context->saved_data["activation"].toInt());
+        Shape shape(features);
+        Tensor gradient = gradients[0].contiguous(at::MemoryFormat::ChannelsLast);
         Tensor of_means = gradients[1].div(static_cast<double>(shape.rows)).contiguous();
-        Tensor gs = like(x), gx = like(x), gm = at::zeros(factors.sizes(), factors.options());
-        const float *from_g = g.const_data_ptr<float>(), *from_h = of_means.const_data_ptr<float>();
-        const float *from_out = out.const_data_ptr<float>(), *from_x = x.const_data_ptr<float>();
-        float *to_s = gs.mutable_data_ptr<float>(), *to_x = gx.mutable_data_ptr<float>();
-        each_image(shape, factors, [&](int64_t image, const float *m) {
-            const float *h = from_h + image * shape.channels;
-            sum_image(shape, image, gm, [&](int64_t row, int64_t rows, float *sums) {
+        Tensor base_gradient = like(features), features_gradient = like(features);
+        Tensor factors_gradient = at::zeros(factors.sizes(), factors.options());
+        const float *from_gradient = gradient.const_data_ptr<float>(), *from_means = of_means.const_data_ptr<float>();
+        const float *from_result = result.const_data_ptr<float>(), *from_features = features.const_data_ptr<float>();
+        float *to_base = base_gradient.mutable_data_ptr<float>(), *to_features = features_gradient.mutable_data_ptr<float>();
+        each_image(shape, factors, [&](int64_t image, const float *own_factors) {
+            const float *own_means = from_means + image * shape.channels;
+            sum_image(shape, image, factors_gradient, [&](int64_t row, int64_t rows, float *sums) {
                 int64_t at = image * shape.image() + row * shape.channels;
-                sum_rows_back(from_g + at, h, from_out + at, from_x + at, m, to_s + at, to_x + at, sums, rows, shape.channels, b);
+                sum_rows_back(from_gradient + at, own_means, from_result + at, from_features + at, own_factors, to_base + at,
+                              to_features + at, sums, rows, shape.channels, limits);
             });
         });
-        return {gs, gx, gm, Tensor()};
+        return {base_gradient, features_gradient, factors_gradient, Tensor()};
     }
 };
 
@@ -228,7 +238,7 @@ bool are_factors(const Tensor &factors, const Tensor &features) {
 
 Tensor activated(const Tensor &features, int64_t activation) {
     if (activation == 0) return features;
-    return activation == 1 ? at::relu(features) : at::clamp(features, 0, 6);
+    return activation == 1 ? at::relu(features) : at::hardtanh(features, 0, 6);
 }
 
 Tensor broadcast(const Tensor &factors, const Tensor &features) {
@@ -251,8 +261,8 @@ char *torch_ext_scale(const Tensor *features, const Tensor *factors, int64_t act
     });
 }
 
-// activation(base + factors · features) for equally shaped base and features, and the mean of each of its channels, [N, C] in
-// float32. Both results are the caller's.
+// activation(base + factors · features) for equally shaped base and features and, where they come along, the means of its channels,
+// [N, C], else null. Both results are the caller's.
 char *torch_ext_scaled_sum(const Tensor *base, const Tensor *features, const Tensor *factors, int64_t activation, Tensor **result,
                            Tensor **means) {
     return guarded([&] {
@@ -262,9 +272,8 @@ char *torch_ext_scaled_sum(const Tensor *base, const Tensor *features, const Ten
             auto results = ScaledSum::apply(*base, *features, factors->contiguous(), activation);
             *result = new Tensor(results[0]), *means = new Tensor(results[1]);
         } else {
-            Tensor sum = activated(at::add(*base, at::mul(*features, mask)), activation);
-            *means = new Tensor(at::mean(sum, {2, 3}, /*keepdim=*/false, at::kFloat));
-            *result = new Tensor(sum);
+            *result = new Tensor(activated(at::add(*base, at::mul(*features, mask)), activation));
+            *means = nullptr;
         }
     });
 }

@@ -16,11 +16,13 @@ const CONFIG: &str = "[network]\narch = \"cifar-resnet20\"\n[data]\nimage_size =
      [optimizer]\nlearning_rate = 0.02\n[checkpoints]\nevery_steps = 1\n\
      [train]\nepochs = 2\nbatch_size = 8\nlog_every = 2\naverage_decay = 0.9\n";
 
-fn spawn(arguments: &[&str]) -> Child {
+/// Starts the program; what it says goes to the end of `log`.
+fn spawn(arguments: &[&str], log: &Path) -> Child {
+    let log = fs::File::options().create(true).append(true).open(log).expect("the log can be written");
     let mut command = Command::new(env!("CARGO_BIN_EXE_train"));
     // One thread each, so that a loaded machine does not stretch the run.
     command.env("OMP_NUM_THREADS", "1").args(arguments).args(["--device", "cpu"]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts")
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("the program starts")
 }
 
 fn path(path: &Path) -> &str {
@@ -40,7 +42,9 @@ fn a_run_that_is_killed_at_any_moment_resumes_to_the_same_bits() {
     let (data, config) = (folder.path().join("data"), folder.path().join("config.toml"));
     draw(&data, &SampleSet { train_per_class: 4, val_per_class: 1, seed: 3 }).unwrap();
     fs::write(&config, CONFIG).unwrap();
-    let fresh = |out: &Path| spawn(&["fit", "--config", path(&config), "--data", path(&data), "--out", path(out)]);
+    let log = folder.path().join("log");
+    let fresh =
+        |out: &Path| spawn(&["fit", "--config", path(&config), "--data", path(&data), "--out", path(out)], &log);
     let last = |out: &Path| fs::read(out.join("checkpoints/last.safetensors")).unwrap();
 
     let whole = folder.path().join("whole");
@@ -53,17 +57,20 @@ fn a_run_that_is_killed_at_any_moment_resumes_to_the_same_bits() {
         let out = folder.path().join(format!("run-{finished}"));
         let mut child = fresh(&out);
         loop {
+            let mut is_killed = false;
             if killed < kills {
                 std::thread::sleep(moment(killed, duration));
-                killed += u32::from(child.try_wait().unwrap().is_none());
+                is_killed = child.try_wait().unwrap().is_none();
+                killed += u32::from(is_killed);
                 // SIGKILL.
                 let _ = child.kill();
             }
             if child.wait().unwrap().success() {
                 break;
             }
+            assert!(is_killed, "it failed by itself: {}", fs::read_to_string(&log).unwrap());
             child = if out.join("config.toml").exists() {
-                spawn(&["fit", "--resume", "--out", path(&out)])
+                spawn(&["fit", "--resume", "--out", path(&out)], &log)
             } else {
                 // Killed before it had made its folder whole.
                 let _ = fs::remove_dir_all(&out);

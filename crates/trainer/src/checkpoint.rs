@@ -70,7 +70,7 @@ pub struct Training {
     pub batch: usize,
     /// Steps completed in all.
     pub step: u64,
-    /// Those of them in which parameters moved: all but those whose images could not be used.
+    /// Those of them whose images could be used, by which AdamW and the average of weights count.
     #[serde(default)]
     pub updates: u64,
     /// The evaluation after the last completed epoch.

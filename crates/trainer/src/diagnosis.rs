@@ -13,7 +13,7 @@ const IMAGES_TOLD: usize = 3;
 /// What went wrong in a step.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Diagnosis {
-    /// The step, from 0.
+    /// Steps done before it.
     pub step: u64,
     /// The first values that were not finite numbers, if some were found.
     pub first: Option<String>,

@@ -190,7 +190,6 @@ impl Fit {
             let interrupted = interrupt.load(Ordering::Relaxed);
             if interrupted || (number < batches && self.save_is_due(saved)) {
                 self.judge_health(listeners)?;
-                self.refuse_broken_weights()?;
                 self.progress.partial = totals.read()?;
                 self.progress.health = self.health.state()?;
                 if interrupted {
@@ -206,7 +205,7 @@ impl Fit {
     }
 
     /// What is evaluated and deployed.
-    fn deployed(&self) -> &Network {
+    pub(crate) fn deployed(&self) -> &Network {
         self.average.as_ref().map_or(&self.network, Average::network)
     }
 
@@ -224,7 +223,8 @@ impl Fit {
             image_size: self.config.data.image_size,
             seed: self.config.train.seed,
             max_bad_share: self.config.data.max_bad_share,
-            record: self.config.train.epochs <= self.progress.epoch + 1,
+            // Any epoch may be the last of a run that can stop early.
+            record: self.config.train.epochs <= self.progress.epoch + 1 || self.config.train.patience > 0,
         };
         let mut strategies = vec![policy];
         let samples = matches!(self.config.train.policy, Policy::Sample { .. });
@@ -265,7 +265,7 @@ impl Fit {
     /// Whether the last `train.patience` epochs brought nothing better. Before gates are decided there is nothing to compare.
     fn has_stalled(&self) -> bool {
         let patience = self.config.train.patience;
-        let still_learning = self.config.gates.decide_after.is_some() && !self.is_decided(self.progress.step);
+        let still_learning = self.decided_from().is_some_and(|from| self.progress.step < from);
         let (epoch, best) = (self.progress.epoch, self.progress.best);
         patience > 0 && !still_learning && best.is_some_and(|(best, _)| epoch >= best + patience)
     }
@@ -345,7 +345,6 @@ impl Fit {
         let EpochEvaluations { deployed: evaluation, sampled, unaveraged } = found;
         // The last step may have broken what its own loss did not show yet; such a network is never saved.
         self.refuse_broken_evaluation(evaluation.summary.loss)?;
-        self.refuse_broken_weights()?;
         let train = std::mem::take(&mut self.progress.partial).summary();
         self.progress.epoch += 1;
         self.progress.batch = 0;

@@ -19,7 +19,7 @@ const UNSPENT_WORTH_A_NOTE: f64 = 0.02;
 
 impl Fit {
     /// The step before which gates are decided, if they ever are.
-    fn decided_from(&self) -> Option<u64> {
+    pub(crate) fn decided_from(&self) -> Option<u64> {
         let from = self.config.gates.decided_from(self.steps_per_epoch());
         from.filter(|_| !self.blocks_of_gates.is_empty())
     }

@@ -14,12 +14,13 @@ const GROWTH_INTERVAL: i64 = 2000;
 /// Judges every step.
 #[derive(Debug)]
 pub(crate) struct Health {
-    /// Steps that may be left out.
+    /// Steps that may be left out; those that were before the run was resumed always may.
     allowed: u64,
     /// Steps left out, float64 scalar.
     left_out: Tensor,
-    /// The first of them since it was last read, float64 scalar; −1: none.
+    /// The first of them since it was last read, and the one that was too much; float64 scalars, −1: none.
     first: Tensor,
+    last_straw: Tensor,
     scale: Option<LossScale>,
     /// Batch norm statistics, and what they were before the step: those of a step that is left out do not count. Empty where such
     /// a step ends the run.
@@ -33,6 +34,17 @@ struct LossScale {
     scale: Tensor,
     /// Good steps since it last changed, int32 scalar.
     good: Tensor,
+}
+
+/// What became of the steps, whose numbers are from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// All were good.
+    Nothing,
+    /// Some were left out, this one first.
+    LeftOut(u64),
+    /// This one was too much; it and all after it were left out.
+    TooMany(u64),
 }
 
 /// What a checkpoint keeps of it.
@@ -62,8 +74,10 @@ impl Health {
                 statistics.push((buffer.tensor.shallow_clone(), buffer.tensor.f_zeros_like()?));
             }
         }
-        let left_out = scalar(state.left_out as f64, Kind::Double, device)?;
-        Ok(Self { allowed, left_out, first: scalar(-1.0, Kind::Double, device)?, scale, statistics })
+        let number = |value: f64| scalar(value, Kind::Double, device);
+        let allowed = allowed.max(state.left_out);
+        let (left_out, first, last_straw) = (number(state.left_out as f64)?, number(-1.0)?, number(-1.0)?);
+        Ok(Self { allowed, left_out, first, last_straw, scale, statistics })
     }
 
     /// Remembers what a step that is left out must not have changed.
@@ -105,9 +119,12 @@ impl Health {
             }
         };
         self.left_out = self.left_out.f_add(&counts.f_to_kind(Kind::Double)?)?;
-        let is_first = self.first.f_lt(0.0)?.f_logical_and(&counts)?;
-        self.first = self.first.f_masked_fill(&is_first, step as f64)?;
-        let skip = bad.f_logical_or(&self.left_out.f_gt(self.allowed as f64)?)?;
+        let too_many = self.left_out.f_gt(self.allowed as f64)?;
+        for (number, holds) in [(&mut self.first, &counts), (&mut self.last_straw, &too_many)] {
+            let is_new = number.f_lt(0.0)?.f_logical_and(holds)?;
+            *number = number.f_masked_fill(&is_new, step as f64)?;
+        }
+        let skip = bad.f_logical_or(&too_many)?;
         for (own, kept) in &mut self.statistics {
             own.f_copy_(&kept.f_where_self(&skip, own)?)?;
         }
@@ -123,14 +140,18 @@ impl Health {
         Ok(HealthState { left_out: self.left_out.f_double_value(&[])? as u64, scale })
     }
 
-    /// The number of the first step that was left out since the last call, and whether too many were by now. Waits for the device.
-    pub fn found(&mut self) -> Result<Option<(u64, bool)>> {
-        let first = self.first.f_double_value(&[])?;
+    /// What was found since the last call. Waits for the device.
+    pub fn found(&mut self) -> Result<Found> {
+        let numbers = Tensor::f_stack(&[&self.first, &self.last_straw], 0)?.f_to_device(Device::Cpu)?;
+        let [first, last_straw] = [numbers.f_double_value(&[0])?, numbers.f_double_value(&[1])?];
+        if last_straw >= 0.0 {
+            return Ok(Found::TooMany(last_straw as u64));
+        }
         if first < 0.0 {
-            return Ok(None);
+            return Ok(Found::Nothing);
         }
         self.first = self.first.f_full_like(-1.0)?;
-        Ok(Some((first as u64, self.left_out.f_double_value(&[])? > self.allowed as f64)))
+        Ok(Found::LeftOut(first as u64))
     }
 }
 
@@ -158,15 +179,30 @@ mod tests {
         let (tensors, _) = tensors();
         let mut health = Health::new(1, false, &tensors, &HealthState::default()).unwrap();
         assert!(!judge(&mut health, 0, 1.0, 1.0));
-        assert_eq!(health.found().unwrap(), None);
+        assert_eq!(health.found().unwrap(), Found::Nothing);
         assert!(judge(&mut health, 1, f32::NAN, 1.0));
         assert!(!judge(&mut health, 2, 1.0, 1.0));
-        assert_eq!(health.found().unwrap(), Some((1, false)));
-        assert_eq!(health.found().unwrap(), None);
+        assert_eq!(health.found().unwrap(), Found::LeftOut(1));
+        assert_eq!(health.found().unwrap(), Found::Nothing);
         assert!(judge(&mut health, 3, 1.0, f32::INFINITY));
         assert!(judge(&mut health, 4, 1.0, 1.0));
-        assert_eq!(health.found().unwrap(), Some((3, true)));
-        assert_eq!(health.state().unwrap(), HealthState { left_out: 2, scale: None });
+        assert_eq!(health.found().unwrap(), Found::TooMany(3));
+        let state = health.state().unwrap();
+        assert_eq!(state, HealthState { left_out: 2, scale: None });
+        // Fewer are allowed from now on: what was left out before is no fault, the next one is.
+        let mut stricter = Health::new(0, false, &tensors, &state).unwrap();
+        assert!(!judge(&mut stricter, 5, 1.0, 1.0) && judge(&mut stricter, 6, f32::NAN, 1.0));
+        assert_eq!(stricter.found().unwrap(), Found::TooMany(6));
+    }
+
+    #[test]
+    fn of_several_bad_steps_between_two_looks_the_one_that_was_too_much_is_named() {
+        let (tensors, _) = tensors();
+        let mut health = Health::new(1, false, &tensors, &HealthState::default()).unwrap();
+        for (step, loss) in [(0, 1.0), (1, f32::NAN), (2, 1.0), (3, f32::NAN), (4, f32::NAN)] {
+            judge(&mut health, step, loss, 1.0);
+        }
+        assert_eq!(health.found().unwrap(), Found::TooMany(3));
     }
 
     #[test]
@@ -193,7 +229,7 @@ mod tests {
         assert_eq!(health.scaled(&Tensor::from(2.0f32)).unwrap().double_value(&[]), 2.0 * FIRST_SCALE);
         assert!(judge(&mut health, 0, 1.0, f32::INFINITY));
         assert!(!judge(&mut health, 1, 1.0, 1.0));
-        assert_eq!(health.found().unwrap(), None, "a search for the scale is no fault");
+        assert_eq!(health.found().unwrap(), Found::Nothing, "a search for the scale is no fault");
         let state = health.state().unwrap();
         assert_eq!(state, HealthState { left_out: 0, scale: Some((FIRST_SCALE / 2.0, 1)) });
         let mut resumed = Health::new(0, true, &tensors, &state).unwrap();
@@ -203,10 +239,10 @@ mod tests {
         assert_eq!(resumed.state().unwrap().scale, Some((FIRST_SCALE, 0)));
         // Where no scale helps, or the loss itself is broken, it is one.
         assert!(judge(&mut resumed, 3000, f32::NAN, 1.0));
-        assert_eq!(resumed.found().unwrap(), Some((3000, true)));
+        assert_eq!(resumed.found().unwrap(), Found::TooMany(3000));
         let state = HealthState { left_out: 0, scale: Some((1.0, 0)) };
         let mut unscaled = Health::new(0, true, &tensors, &state).unwrap();
         assert!(judge(&mut unscaled, 0, 1.0, f32::NAN));
-        assert_eq!(unscaled.found().unwrap(), Some((0, true)));
+        assert_eq!(unscaled.found().unwrap(), Found::TooMany(0));
     }
 }

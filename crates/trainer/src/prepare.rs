@@ -50,6 +50,12 @@ impl Fit {
             Some(run) if run.checkpoints().exists() => Some(run.lock()?),
             _ => None,
         };
+        if let Some(run) = resumed_from.as_ref().filter(|_| begun.is_none()) {
+            let changes = changes(&Config::read(&run.config(), &[])?, &config);
+            if !changes.is_empty() && resume != Resume::WithChanges {
+                return Err(Error::ConfigChanged { changes: changes.into_iter().map(|(_, how)| how).collect() });
+            }
+        }
         let origin = match (&config.network.checkpoint, begun) {
             (None, _) => None,
             (Some(path), None) => Some(Checkpoint::read(path)?),
@@ -86,7 +92,9 @@ impl Fit {
         let Start { progress, fresh_gates, average, ago, faults } = start;
         let scaled = config.train.precision == Precision::Float16;
         let health = Health::new(config.train.max_bad_steps, scaled, network.tensors(), &progress.health)?;
-        let at_once = config.gates.decided_from(dataset.train.items.len() / config.train.batch_size) == Some(0);
+        // As the loader counts them.
+        let steps = (dataset.train.items.len() / config.train.batch_size).max(1);
+        let at_once = begun.is_none() && config.gates.decided_from(steps) == Some(0);
         if at_once && fresh_gates && spec.gate_count() > 0 && config.gates.start == GateStart::Alike {
             return Err(fault("gates.decide_after", ALL_ALIKE.to_owned()));
         }

@@ -36,14 +36,17 @@ pub struct DryRun {
     pub checkpoint: usize,
     /// Epochs, steps in each, and evaluation batches after each.
     pub length: (u64, usize, usize),
+    /// Batches that batch norm statistics are re-estimated over before each evaluation.
+    pub calibration: usize,
 }
 
 impl DryRun {
-    /// Seconds the whole run would take at this pace. Gates that are sampled and weights that are averaged are evaluated once more, which
-    /// it leaves out.
+    /// Seconds the whole run would take at this pace. It leaves out that gates which are sampled and weights which are averaged are evaluated
+    /// once more, how gates start and are decided, and checkpoints. Images that were decoded ahead may hide a slow loader.
     pub fn projected(&self) -> f64 {
         let (epochs, steps, evaluations) = self.length;
-        epochs as f64 * (steps as f64 * self.step.total + evaluations as f64 * self.evaluation)
+        let calibration = self.calibration as f64 * (self.step.images + self.step.forward);
+        epochs as f64 * (steps as f64 * self.step.total + calibration + evaluations as f64 * self.evaluation)
     }
 }
 
@@ -69,7 +72,7 @@ pub fn dry_run(config: Config, out: Option<&Path>, device: Device) -> Result<Dry
             let lesson = fit.lesson(fit.progress.step, &batch)?;
             fit.step(&lesson, &mut totals, &mut clock)?;
         }
-        fit.judge_health(&mut [])?;
+        fit.judge_health(&mut []).map_err(without_list)?;
         fit.progress.step += 1;
         step = clock.read();
     }
@@ -80,7 +83,16 @@ pub fn dry_run(config: Config, out: Option<&Path>, device: Device) -> Result<Dry
     let parameters = (fit.cost.parameters, fit.cost.gate_parameters);
     // It names a folder that will not be there.
     let notes = fit.notes.iter().map(|note| note.split("; writing ").next().unwrap_or(note).to_owned()).collect();
-    Ok(DryRun { notes, parameters, memory: peak_memory(device), step, evaluation, checkpoint, length })
+    let calibration = fit.config.train.calibrate_batches;
+    Ok(DryRun { calibration, notes, parameters, memory: peak_memory(device), step, evaluation, checkpoint, length })
+}
+
+/// The list of images is in a folder that goes.
+fn without_list(mut error: Error) -> Error {
+    if let Error::NotFinite { diagnosis, .. } = &mut error {
+        diagnosis.list = None;
+    }
+    error
 }
 
 /// Seconds for one batch.

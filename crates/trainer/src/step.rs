@@ -7,6 +7,7 @@ use crate::erase::erase;
 use crate::error::{Error, Result};
 use crate::event::{Event, Listener, Scheduled, tell};
 use crate::file::write_atomically;
+use crate::health::Found;
 use crate::mix::Mix;
 use crate::objective::{Answers, Pull};
 use crate::optimizer::Update;
@@ -140,14 +141,17 @@ impl Fit {
 
     /// Tells of steps that were left out since the last call, and ends the run if they were too many. On a GPU it waits for the device.
     pub(crate) fn judge_health(&mut self, listeners: &mut [Box<dyn Listener>]) -> Result<()> {
-        let Some((step, too_many)) = self.health.found()? else { return Ok(()) };
+        let step = match self.health.found()? {
+            Found::Nothing => return Ok(()),
+            Found::LeftOut(step) => step,
+            Found::TooMany(step) => {
+                let what = format!("training step {}", step + 1);
+                return Err(Error::NotFinite { what, diagnosis: Box::new(self.diagnose(step)?) });
+            }
+        };
         self.progress.health = self.health.state()?;
-        if too_many {
-            let what = format!("training step {}", step + 1);
-            return Err(Error::NotFinite { what, diagnosis: Box::new(self.diagnose(step)?) });
-        }
         let note = format!(
-            "the loss or the gradients of step {} are not finite numbers; it is left out ({} so far, train.max_bad_steps allows {})",
+            "the loss or the gradients of step {} are not finite numbers; it is left out ({} in all, train.max_bad_steps allows {})",
             step + 1,
             self.progress.health.left_out,
             self.config.train.max_bad_steps
@@ -224,10 +228,13 @@ impl Fit {
 
     /// The last step may have broken what no loss has shown yet; such a state is never saved.
     pub(crate) fn refuse_broken_weights(&self) -> Result<()> {
-        match broken_tensor(&self.network)? {
-            None => Ok(()),
-            first => Err(self.not_finite("what the network learned", first)),
+        for network in [&self.network, self.deployed()] {
+            let first = broken_tensor(network)?;
+            if first.is_some() {
+                return Err(self.not_finite("what the network learned", first));
+            }
         }
+        Ok(())
     }
 
     /// An evaluation that says nothing is the end of a run.
@@ -235,7 +242,7 @@ impl Fit {
         if cross_entropy.is_finite() {
             return Ok(());
         }
-        let first = broken_tensor(&self.network)?.or_else(|| Some("the cross entropy of the evaluation".into()));
+        let first = broken_tensor(self.deployed())?.or_else(|| Some("the cross entropy of the evaluation".into()));
         Err(self.not_finite("the evaluation", first))
     }
 

@@ -1,6 +1,6 @@
 //! `train fit`
 
-use super::Usage;
+use super::{Usage, overrides};
 use crate::Done;
 use crate::device::DeviceChoice;
 use crate::table::{bytes, count, macs, metric_value, percent, table};
@@ -103,13 +103,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
 }
 
 fn config(args: &Args) -> Result<Config> {
-    let mut overrides = Vec::new();
-    for set in &args.set {
-        match set.split_once('=') {
-            Some((key, value)) if !key.is_empty() => overrides.push((key.trim().to_owned(), value.trim().to_owned())),
-            _ => bail!(Usage(format!("--set {set}: expected KEY=VALUE, such as train.epochs=30"))),
-        }
-    }
+    let overrides = overrides(&args.set)?;
     let mut config = match (&args.config, &args.checkpoint, &args.out) {
         (Some(path), ..) => Config::read(path, &overrides)?,
         (None, Some(checkpoint), _) => of_checkpoint(checkpoint, overrides)?,
@@ -123,14 +117,15 @@ fn config(args: &Args) -> Result<Config> {
         config.network.weights = None;
     }
     if let Some(data) = &args.data {
-        // Absolute, so that the run can be continued from any folder.
-        config.data.path = Some(std::path::absolute(data).unwrap_or_else(|_| data.clone()));
-    }
-    if let Some(teacher) = &mut config.distillation.teacher {
-        *teacher = std::path::absolute(&*teacher).unwrap_or_else(|_| teacher.clone());
+        config.data.path = Some(data.clone());
     }
     if let Some(weights) = &args.weights {
         config.network.weights = Some(weights.clone());
+    }
+    // Absolute, so that the run can be continued from any folder.
+    let (network, teacher) = (&mut config.network, &mut config.distillation.teacher);
+    for path in [&mut config.data.path, &mut network.weights, &mut network.checkpoint, teacher].into_iter().flatten() {
+        *path = std::path::absolute(&*path).unwrap_or_else(|_| path.clone());
     }
     if args.resume && config.data.path.is_none() {
         let run = args.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(&config.train.name));

@@ -26,6 +26,15 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
+/// The keys that --set changes.
+pub(crate) fn overrides(set: &[String]) -> Result<Vec<(String, String)>> {
+    let split = |set: &String| match set.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        _ => bail!(Usage(format!("--set {set}: expected KEY=VALUE, such as train.epochs=30"))),
+    };
+    set.iter().map(split).collect()
+}
+
 /// Refuses an --out file that exists or has no folder to be written to, before any work is done.
 pub(crate) fn refuse_existing(out: &Path) -> Result<()> {
     if out.exists() {

@@ -221,7 +221,7 @@ pub enum Precision {
     Float32,
     /// 16 bits with the range of float32, under autocast.
     Bfloat16,
-    /// 16 bits under autocast; the loss is scaled so that its gradients stay in range. CUDA only.
+    /// 16 bits under autocast; the loss is scaled so that its gradients stay in range. Meant for CUDA: processors compute it slowly.
     Float16,
 }
 

@@ -1,10 +1,10 @@
 //! `train bench step`
 
 use crate::Done;
-use crate::commands::Usage;
+use crate::commands::overrides;
 use crate::device::DeviceChoice;
 use crate::table::{bytes, percent, table};
-use anyhow::{Result, bail};
+use anyhow::Result;
 use serde_json::{Value, json};
 use trainer::{Config, StepBench, StepTime};
 
@@ -46,6 +46,7 @@ const WARM_UP: u32 = 2;
 
 /// What one variant took.
 struct Timing {
+    config: Config,
     gates: String,
     /// By their total, ascending.
     steps: Vec<StepTime>,
@@ -55,14 +56,19 @@ impl Timing {
     fn median(&self) -> StepTime {
         self.steps[self.steps.len() / 2]
     }
+
+    fn images_per_second(&self) -> f64 {
+        self.config.train.batch_size as f64 / self.median().total
+    }
 }
 
 pub(crate) fn step(args: &Step) -> Result<Done> {
     let device = args.device.resolve()?;
     let mut variants = Vec::new();
     for gates in &args.gates {
-        variants
-            .push((StepBench::new(config(args, gates)?, device)?, Timing { gates: gates.clone(), steps: Vec::new() }));
+        let config = config(args, gates)?;
+        let bench = StepBench::new(config.clone(), device)?;
+        variants.push((bench, Timing { config, gates: gates.clone(), steps: Vec::new() }));
     }
     for round in 0..WARM_UP + args.rounds {
         for (bench, timing) in &mut variants {
@@ -77,7 +83,7 @@ pub(crate) fn step(args: &Step) -> Result<Done> {
     for timing in &mut timings {
         timing.steps.sort_by(|a, b| a.total.total_cmp(&b.total));
     }
-    Ok(Done::ok(if args.json { json(args, &timings, memory) } else { text(args, &timings, memory) }))
+    Ok(Done::ok(if args.json { json(&timings, memory) } else { text(args, &timings, memory) }))
 }
 
 fn config(args: &Step, gates: &str) -> Result<Config> {
@@ -89,12 +95,7 @@ fn config(args: &Step, gates: &str) -> Result<Config> {
         ("data.resize".into(), preset.resize.to_string()),
         ("train.batch_size".into(), args.batch.to_string()),
     ];
-    for set in &args.set {
-        let Some((key, value)) = set.split_once('=') else {
-            bail!(Usage(format!("--set {set}: expected KEY=VALUE, such as train.precision=bfloat16")));
-        };
-        keys.push((key.trim().to_owned(), value.trim().to_owned()));
-    }
+    keys.extend(overrides(&args.set)?);
     Ok(trainer::config::parse("the command line", "", &keys)?)
 }
 
@@ -107,7 +108,7 @@ fn text(args: &Step, timings: &[Timing], memory: Option<u64>) -> String {
         let milliseconds = |seconds: f64| format!("{:.1} ms", 1000.0 * seconds);
         rows.push(vec![
             timing.gates.clone(),
-            format!("{:.2}", f64::from(args.batch) / median.total),
+            format!("{:.2}", timing.images_per_second()),
             milliseconds(median.total),
             format!("{:.1} to {:.1} ms", 1000.0 * timing.steps[0].total, 1000.0 * timing.steps[last].total),
             percent(median.total / first),
@@ -117,22 +118,25 @@ fn text(args: &Step, timings: &[Timing], memory: Option<u64>) -> String {
         ]);
     }
     let memory = memory.map_or(String::new(), |memory| format!(", {} at the peak", bytes(memory)));
-    let (arch, batch, rounds) = (&args.arch, args.batch, args.rounds);
+    let (config, rounds) = (&timings[0].config, args.rounds);
+    let (arch, batch) = (&config.network.arch, config.train.batch_size);
     format!("{arch}, {batch} images a step, {rounds} steps of each{memory}\n\n{}", table(&rows))
 }
 
-fn json(args: &Step, timings: &[Timing], memory: Option<u64>) -> String {
+fn json(timings: &[Timing], memory: Option<u64>) -> String {
     let variants: Vec<Value> = timings
         .iter()
         .map(|timing| {
             json!({
                 "gates": timing.gates,
-                "images_per_second": f64::from(args.batch) / timing.median().total,
+                "images_per_second": timing.images_per_second(),
                 "median": timing.median(),
                 "seconds": timing.steps.iter().map(|step| step.total).collect::<Vec<_>>(),
             })
         })
         .collect();
-    let value = json!({ "arch": args.arch, "batch": args.batch, "peak_memory_bytes": memory, "variants": variants });
+    let config = &timings[0].config;
+    let (arch, batch) = (&config.network.arch, config.train.batch_size);
+    let value = json!({ "arch": arch, "batch": batch, "peak_memory_bytes": memory, "variants": variants });
     format!("{value:#}\n")
 }
