@@ -152,12 +152,14 @@ fn sixteen_bits_train_as_thirty_two_do_and_resume_exactly() {
 /// A set in which every image is the same, whatever its class: batch norm then sees the same in every part of a batch.
 fn one_image_many_labels(folder: &Path) -> PathBuf {
     let set = folder.join("set");
-    let image = Dataset::open(sample_set()).unwrap().train.items[0].path.clone();
+    let image = image::open(&Dataset::open(sample_set()).unwrap().train.items[0].path).unwrap();
+    // Square, so that no crop can differ.
+    let image = image.resize_exact(32, 32, image::imageops::FilterType::Triangle);
     for split in ["train", "val"] {
         for (class, number) in (0..5).flat_map(|class| (0..8).map(move |number| (class, number))) {
             let class = set.join(split).join(format!("class-{class}"));
             fs::create_dir_all(&class).unwrap();
-            fs::copy(&image, class.join(format!("{number}.jpg"))).unwrap();
+            image.save(class.join(format!("{number}.png"))).unwrap();
         }
     }
     set
@@ -170,22 +172,24 @@ fn a_batch_in_parts_is_one_step_with_the_mean_of_their_gradients() {
     let learned = |accumulate, name: &str| {
         let mut config = config("");
         config.gates.granularity = Granularity::NONE;
+        // Its last features have pixels left, without which a batch norm over equal images has nothing to tell apart.
+        config.network.arch = "cifar-resnet20".into();
         config.data.path = Some(set.clone());
         (config.data.augment, config.data.padding, config.data.flip) = (Augment::PaddedCrop, 0, 0.0);
         config.data.resize = 32;
-        config.train.accumulate = accumulate;
+        (config.train.batch_size, config.train.epochs, config.train.accumulate) = (40, 1, accumulate);
         let out = folder.path().join(name);
         run(config, &out, false, None).unwrap();
         let checkpoint = Checkpoint::read(&RunDir::at(&out).last()).unwrap();
-        assert_eq!(checkpoint.training.as_ref().unwrap().step, 10);
+        assert_eq!(checkpoint.training.as_ref().unwrap().step, 1);
         let network = checkpoint.network(Device::Cpu).unwrap();
-        network.tensors().get("fc.weight").unwrap().tensor.detach().copy()
+        network.tensors().get("linear.weight").unwrap().tensor.detach().copy()
     };
-    // Three parts of eight images are of two sizes.
+    // Three parts of forty images are of two sizes.
     let (whole, parts, other) = (learned(1, "whole"), learned(3, "parts"), learned(4, "other"));
     for parts in [parts, other] {
         let error = (&whole - &parts).abs().max().double_value(&[]) / whole.abs().max().double_value(&[]);
-        assert!(error < 1e-3, "{error}");
+        assert!(error < 1e-5, "{error}");
     }
 }
 
