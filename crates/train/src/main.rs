@@ -97,6 +97,7 @@ fn main() -> ExitCode {
 /// Whether the command line or the configuration is to blame.
 fn is_wrong_usage(error: &anyhow::Error) -> bool {
     error.is::<commands::Usage>()
+        || error.is::<trainer::config::Faults>()
         || matches!(error.downcast_ref(), Some(trainer::Error::Config(_)))
         || matches!(error.downcast_ref(), Some(arch::Error::UnknownPreset { .. }))
 }
