@@ -7,10 +7,11 @@
 SAMPLE_DATA := sample-data
 TRAIN := target/release/train
 # What makes any configuration small enough to try.
-TRY := --set train.epochs=1 --set train.batch_size=32 --set train.calibrate_batches=2 --set data.image_size=32 --set data.resize=32
+TRY := --set train.epochs=1 --set train.batch_size=32 --set data.image_size=32 --set data.resize=32
 CONFIGS := $(filter-out %-sample,$(patsubst configs/%.toml,%,$(sort $(wildcard configs/*.toml))))
-# Gates that are decided are decided in that one epoch.
-TRY_FILTERS := --set gates.decide_after=0.5
+# Statistics are re-estimated over few batches, or gates decided in that one epoch.
+TRY_PAPER := --set train.calibrate_batches=2
+TRY_BUDGET := --set gates.decide_after=0.5
 # Settings of the environment that would lose the run path of .cargo/config.toml or point past .libtorch.
 CARGO := @env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u LIBTORCH CARGO_TARGET_DIR=target cargo
 
@@ -54,7 +55,7 @@ train-resnet50-aig:
 
 $(filter-out train-resnet50-aig,$(CONFIGS:%=train-%)): train-%:
 	@echo "make $@ needs images: DATA=DIR in ImageNet layout, DIR/train/CLASS/IMAGE.jpg and DIR/val/CLASS/IMAGE.jpg." >&2
-	@echo "To try it: make sample-data && make $@ DATA=$(SAMPLE_DATA) ARGS='$(TRY)$(if $(filter %-filter,$*), $(TRY_FILTERS))'" >&2
+	@echo "To try it: make sample-data && make $@ DATA=$(SAMPLE_DATA) ARGS='$(TRY) $(if $(filter %-paper,$*),$(TRY_PAPER),$(TRY_BUDGET))'" >&2
 	@exit 2
 endif
 

@@ -22,9 +22,10 @@ fn shipped_configurations_are_valid_and_say_what_they_mean() {
     for network in ["resnet50", "resnet101", "mobilenetv2", "cifar-resnet20", "cifar-resnet56", "cifar-resnet110"] {
         let layer = if network.starts_with("resnet") { "aig" } else { "layer" };
         for gates in ["filter", layer] {
-            assert!(names.contains(&format!("{network}-{gates}")), "{network}-{gates}");
+            for form in ["", "-paper"] {
+                assert!(names.contains(&format!("{network}-{gates}{form}")), "{network}-{gates}{form}");
+            }
         }
-        assert!(names.contains(&format!("{network}-filter-paper")), "{network}");
     }
 }
 
@@ -40,16 +41,15 @@ fn the_settings_that_make_suggests_to_try_things_fit_every_configuration() {
     for entry in std::fs::read_dir(root.join("configs")).unwrap() {
         let path = entry.unwrap().path();
         let mut overrides = settings("TRY");
-        if path.file_stem().unwrap().to_string_lossy().ends_with("-filter") {
-            overrides.extend(settings("TRY_FILTERS"));
-        }
+        let paper = path.file_stem().unwrap().to_string_lossy().ends_with("-paper");
+        overrides.extend(settings(if paper { "TRY_PAPER" } else { "TRY_BUDGET" }));
         assert_eq!(Config::read(&path, &overrides).unwrap().train.epochs, 1, "{}", path.display());
     }
 }
 
 #[test]
 fn the_papers_recipe_gates_ten_blocks() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/resnet50-aig.toml");
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/resnet50-aig-paper.toml");
     let config = Config::read(&path, &[]).unwrap();
     let spec = config.spec(1000).unwrap();
     assert_eq!(spec.gate_count(), 10, "16 blocks, six of them with target 1");
