@@ -45,12 +45,12 @@ pub struct Loader {
 
 #[derive(Debug)]
 struct Shared {
-    split: Split,
+    split: Arc<Split>,
     transform: Transform,
     normalise: Normalise,
     order: Order,
     batch_size: usize,
-    threads: ThreadPool,
+    threads: Arc<ThreadPool>,
 }
 
 impl Loader {
@@ -69,8 +69,16 @@ impl Loader {
     ) -> Result<Self> {
         let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("decode-{i}"));
         let threads = pool.build().map_err(|error| Error::Threads(error.to_string()))?;
-        let batch_size = batch_size.max(1);
+        let (split, threads, batch_size) = (Arc::new(split), Arc::new(threads), batch_size.max(1));
         Ok(Self { shared: Arc::new(Shared { split, transform, normalise, order, batch_size, threads }), ahead })
+    }
+
+    /// The same batches, prepared in another way; split and threads are shared.
+    pub fn with_transform(&self, transform: Transform) -> Self {
+        let Shared { normalise, order, batch_size, .. } = *self.shared;
+        let (split, threads) = (Arc::clone(&self.shared.split), Arc::clone(&self.shared.threads));
+        let shared = Shared { split, transform, normalise, order, batch_size, threads };
+        Self { shared: Arc::new(shared), ahead: self.ahead }
     }
 
     /// The split the batches come from.

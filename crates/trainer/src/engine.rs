@@ -43,6 +43,8 @@ pub struct Fit {
     pub(crate) optimizer: Optimizer,
     pub(crate) objective: Objective,
     pub(crate) train: Loader,
+    /// Training images prepared as in an evaluation.
+    pub(crate) train_as_deployed: Loader,
     pub(crate) val: Loader,
     /// The block each gate sits in.
     pub(crate) blocks_of_gates: Vec<usize>,

@@ -78,7 +78,8 @@ impl Fit {
             objective: &self.objective,
             meter: &self.meter,
             target,
-            pass: self.training_pass(BUDGET_BATCHES),
+            // As the network will see images when it is deployed: a random crop can look quite unlike them.
+            pass: TrainingPass { loader: &self.train_as_deployed, ..self.training_pass(BUDGET_BATCHES) },
         }
     }
 

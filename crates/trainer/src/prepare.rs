@@ -109,6 +109,7 @@ impl Fit {
         );
         let teacher = Teacher::of(&config, dataset.classes(), device)?;
         let (train, val) = loaders(&config, dataset)?;
+        let train_as_deployed = train.with_transform(Input::of(&config).transform());
         let gates_of = |block: &BlockSpec| block.gates.iter().map(|site| site.count()).sum();
         let gated =
             spec.blocks.iter().enumerate().flat_map(|(number, block)| std::iter::repeat_n(number, gates_of(block)));
@@ -148,6 +149,7 @@ impl Fit {
             teacher,
             cost,
             optimizer,
+            train_as_deployed,
             train,
             val,
             progress,
