@@ -321,14 +321,17 @@ fn every_shipped_configuration_trains() {
         config.train.calibrate_batches = config.train.calibrate_batches.min(2);
         config.gates.start_batches = 2;
         config.gates.decide_after = config.gates.decide_after.map(|_| 0.5);
+        let is_layer = config.gates.granularity == Granularity::LAYER;
         let notes = Notes::default();
         let out = folder.path().join(&config.train.name);
         let fit = Fit::prepare(config, Some(out), Resume::No, Device::Cpu).unwrap();
         let outcome = fit.run(&mut [Box::new(notes.clone())], &AtomicBool::new(false)).unwrap();
         let Outcome::Finished(verdict) = outcome else { panic!("nothing interrupts {}", path.display()) };
         assert!(verdict.evaluation.summary.loss.is_finite() && verdict.activation.is_some());
-        // The line about the run and that of the decision, and no warning.
-        let notes = notes.0.borrow();
+        // The line about the run and that of the decision, and no warning, but that whole blocks of a network that has hardly
+        // learned anything can only be decided roughly.
+        let mut notes = notes.0.borrow().clone();
+        notes.retain(|note| !(is_layer && note.starts_with("what is left could not be spent")));
         let decided = notes.iter().filter(|note| note.starts_with("gates are decided")).count();
         assert_eq!(notes.len(), 1 + decided, "{}: {notes:?}", path.display());
     }
