@@ -214,22 +214,13 @@ impl Listener for Progress {
                     duration(self.epoch_start.elapsed()),
                     if *is_best { "  best so far" } else { "" },
                 ));
-                if let Some(sampled) = sampled {
-                    let sampled = &sampled.summary;
+                for (how, other) in [("with sampled gates", sampled), ("without averaging", unaveraged)] {
+                    let Some(other) = other else { continue };
                     self.line(&format!(
-                        "epoch {epoch}/{}  with sampled gates: val top-1 {}{}",
+                        "epoch {epoch}/{}  {how}: val top-1 {}{}",
                         self.epochs,
-                        percent(sampled.top1),
-                        self.activation_and_macs(sampled, scheduled.target),
-                    ));
-                }
-                if let Some(unaveraged) = unaveraged {
-                    let unaveraged = &unaveraged.summary;
-                    self.line(&format!(
-                        "epoch {epoch}/{}  without averaging: val top-1 {}{}",
-                        self.epochs,
-                        percent(unaveraged.top1),
-                        self.activation_and_macs(unaveraged, scheduled.target),
+                        percent(other.summary.top1),
+                        self.activation_and_macs(&other.summary, scheduled.target),
                     ));
                 }
                 if self.time.total > 0.0 {
