@@ -1,31 +1,36 @@
-use crate::decode::{BadImage, decode};
-use crate::index::Split;
+use crate::decode::{BadImage, decode_part};
+use crate::source::Source;
 use rayon::prelude::*;
 
-/// What decoding every image of a split showed.
+/// What decoding every image of a source showed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Check {
     /// Images that cannot be used, in the order of the index.
     pub bad: Vec<BadImage>,
-    /// Width and height in pixels of the image with the smallest area.
-    pub smallest: Option<(u32, u32)>,
-    /// Width and height in pixels of the image with the largest area.
-    pub largest: Option<(u32, u32)>,
+    /// Width and height in pixels of every other image.
+    pub sizes: Vec<(u32, u32)>,
 }
 
-/// Decodes every image of `split`, on all cores; `progress` is called once for each.
-pub fn check(split: &Split, progress: impl Fn() + Sync) -> Check {
-    let outcomes: Vec<Result<(u32, u32), BadImage>> = split
-        .items
-        .par_iter()
-        .map(|item| {
-            let outcome = decode(&item.path).map(|image| image.dimensions());
-            progress();
-            outcome
-        })
-        .collect();
-    let area = |&(width, height): &(u32, u32)| u64::from(width) * u64::from(height);
-    let sizes = || outcomes.iter().filter_map(|outcome| outcome.as_ref().ok().copied());
-    let (smallest, largest) = (sizes().min_by_key(area), sizes().max_by_key(area));
-    Check { smallest, largest, bad: outcomes.into_iter().filter_map(Result::err).collect() }
+/// Decodes every image of `source` whole, on all cores; `progress` is called once for each.
+pub fn check(source: &dyn Source, progress: impl Fn() + Sync) -> Check {
+    let one = |(bytes, pixels): &mut (Vec<u8>, Vec<u8>), image: usize| {
+        bytes.clear();
+        let decoded = source.read(image, bytes).map_err(|error| error.to_string()).and_then(|()| {
+            let whole = |_, rows| crate::decode::Need { rows, shrink: 1.0 };
+            decode_part(bytes, pixels, whole)
+        });
+        progress();
+        let bad = |reason| BadImage { path: source.path(image), reason };
+        decoded.map(|part| (part.width, part.height)).map_err(bad)
+    };
+    let outcomes: Vec<Result<(u32, u32), BadImage>> =
+        (0..source.len()).into_par_iter().map_init(Default::default, one).collect();
+    let mut check = Check::default();
+    for outcome in outcomes {
+        match outcome {
+            Ok(size) => check.sizes.push(size),
+            Err(bad) => check.bad.push(bad),
+        }
+    }
+    check
 }

@@ -1,6 +1,7 @@
 //! Image files to pixels.
 
-use image::codecs::jpeg::JpegDecoder;
+use crate::index::read_file;
+use crate::jpeg::Layout;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
 use std::fmt;
 use std::io::Cursor;
@@ -22,78 +23,105 @@ impl fmt::Display for BadImage {
     }
 }
 
-/// No image is decoded that is wider or higher, in pixels: a header can claim anything.
-const MOST_PIXELS_PER_SIDE: u32 = 30_000;
-/// Most bytes a decoder may ask for.
+/// No image with more pixels is decoded, because a header can claim anything: where Pillow too refuses.
+pub(crate) const MOST_PIXELS: u64 = 178_956_970;
+/// Most bytes a decoder may ask for beside the pixels.
 const MOST_BYTES: u64 = 1 << 30;
 
-/// Decodes an image file to 8-bit RGB; grey is spread, transparency dropped, an orientation tag ignored, as torchvision does.
-/// The content decides about the format, not the ending.
+/// The upper part of an image in memory, three bytes a pixel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub width: u32,
+    pub height: u32,
+    /// Pixels of the file per pixel in memory, along each side.
+    pub scale: u32,
+}
+
+/// What is needed of an image of a known size.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Need {
+    /// Rows from the top.
+    pub rows: u32,
+    /// How much it will be resized down, per side.
+    pub shrink: f64,
+}
+
+/// Decodes an image file to 8-bit RGB; grey is spread, transparency dropped, 16 bits are scaled to 8 and an orientation tag is
+/// ignored, as torchvision does. The content decides about the format, not the ending. Of an animation the first picture counts.
 ///
 /// # Errors
 /// If the file cannot be read or is not a whole image.
 pub fn decode(path: &Path) -> Result<RgbImage, BadImage> {
     let bad = |reason: String| BadImage { path: path.to_owned(), reason };
-    let bytes = std::fs::read(path).map_err(|error| bad(error.to_string()))?;
+    let (mut bytes, mut pixels) = (Vec::new(), Vec::new());
+    read_file(path, &mut bytes).map_err(|error| bad(error.to_string()))?;
+    let whole = |_, rows| Need { rows, shrink: 1.0 };
+    let Part { width, height, .. } = decode_part(&mut bytes, &mut pixels, whole).map_err(bad)?;
+    pixels.truncate(3 * width as usize * height as usize);
+    RgbImage::from_raw(width, height, pixels).ok_or_else(|| bad("the decoder gave too few pixels".into()))
+}
+
+/// Decodes what is needed of the encoded image `bytes` into the front of `pixels`, which keeps its length if that is enough.
+/// `need` is asked once, with width and height.
+///
+/// # Errors
+/// If it is not a whole image.
+pub(crate) fn decode_part(
+    bytes: &mut [u8],
+    pixels: &mut Vec<u8>,
+    need: impl FnOnce(u32, u32) -> Need,
+) -> Result<Part, String> {
     if bytes.is_empty() {
-        return Err(bad("the file is empty".into()));
+        return Err("the file is empty".into());
     }
     // Decoders meet hostile files; one that panics has found a bad image, not the end of the run.
-    match catch_unwind(AssertUnwindSafe(|| decode_bytes(&bytes))) {
-        Ok(Ok(image)) => Ok(image),
-        Ok(Err(reason)) => Err(bad(reason)),
-        Err(_) => Err(bad("the decoder panicked".into())),
+    match catch_unwind(AssertUnwindSafe(|| decode_bytes(bytes, pixels, need))) {
+        Ok(decoded) => decoded,
+        Err(_) => Err("the decoder panicked".into()),
     }
 }
 
-fn decode_bytes(bytes: &[u8]) -> Result<RgbImage, String> {
+fn decode_bytes(
+    bytes: &mut [u8],
+    pixels: &mut Vec<u8>,
+    need: impl FnOnce(u32, u32) -> Need,
+) -> Result<Part, String> {
+    if bytes.starts_with(&[0xff, 0xd8])
+        && let Some(layout) = Layout::of(bytes)?
+    {
+        refuse_too_large(layout.width, layout.height)?;
+        let Need { rows, shrink } = need(layout.width, layout.height);
+        // What one decoder refuses another may take, as Pillow would.
+        return layout.decode(bytes, rows, shrink, pixels).or_else(|reason| any_format(bytes, pixels).map_err(|_| reason));
+    }
+    let part = any_format(bytes, pixels)?;
+    need(part.width, part.height);
+    Ok(part)
+}
+
+/// Decodes a whole image of any format.
+fn any_format(bytes: &[u8], pixels: &mut Vec<u8>) -> Result<Part, String> {
     let text = |error: image::ImageError| error.to_string();
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(MOST_PIXELS_PER_SIDE);
-    limits.max_image_height = Some(MOST_PIXELS_PER_SIDE);
-    limits.max_alloc = Some(MOST_BYTES);
-    let image = if bytes.starts_with(&[0xff, 0xd8]) {
-        // The decoder fills what is missing with grey, which would teach the network grey.
-        if !jpeg_is_whole(bytes) {
-            return Err("the JPEG data ends too early".into());
-        }
-        let mut decoder = JpegDecoder::new(Cursor::new(bytes)).map_err(text)?;
-        decoder.set_limits(limits).map_err(text)?;
-        DynamicImage::from_decoder(decoder).map_err(text)?
-    } else {
-        let mut reader =
-            ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| error.to_string())?;
-        if reader.format().is_none() {
-            return Err("the content is not an image in a known format".into());
-        }
-        reader.limits(limits);
-        reader.decode().map_err(text)?
-    };
-    if image.width() == 0 || image.height() == 0 {
-        return Err("the image has no pixels".into());
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| error.to_string())?;
+    if reader.format().is_none() {
+        return Err("the content is not an image in a known format".into());
     }
-    Ok(image.into_rgb8())
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MOST_BYTES);
+    reader.limits(limits);
+    let decoder = reader.into_decoder().map_err(text)?;
+    let (width, height) = decoder.dimensions();
+    refuse_too_large(width, height)?;
+    *pixels = DynamicImage::from_decoder(decoder).map_err(text)?.into_rgb8().into_raw();
+    Ok(Part { width, height, scale: 1 })
 }
 
-/// Whether an end-of-image marker follows the start of the last thing that every JPEG has: a scan. Marker segments are walked
-/// (ITU T.81, annex B) because a thumbnail inside one has markers of its own.
-fn jpeg_is_whole(bytes: &[u8]) -> bool {
-    const START_OF_SCAN: u8 = 0xda;
-    const END_OF_IMAGE: u8 = 0xd9;
-    let mut at = 2;
-    while let Some(&[0xff, marker]) = bytes.get(at..at + 2).and_then(|pair| pair.first_chunk::<2>()) {
-        match marker {
-            0xff => at += 1, // fill byte
-            START_OF_SCAN => {
-                return bytes[at..].windows(2).any(|pair| pair == [0xff, END_OF_IMAGE]);
-            }
-            0x01 | 0xd0..=0xd8 => at += 2, // markers without a segment
-            _ => match bytes.get(at + 2..at + 4).and_then(|length| length.first_chunk::<2>()) {
-                Some(&length) => at += 2 + usize::from(u16::from_be_bytes(length)),
-                None => return false,
-            },
+fn refuse_too_large(width: u32, height: u32) -> Result<(), String> {
+    match u64::from(width) * u64::from(height) {
+        0 => Err("the image has no pixels".into()),
+        pixels if pixels > MOST_PIXELS => {
+            Err(format!("the header claims {width} × {height} pixels; more than {MOST_PIXELS} are refused"))
         }
+        _ => Ok(()),
     }
-    // Not laid out as expected: the decoder shall say what is wrong.
-    at < bytes.len()
 }

@@ -20,7 +20,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The data folder has no such split.
-    #[error("{} has no folder '{split}'; expected the ImageNet layout: {split}/CLASS/IMAGE.jpg", root.display())]
+    #[error("{} has no folder '{split}'; expected the ImageNet layout, {split}/CLASS/IMAGE.jpg, or tar files in {split}/", root.display())]
     NoSplit {
         /// The data folder.
         root: PathBuf,
@@ -49,6 +49,56 @@ pub enum Error {
         /// Classes missing from `train/`.
         only_val: Vec<String>,
     },
+    /// A line of a file of labels is no label.
+    #[error("{}, line {line}: '{text}' is no label; expected an image's name and its class", path.display())]
+    BadLabel {
+        /// The file.
+        path: PathBuf,
+        /// Which line, from 1 on.
+        line: usize,
+        /// What it says.
+        text: String,
+    },
+    /// A label is no class.
+    #[error("{}, line {line}: '{class}' is none of the {classes} classes, nor the number of one, 0 to {}", path.display(), classes.saturating_sub(1))]
+    UnknownClass {
+        /// The file of labels.
+        path: PathBuf,
+        /// Which line, from 1 on.
+        line: usize,
+        /// What it says.
+        class: String,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// A labelled image is not there.
+    #[error("{} labels '{image}', and {} has no such image; remove the line or add the image", path.display(), root.display())]
+    LabelledImageMissing {
+        /// The file of labels.
+        path: PathBuf,
+        /// The image, as the file calls it.
+        image: String,
+        /// Where it was looked for.
+        root: PathBuf,
+    },
+    /// A tar file cannot be used.
+    #[error("{}: {reason}; expected a tar file of images with their classes", path.display())]
+    BadShard {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The class of an image in a shard is none of classes.txt.
+    #[error("{}: '{class}' is none of the {classes} classes of classes.txt, nor the number of one, 0 to {}", path.display(), classes.saturating_sub(1))]
+    UnknownShardClass {
+        /// Shard and image.
+        path: PathBuf,
+        /// Its class.
+        class: String,
+        /// Number of classes.
+        classes: usize,
+    },
     /// The output folder is there already.
     #[error("{} exists; choose another folder or remove it first", path.display())]
     Exists {
@@ -61,7 +111,7 @@ pub enum Error {
 }
 
 /// The result of this crate's functions.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 fn list(names: &[String]) -> String {
     const SHOWN: usize = 8;

@@ -1,196 +1,187 @@
-//! What lies in a folder of images.
+//! What lies in a folder of images: class folders, tar shards, or images with a file of labels.
 
 use crate::error::{Error, Result};
-use rayon::prelude::*;
-use std::cmp::Ordering;
-use std::fs;
+use crate::names::Names;
+use crate::shards::Shards;
+use crate::source::Source;
+use crate::{folder, index_cache, labels, shards};
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use walkdir::WalkDir;
+use std::sync::Arc;
 
-/// File name endings of images, compared without regard to case. torchvision's list.
-pub const IMAGE_ENDINGS: [&str; 9] = ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp"];
+/// File name endings of images, compared without regard to case. torchvision's list, and GIF.
+pub const IMAGE_ENDINGS: [&str; 10] = ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp", "gif"];
 
-/// One image file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Item {
-    /// Where it lies.
-    pub path: PathBuf,
-    /// Position in [`Split::classes`].
-    pub class: usize,
-}
+/// More bytes than any image: a file as large is something else, and reading it would not end well.
+const MOST_BYTES_OF_A_FILE: u64 = 1 << 29;
 
-/// A folder of class folders.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The images of one folder, in memory at well below 150 bytes each.
+#[derive(Debug)]
 pub struct Split {
-    /// The folder.
-    pub root: PathBuf,
-    /// Class folder names in natural order (`n2` before `n10`).
-    pub classes: Vec<String>,
-    /// Every image, by class, then in natural order of its path.
-    pub items: Vec<Item>,
-    /// Files in class folders that do not end like an image, which are left out.
-    pub ignored: usize,
+    /// The folder; paths are given below it.
+    pub(crate) root: PathBuf,
+    /// Class names, by label.
+    pub(crate) classes: Vec<String>,
+    /// Label of every image.
+    pub(crate) labels: Vec<u32>,
+    /// Path below the root of every image; in a shard, below the shard.
+    pub(crate) names: Names,
+    /// Where the images are in tar files, if they are.
+    pub(crate) shards: Option<Shards>,
+    /// Files that are no images, or have no label.
+    pub(crate) ignored: usize,
 }
 
 /// A training and a validation split with the same classes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Dataset {
-    /// `train/`
-    pub train: Split,
-    /// `val/`
-    pub val: Split,
+    /// Of `train/`, if it is one in a folder.
+    pub train: Arc<dyn Source>,
+    /// Of `val/`.
+    pub val: Arc<dyn Source>,
+    /// What to know about them, for a log: what was left out.
+    pub notes: Vec<String>,
 }
 
 impl Dataset {
-    /// Indexes `root/train` and `root/val`.
+    /// Indexes `root/train` and `root/val` (also `validation` or `test`). docs/data.md has the layouts.
     ///
     /// # Errors
     /// If a split is missing or empty, or a class is in one split only.
     pub fn open(root: &Path) -> Result<Self> {
-        let open = |split: &'static str| {
-            let path = root.join(split);
-            // A missing root reads better as itself than as a missing split.
-            fs::metadata(root).map_err(|source| Error::Read { path: root.to_owned(), source })?;
-            if path.is_dir() { Split::open(&path) } else { Err(Error::NoSplit { root: root.to_owned(), split }) }
+        // A missing root reads better as itself than as a missing split.
+        fs::metadata(root).map_err(|source| Error::Read { path: root.to_owned(), source })?;
+        let find = |names: &[&'static str]| {
+            let found = names.iter().map(|name| root.join(name)).find(|path| path.is_dir());
+            found.ok_or_else(|| Error::NoSplit { root: root.to_owned(), split: names[0] })
         };
-        let (train, val) = (open("train")?, open("val")?);
+        let (train, val) = (find(&["train"])?, find(&["val", "validation", "test"])?);
+        let mut train = Split::open(&train)?;
+        let mut val = Split::open_with_classes(&val, Some(&train.classes))?;
+        unify_numbers(&mut train, &mut val);
         let only = |a: &Split, b: &Split| -> Vec<String> {
             a.classes.iter().filter(|class| !b.classes.contains(class)).cloned().collect()
         };
-        let (only_train, only_val) = (only(&train, &val), only(&val, &train));
-        if !only_train.is_empty() || !only_val.is_empty() {
+        if train.classes != val.classes {
+            let (only_train, only_val) = (only(&train, &val), only(&val, &train));
             return Err(Error::ClassesDiffer { root: root.to_owned(), only_train, only_val });
         }
-        Ok(Self { train, val })
+        let note = |split: &Split| {
+            let ignored = format!("{}: {} files that are no images are left out", split.root.display(), split.ignored);
+            (split.ignored > 0).then_some(ignored)
+        };
+        let notes = [&train, &val].into_iter().filter_map(note).collect();
+        Ok(Self { train: Arc::new(train), val: Arc::new(val), notes })
     }
 
     /// Class names, by label.
     pub fn classes(&self) -> &[String] {
-        &self.train.classes
+        self.train.classes()
+    }
+}
+
+/// Classes that are only numbers, as shards have them, end with the largest that was met, which can differ between splits.
+fn unify_numbers(train: &mut Split, val: &mut Split) {
+    let numbered = |split: &Split| {
+        split.shards.is_some() && split.classes.iter().enumerate().all(|(label, name)| *name == label.to_string())
+    };
+    if numbered(train) && numbered(val) {
+        let more = train.classes.len().max(val.classes.len());
+        for split in [train, val] {
+            split.classes = (0..more).map(|label| label.to_string()).collect();
+        }
     }
 }
 
 impl Split {
-    /// Indexes a folder of class folders. Images may lie deeper inside a class folder; links are followed; names that start
-    /// with a dot are left out.
+    /// Indexes a folder of class folders, of tar shards, or of images with a file of labels (docs/data.md). Links are followed;
+    /// names that start with a dot are left out. Large indices are kept under the user's cache folder and used again as long as no
+    /// folder changed.
     ///
     /// # Errors
     /// If the folder cannot be read, or it or a class holds no images.
     pub fn open(root: &Path) -> Result<Self> {
-        let read = |source| Error::Read { path: root.to_owned(), source };
-        let mut classes = Vec::new();
-        for entry in fs::read_dir(root).map_err(read)? {
-            let entry = entry.map_err(read)?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if !name.starts_with('.') && entry.path().is_dir() {
-                classes.push((name, entry.path()));
-            }
-        }
-        classes.sort_by(|a, b| natural_order(&a.0, &b.0));
-        let found = classes.par_iter().map(|(_, path)| class_images(path)).collect::<Result<Vec<_>>>()?;
-
-        if found.iter().all(|(images, _)| images.is_empty()) {
-            return Err(Error::NoImages { path: root.to_owned() });
-        }
-        let empty = found.iter().zip(&classes).filter(|((images, _), _)| images.is_empty());
-        let empty: Vec<String> = empty.map(|(_, (_, path))| path.display().to_string()).collect();
-        if !empty.is_empty() {
-            return Err(Error::EmptyClasses { classes: empty });
-        }
-        let ignored = found.iter().map(|(_, ignored)| ignored).sum();
-        let items = found
-            .into_iter()
-            .enumerate()
-            .flat_map(|(class, (images, _))| images.into_iter().map(move |path| Item { path, class }))
-            .collect();
-        Ok(Self { root: root.to_owned(), classes: classes.into_iter().map(|(name, _)| name).collect(), items, ignored })
+        Self::open_with_classes(root, None)
     }
 
-    /// A fingerprint of the images' names below the split's folder, in order: FNV-1a, so it stays the same everywhere.
-    pub fn fingerprint(&self) -> u64 {
-        let mut hash = 0xcbf2_9ce4_8422_2325u64;
-        for item in &self.items {
-            let name = item.path.strip_prefix(&self.root).unwrap_or(&item.path).to_string_lossy();
-            for byte in name.bytes().chain([0]) {
-                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-            }
+    /// The same; a file of labels is read by the `classes` of another split.
+    fn open_with_classes(root: &Path, classes: Option<&[String]>) -> Result<Self> {
+        if let Some(file) = labels::find(root) {
+            return labels::open(root, &file, classes);
         }
-        hash
+        index_cache::cached(root, || match shards::find(root)? {
+            tars if tars.is_empty() => folder::open(root),
+            tars => shards::open(root, tars),
+        })
     }
 
-    /// Number of images per class, by label.
-    pub fn images_per_class(&self) -> Vec<usize> {
-        let mut counts = vec![0; self.classes.len()];
-        for item in &self.items {
-            counts[item.class] += 1;
-        }
-        counts
+    /// Files by themselves, of which the classes are not known.
+    pub fn of_files<P: AsRef<Path>>(files: impl IntoIterator<Item = P>) -> Self {
+        let mut names = Names::default();
+        files.into_iter().for_each(|file| names.push(file.as_ref()));
+        let (root, labels) = (PathBuf::new(), vec![0; names.len()]);
+        Self { root, classes: vec!["unknown".into()], labels, names, shards: None, ignored: 0 }
+    }
+
+    /// Number of files in it that are left out: no images by their names, or without a label.
+    pub fn ignored(&self) -> usize {
+        self.ignored
     }
 }
 
-/// The images below a class folder in natural order, and the number of other files.
-fn class_images(folder: &Path) -> Result<(Vec<PathBuf>, usize)> {
-    let (mut images, mut ignored) = (Vec::new(), 0);
-    let hidden = |entry: &walkdir::DirEntry| entry.depth() > 0 && entry.file_name().to_string_lossy().starts_with('.');
-    for entry in WalkDir::new(folder).follow_links(true).into_iter().filter_entry(|entry| !hidden(entry)) {
-        match entry {
-            Ok(entry) if entry.file_type().is_dir() => {}
-            Ok(entry) if is_image(entry.path()) => images.push(entry.into_path()),
-            Ok(_) => ignored += 1,
-            // A link that loops or points nowhere is no image.
-            Err(error) if error.loop_ancestor().is_some() || error.path().is_some_and(Path::is_symlink) => ignored += 1,
-            Err(error) => {
-                let path = error.path().unwrap_or(folder).to_owned();
-                return Err(Error::Read { path, source: error.into() });
-            }
+impl Source for Split {
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    fn label(&self, image: usize) -> usize {
+        self.labels[image] as usize
+    }
+
+    fn location(&self) -> &Path {
+        &self.root
+    }
+
+    fn name(&self, image: usize) -> PathBuf {
+        match &self.shards {
+            None => self.names.get(image).to_owned(),
+            Some(shards) => shards.file_of(image).join(self.names.get(image)),
         }
     }
-    images.sort_by(|a, b| natural_order(&a.to_string_lossy(), &b.to_string_lossy()));
-    Ok((images, ignored))
+
+    fn read(&self, image: usize, bytes: &mut Vec<u8>) -> io::Result<()> {
+        match &self.shards {
+            None => read_file(&self.path(image), bytes),
+            Some(shards) => shards.read(image, bytes),
+        }
+    }
+
+    fn shuffled(&self, seed: u64, epoch: u64) -> Vec<u32> {
+        match &self.shards {
+            None => crate::sampler::shuffled(self.len(), seed, epoch),
+            Some(shards) => shards.shuffled(seed, epoch),
+        }
+    }
 }
 
-fn is_image(path: &Path) -> bool {
+/// Appends a file's content to `bytes`.
+pub(crate) fn read_file(path: &Path, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    if length > MOST_BYTES_OF_A_FILE {
+        return Err(io::Error::other(format!("{length} bytes are more than an image has")));
+    }
+    bytes.reserve(length as usize);
+    file.take(MOST_BYTES_OF_A_FILE).read_to_end(bytes).map(|_| ())
+}
+
+/// Whether a name ends like an image's.
+pub(crate) fn is_image(path: &Path) -> bool {
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
     ending.is_some_and(|ending| IMAGE_ENDINGS.contains(&ending.as_str()))
-}
-
-/// Compares runs of digits by their value and everything else byte by byte; equal values by plain order, so that no two
-/// different names are equal.
-fn natural_order(a: &str, b: &str) -> Ordering {
-    let (mut rest_a, mut rest_b) = (a.as_bytes(), b.as_bytes());
-    while let (Some(&first_a), Some(&first_b)) = (rest_a.first(), rest_b.first()) {
-        if first_a.is_ascii_digit() && first_b.is_ascii_digit() {
-            let (digits_a, digits_b) = (take_digits(&mut rest_a), take_digits(&mut rest_b));
-            match digits_a.len().cmp(&digits_b.len()).then_with(|| digits_a.cmp(digits_b)) {
-                Ordering::Equal => {}
-                unequal => return unequal,
-            }
-        } else if first_a == first_b {
-            (rest_a, rest_b) = (&rest_a[1..], &rest_b[1..]);
-        } else {
-            return first_a.cmp(&first_b);
-        }
-    }
-    rest_a.len().cmp(&rest_b.len()).then_with(|| a.cmp(b))
-}
-
-/// Takes a run of digits off the front; returns it without leading zeros.
-fn take_digits<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
-    let end = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
-    let (digits, after) = rest.split_at(end);
-    *rest = after;
-    let zeros = digits.iter().take_while(|&&digit| digit == b'0').count();
-    &digits[zeros..]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_sort_as_people_count() {
-        let mut names = ["n10", "n9", "n010", "n1", "m", "n1b", "n", "n99999999999999999999999", "n2"];
-        names.sort_by(|a, b| natural_order(a, b));
-        assert_eq!(names, ["m", "n", "n1", "n1b", "n2", "n9", "n010", "n10", "n99999999999999999999999"]);
-    }
 }

@@ -1,15 +1,20 @@
 //! Batches, decoded ahead of their use.
 
-use crate::decode::{BadImage, decode};
+use crate::decode::{BadImage, decode_part};
 use crate::error::{Error, Result};
-use crate::index::Split;
+use crate::memory;
 use crate::sampler;
+use crate::source::Source;
 use crate::transform::{Normalise, Transform};
-use fast_image_resize::Resizer;
+use fast_image_resize::images::Image;
+use fast_image_resize::{PixelType, Resizer};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use std::sync::Arc;
+use std::cell::RefCell;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// In which order images come.
@@ -21,22 +26,107 @@ pub enum Order {
     Shuffled(u64),
 }
 
+/// One of several processes that read a set together, each its share of every batch. Together they read what a single process
+/// reads in batches `of` times as large: in training every image at most once per epoch, the same number of full batches each;
+/// in order every image exactly once, where the last batches may be smaller by one image for some, or missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rank {
+    /// Its number, 0 to `of` - 1.
+    pub rank: usize,
+    /// How many there are.
+    pub of: usize,
+}
+
+/// How a loader prepares batches.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LoaderOptions {
+    /// How an image becomes a square.
+    pub transform: Transform,
+    /// What is done to its values.
+    pub normalise: Normalise,
+    /// In which order images come.
+    pub order: Order,
+    /// Images per batch and process; at least one.
+    pub batch_size: usize,
+    /// Which share of the batches is this process's.
+    pub rank: Rank,
+    /// Threads that decode; 0 means one per core.
+    pub threads: usize,
+    /// Whole batches that are kept ready. `None`: as many as fit in a sixteenth of the memory that is free, 2 to 16, and never
+    /// more than 1 GiB beyond the two. Two more can be in the making.
+    pub ahead: Option<usize>,
+}
+
+impl Default for LoaderOptions {
+    /// The evaluation of ImageNet: 256 pixels, 224 in the middle, in order, batches of 64.
+    fn default() -> Self {
+        Self {
+            transform: Transform::ResizeCenterCrop { resize: 256, size: 224 },
+            normalise: Normalise { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] },
+            order: Order::InOrder,
+            batch_size: 64,
+            rank: Rank { rank: 0, of: 1 },
+            threads: 0,
+            ahead: None,
+        }
+    }
+}
+
 /// Some images, ready for a network.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
     /// Its number within the epoch.
     pub number: usize,
     /// Normalised pixels [N, size, size, 3], N as many as `labels`.
-    pub pixels: Vec<f32>,
-    /// Position in [`Split::classes`] of each image.
+    pub pixels: Pixels,
+    /// Position in [`Source::classes`] of each image.
     pub labels: Vec<i64>,
-    /// Position in [`Split::items`] of each image.
+    /// Position in the source of each image.
     pub items: Vec<usize>,
     /// Images that belong here and could not be used.
     pub bad: Vec<BadImage>,
 }
 
-/// Makes batches of a split.
+/// The values of a batch. Their memory goes back to the loader: asking the system for it anew costs as much as a resize.
+#[derive(Debug)]
+pub struct Pixels {
+    values: Vec<f32>,
+    spare: Arc<Spare>,
+}
+
+/// Memory of batches that were dropped.
+type Spare = Mutex<Vec<Vec<f32>>>;
+
+impl Deref for Pixels {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &self.values
+    }
+}
+
+impl Clone for Pixels {
+    fn clone(&self) -> Self {
+        Self { values: self.values.clone(), spare: Arc::default() }
+    }
+}
+
+impl PartialEq for Pixels {
+    fn eq(&self, other: &Self) -> bool {
+        self.values == other.values
+    }
+}
+
+impl Drop for Pixels {
+    fn drop(&mut self) {
+        // Who handed batches out is gone: so is the need.
+        if Arc::strong_count(&self.spare) > 1 {
+            let values = std::mem::take(&mut self.values);
+            self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(values);
+        }
+    }
+}
+
+/// Makes batches of a source.
 #[derive(Debug)]
 pub struct Loader {
     shared: Arc<Shared>,
@@ -45,145 +135,227 @@ pub struct Loader {
 
 #[derive(Debug)]
 struct Shared {
-    split: Arc<Split>,
-    transform: Transform,
-    normalise: Normalise,
-    order: Order,
-    batch_size: usize,
+    source: Arc<dyn Source>,
+    options: LoaderOptions,
     threads: Arc<ThreadPool>,
 }
 
+/// What a thread needs for one image after the other.
+struct Scratch {
+    bytes: Vec<u8>,
+    pixels: Vec<u8>,
+    resizer: Resizer,
+    resized: Image<'static>,
+}
+
+/// What a thread keeps at most after an image, in bytes: single large images shall not hold the memory of all the rest.
+const MOST_KEPT: usize = 64 << 20;
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        bytes: Vec::new(),
+        pixels: Vec::new(),
+        resizer: Resizer::new(),
+        resized: Image::new(1, 1, PixelType::U8x3),
+    });
+}
+
 impl Loader {
-    /// A loader that decodes on `threads` threads of its own (0: one per core) and keeps at most `ahead` whole batches ready.
+    /// A loader with threads of its own.
     ///
     /// # Errors
     /// If the threads cannot be started.
-    pub fn new(
-        split: Split,
-        transform: Transform,
-        normalise: Normalise,
-        order: Order,
-        batch_size: usize,
-        threads: usize,
-        ahead: usize,
-    ) -> Result<Self> {
-        let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("decode-{i}"));
+    pub fn new(source: Arc<dyn Source>, options: LoaderOptions) -> Result<Self> {
+        let pool = ThreadPoolBuilder::new().num_threads(options.threads).thread_name(|i| format!("decode-{i}"));
         let threads = pool.build().map_err(|error| Error::Threads(error.to_string()))?;
-        let (split, threads, batch_size) = (Arc::new(split), Arc::new(threads), batch_size.max(1));
-        Ok(Self { shared: Arc::new(Shared { split, transform, normalise, order, batch_size, threads }), ahead })
+        let options = LoaderOptions { batch_size: options.batch_size.max(1), ..options };
+        let shared = Shared { source, options, threads: Arc::new(threads) };
+        let ahead = options.ahead.unwrap_or_else(|| memory::batches_ahead(shared.batch_bytes()));
+        Ok(Self { shared: Arc::new(shared), ahead })
     }
 
-    /// The same batches, prepared in another way; split and threads are shared.
+    /// The same batches, prepared in another way; source and threads are shared.
     pub fn with_transform(&self, transform: Transform) -> Self {
-        let Shared { normalise, order, batch_size, .. } = *self.shared;
-        let (split, threads) = (Arc::clone(&self.shared.split), Arc::clone(&self.shared.threads));
-        let shared = Shared { split, transform, normalise, order, batch_size, threads };
+        let Shared { source, options, threads } = &*self.shared;
+        let options = LoaderOptions { transform, ..*options };
+        let shared = Shared { source: Arc::clone(source), options, threads: Arc::clone(threads) };
         Self { shared: Arc::new(shared), ahead: self.ahead }
     }
 
-    /// The split the batches come from.
-    pub fn split(&self) -> &Split {
-        &self.shared.split
+    /// Where the images come from.
+    pub fn source(&self) -> &dyn Source {
+        &*self.shared.source
     }
 
-    /// Batches in an epoch. A shuffled split smaller than a batch makes one batch.
+    /// How batches are prepared.
+    pub fn options(&self) -> &LoaderOptions {
+        &self.shared.options
+    }
+
+    /// Most bytes of pixels that are ready or in the making at any time.
+    pub fn bytes_ahead(&self) -> usize {
+        (self.ahead + PRODUCERS) * self.shared.batch_bytes()
+    }
+
+    /// Batches in an epoch. A shuffled source smaller than a batch makes one batch.
     pub fn batches(&self) -> usize {
-        let (images, size) = (self.shared.split.items.len(), self.shared.batch_size);
-        match self.shared.order {
-            Order::InOrder => images.div_ceil(size),
-            Order::Shuffled(_) => (images / size).max(1),
+        let Shared { source, options, .. } = &*self.shared;
+        let (images, together) = (source.len(), options.batch_size * options.rank.of);
+        match options.order {
+            Order::InOrder => {
+                let last = images % together;
+                // Its share of the last batch begins at its rank.
+                images / together + usize::from(last > options.rank.rank)
+            }
+            Order::Shuffled(_) => (images / together).max(1),
         }
     }
 
-    /// The batches of an epoch from number `first` on. Dropping them stops the decoding.
+    /// The batches of an epoch from number `first` on. Dropping them stops the decoding at once.
     ///
     /// # Errors
-    /// If the thread cannot be started.
+    /// If the threads cannot be started.
     pub fn epoch(&self, epoch: u64, first: usize) -> Result<Batches> {
-        let shared = Arc::clone(&self.shared);
-        let numbers = first..self.batches();
-        let (sender, receiver) = sync_channel(self.ahead);
-        let producer = std::thread::Builder::new().name("batches".into()).spawn(move || {
-            let order = shared.epoch_order(epoch);
-            for number in numbers {
-                // An error means that nobody waits for more.
-                if sender.send(shared.batch(&order, epoch, number)).is_err() {
-                    return;
+        let (stop, spare) = (Arc::new(AtomicBool::new(false)), Arc::new(Spare::default()));
+        let order = Arc::new(self.shared.epoch_order(epoch));
+        let last = self.batches();
+        let mut producers = Vec::new();
+        for turn in 0..PRODUCERS {
+            let ahead = self.ahead / PRODUCERS + usize::from(turn < self.ahead % PRODUCERS);
+            let (sender, receiver) = sync_channel(ahead);
+            let (shared, order) = (Arc::clone(&self.shared), Arc::clone(&order));
+            let (stop, spare) = (Arc::clone(&stop), Arc::clone(&spare));
+            let numbers = (first + turn..last).step_by(PRODUCERS);
+            let producer = std::thread::Builder::new().name("batches".into()).spawn(move || {
+                for number in numbers {
+                    let batch = shared.batch(&order, epoch, number, &stop, &spare);
+                    // An error means that nobody waits for more.
+                    if stop.load(Ordering::Relaxed) || sender.send(batch).is_err() {
+                        return;
+                    }
                 }
-            }
-        });
-        let producer = producer.map_err(|error| Error::Threads(error.to_string()))?;
-        Ok(Batches { receiver: Some(receiver), producer: Some(producer) })
+            });
+            producers.push((receiver, producer.map_err(|error| Error::Threads(error.to_string()))?));
+        }
+        Ok(Batches { producers, turn: 0, stop })
     }
 }
 
+/// Batches in the making at the same time, so that no thread waits for the slowest image of a batch.
+const PRODUCERS: usize = 2;
+
 impl Shared {
-    fn epoch_order(&self, epoch: u64) -> Vec<usize> {
-        match self.order {
-            Order::InOrder => (0..self.split.items.len()).collect(),
-            Order::Shuffled(seed) => sampler::shuffled(self.split.items.len(), seed, epoch),
+    fn batch_bytes(&self) -> usize {
+        self.options.batch_size * self.image_values() * size_of::<f32>()
+    }
+
+    fn image_values(&self) -> usize {
+        (self.options.transform.size() as usize).pow(2) * 3
+    }
+
+    fn epoch_order(&self, epoch: u64) -> Vec<u32> {
+        match self.options.order {
+            Order::InOrder => (0..self.source.len() as u32).collect(),
+            Order::Shuffled(seed) => self.source.shuffled(seed, epoch),
         }
     }
 
-    fn batch(&self, order: &[usize], epoch: u64, number: usize) -> Batch {
-        let start = number * self.batch_size;
-        let items = &order[start..order.len().min(start + self.batch_size)];
-        let image_values = (self.transform.size() as usize).pow(2) * 3;
-        let mut pixels = vec![0.0; items.len() * image_values];
-        let seed = match self.order {
-            Order::InOrder => 0,
-            Order::Shuffled(seed) => seed,
-        };
-        let outcomes: Vec<_> = self.threads.install(|| {
-            let outputs = pixels.par_chunks_exact_mut(image_values).zip(items);
-            let one = |resizer: &mut Resizer, (output, &item): (&mut [f32], &usize)| {
-                let path = &self.split.items[item].path;
-                let mut rng = sampler::generator(seed, epoch, item as u64);
-                let image = decode(path)?;
-                let applied = self.transform.apply(&image, &self.normalise, &mut rng, resizer, output);
-                applied.map_err(|reason| BadImage { path: path.clone(), reason })
+    fn batch(&self, order: &[u32], epoch: u64, number: usize, stop: &AtomicBool, spare: &Arc<Spare>) -> Batch {
+        let LoaderOptions { batch_size, rank, .. } = self.options;
+        let together = batch_size * rank.of;
+        let of_all = &order[number * together..order.len().min((number + 1) * together)];
+        let items: Vec<usize> = of_all.iter().skip(rank.rank).step_by(rank.of).map(|&item| item as usize).collect();
+        let image_values = self.image_values();
+        let values = spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let mut pixels = Pixels { values, spare: Arc::clone(spare) };
+        pixels.values.resize(items.len() * image_values, 0.0);
+        let outcomes: Vec<Result<(), BadImage>> = self.threads.install(|| {
+            let outputs = pixels.values.par_chunks_exact_mut(image_values).zip(&items);
+            let one = |(output, &item): (&mut [f32], &usize)| {
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(()); // nobody will see it
+                }
+                SCRATCH.with_borrow_mut(|scratch| self.image(item, epoch, scratch, output))
             };
             // One image is a fair share of work: do not hand out runs of them.
-            outputs.with_max_len(1).map_init(Resizer::new, one).collect()
+            outputs.with_max_len(1).map(one).collect()
         });
 
         // Close the gaps that bad images leave.
         let (mut kept, mut bad) = (Vec::with_capacity(items.len()), Vec::new());
-        for (position, (outcome, &item)) in outcomes.into_iter().zip(items).enumerate() {
+        for (position, (outcome, &item)) in outcomes.into_iter().zip(&items).enumerate() {
             match outcome {
                 Ok(()) => {
                     if kept.len() < position {
                         let from = position * image_values;
-                        pixels.copy_within(from..from + image_values, kept.len() * image_values);
+                        pixels.values.copy_within(from..from + image_values, kept.len() * image_values);
                     }
                     kept.push(item);
                 }
                 Err(image) => bad.push(image),
             }
         }
-        pixels.truncate(kept.len() * image_values);
-        let labels = kept.iter().map(|&item| self.split.items[item].class as i64).collect();
+        pixels.values.truncate(kept.len() * image_values);
+        let labels = kept.iter().map(|&item| self.source.label(item) as i64).collect();
         Batch { number, pixels, labels, items: kept, bad }
+    }
+
+    /// Reads, decodes and prepares one image into `output` [size, size, 3].
+    fn image(&self, item: usize, epoch: u64, scratch: &mut Scratch, output: &mut [f32]) -> Result<(), BadImage> {
+        let Scratch { bytes, pixels, resizer, resized } = scratch;
+        let LoaderOptions { transform, normalise, order, .. } = self.options;
+        let seed = match order {
+            Order::InOrder => 0,
+            Order::Shuffled(seed) => seed,
+        };
+        let bad = |reason| BadImage { path: self.source.path(item), reason };
+        bytes.clear();
+        self.source.read(item, bytes).map_err(|error| bad(error.to_string()))?;
+        let mut rng = sampler::generator(seed, epoch, item as u64);
+        let mut geometry = None;
+        let need = |width, height| geometry.insert(transform.geometry(width, height, &mut rng)).need(height);
+        let part = decode_part(bytes, pixels, need).map_err(bad)?;
+        let size = transform.size();
+        if resized.width() != size {
+            *resized = Image::new(size, size, PixelType::U8x3);
+        }
+        if let Some(geometry) = geometry {
+            geometry.resize(part, pixels, resizer, resized).map_err(bad)?;
+            transform.colour().apply(resized.buffer_mut(), &mut rng);
+            normalise.write(resized.buffer(), size, geometry.mirrored, output);
+        }
+        if bytes.capacity() + pixels.capacity() > MOST_KEPT {
+            (*bytes, *pixels) = (Vec::new(), Vec::new());
+            resizer.reset_internal_buffers();
+        }
+        Ok(())
     }
 }
 
 /// The batches of an epoch, in order.
 #[derive(Debug)]
 pub struct Batches {
-    receiver: Option<Receiver<Batch>>,
-    producer: Option<JoinHandle<()>>,
+    /// They take turns.
+    producers: Vec<(Receiver<Batch>, JoinHandle<()>)>,
+    turn: usize,
+    stop: Arc<AtomicBool>,
 }
 
 impl Iterator for Batches {
     type Item = Batch;
     fn next(&mut self) -> Option<Batch> {
-        let batch = self.receiver.as_ref()?.recv().ok();
-        if batch.is_none()
-            && let Some(producer) = self.producer.take()
-            && let Err(panic) = producer.join()
-        {
-            // A bug in the producer must not look like the end of the epoch.
-            std::panic::resume_unwind(panic);
+        let (receiver, _) = self.producers.get(self.turn)?;
+        let batch = receiver.recv().ok();
+        self.turn = (self.turn + 1) % PRODUCERS;
+        if batch.is_none() {
+            // The first that has no more is past the end of the epoch: so are the others.
+            for (receiver, producer) in self.producers.drain(..) {
+                drop(receiver);
+                if let Err(panic) = producer.join() {
+                    // A bug in the producer must not look like the end of the epoch.
+                    std::panic::resume_unwind(panic);
+                }
+            }
         }
         batch
     }
@@ -191,8 +363,9 @@ impl Iterator for Batches {
 
 impl Drop for Batches {
     fn drop(&mut self) {
-        drop(self.receiver.take());
-        if let Some(producer) = self.producer.take() {
+        self.stop.store(true, Ordering::Relaxed);
+        for (receiver, producer) in self.producers.drain(..) {
+            drop(receiver);
             // Its panic, if any, was the end of somebody who no longer listens.
             let _ = producer.join();
         }

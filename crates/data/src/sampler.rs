@@ -5,10 +5,15 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
 /// The order of `count` images in an epoch: every image once.
-pub(crate) fn shuffled(count: usize, seed: u64, epoch: u64) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..count).collect();
-    order.shuffle(&mut generator(seed, epoch, u64::MAX));
+pub(crate) fn shuffled(count: usize, seed: u64, epoch: u64) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..count as u32).collect();
+    order.shuffle(&mut order_generator(seed, epoch));
     order
+}
+
+/// The generator for the order of an epoch.
+pub(crate) fn order_generator(seed: u64, epoch: u64) -> impl Rng {
+    generator(seed, epoch, u64::MAX)
 }
 
 /// The generator for what happens to one image in one epoch. `image` is its position in the split, so the result depends

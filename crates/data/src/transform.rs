@@ -1,9 +1,9 @@
 //! Crops, resizing and normalisation, with torchvision's arithmetic.
 
 use crate::colour::ColourJitter;
+use crate::decode::{Need, Part};
 use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use image::RgbImage;
 use rand::{Rng, RngExt};
 
 /// How an image becomes a square of `size` pixels.
@@ -53,13 +53,22 @@ pub struct Normalise {
     pub std: [f32; 3],
 }
 
-/// A rectangle in pixels.
+/// A rectangle in whole pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Area {
+struct Rectangle {
     left: u32,
     top: u32,
     width: u32,
     height: u32,
+}
+
+/// A rectangle of an image that need not begin and end between two pixels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Window {
+    left: f64,
+    top: f64,
+    width: f64,
+    height: f64,
 }
 
 impl Transform {
@@ -72,84 +81,168 @@ impl Transform {
         }
     }
 
-    /// Writes the transformed, normalised `image` to `output` [size, size, 3].
-    pub(crate) fn apply(
-        &self,
-        image: &RgbImage,
-        normalise: &Normalise,
-        rng: &mut impl Rng,
-        resizer: &mut Resizer,
-        output: &mut [f32],
-    ) -> Result<(), String> {
-        let (width, height) = image.dimensions();
-        let text = |error: &dyn std::error::Error| error.to_string();
-        let source = ImageRef::new(width, height, image.as_raw(), PixelType::U8x3).map_err(|e| text(&e))?;
-        let mut resized = Image::new(self.size(), self.size(), PixelType::U8x3);
-        // Bilinear with antialiasing: Pillow's BILINEAR, to the rounding.
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false);
-        let (mirrored, colour) = match *self {
-            Self::RandomResizedCrop { scale, ratio, flip, colour, .. } => {
-                let area = random_area(width, height, scale, ratio, rng);
-                let cropped = CroppedImage::new(&source, area.left, area.top, area.width, area.height);
-                resizer.resize(&cropped.map_err(|e| text(&e))?, &mut resized, &options).map_err(|e| text(&e))?;
-                (rng.random_bool(flip), colour)
+    /// How an image of this size becomes the result; draws whatever is random but the colours.
+    pub(crate) fn geometry(&self, width: u32, height: u32, rng: &mut impl Rng) -> Geometry {
+        let all = Rectangle { left: 0, top: 0, width: self.size(), height: self.size() };
+        match *self {
+            Self::RandomResizedCrop { scale, ratio, flip, .. } => {
+                let crop = random_area(width, height, scale, ratio, rng);
+                let source = Window {
+                    left: crop.left.into(),
+                    top: crop.top.into(),
+                    width: crop.width.into(),
+                    height: crop.height.into(),
+                };
+                Geometry { source, apart: true, target: all, mirrored: rng.random_bool(flip) }
             }
-            Self::RandomPaddedCrop { resize, size, padding, flip, colour } => {
+            Self::RandomPaddedCrop { resize, size, padding, flip, .. } => {
                 let (full_width, full_height) = shorter_side(width, height, resize);
                 let columns = random_window(full_width, size, padding, rng);
                 let rows = random_window(full_height, size, padding, rng);
-                let mirrored = rng.random_bool(flip);
                 // Only what the window shows is computed; the rest of it stays black.
-                if columns.length > 0 && rows.length > 0 {
-                    let (left, shown_width) = in_source(width, full_width, columns.source, columns.length);
-                    let (top, shown_height) = in_source(height, full_height, rows.source, rows.length);
-                    let mut shown = Image::new(columns.length, rows.length, PixelType::U8x3);
-                    let options = options.crop(left, top, shown_width, shown_height);
-                    resizer.resize(&source, &mut shown, &options).map_err(|e| text(&e))?;
-                    let bytes = |pixels: u32| 3 * pixels as usize;
-                    let lines = resized.buffer_mut().chunks_exact_mut(bytes(size)).skip(rows.target as usize);
-                    for (line, shown) in lines.zip(shown.buffer().chunks_exact(bytes(columns.length))) {
-                        line[bytes(columns.target)..][..shown.len()].copy_from_slice(shown);
-                    }
-                }
-                (mirrored, colour)
+                let (left, shown_width) = in_source(width, full_width, columns.source, columns.length);
+                let (top, shown_height) = in_source(height, full_height, rows.source, rows.length);
+                let source = Window { left, top, width: shown_width, height: shown_height };
+                let (left, top, width, height) = (columns.target, rows.target, columns.length, rows.length);
+                let target = Rectangle { left, top, width, height };
+                Geometry { source, apart: false, target, mirrored: rng.random_bool(flip) }
             }
             Self::ResizeCenterCrop { resize, size } => {
                 // Only what the window shows is computed; the filter still reads the pixels around it.
-                let (left, shown_width) = central_window(width, shorter_side(width, height, resize).0, size);
-                let (top, shown_height) = central_window(height, shorter_side(width, height, resize).1, size);
-                let options = options.crop(left, top, shown_width, shown_height);
-                resizer.resize(&source, &mut resized, &options).map_err(|e| text(&e))?;
-                (false, ColourJitter::default())
+                let (full_width, full_height) = shorter_side(width, height, resize);
+                let (left, shown_width) = central_window(width, full_width, size);
+                let (top, shown_height) = central_window(height, full_height, size);
+                let source = Window { left, top, width: shown_width, height: shown_height };
+                Geometry { source, apart: false, target: all, mirrored: false }
             }
-        };
-        colour.apply(resized.buffer_mut(), rng);
-        normalise.write(resized.buffer(), self.size(), mirrored, output);
+        }
+    }
+
+    /// How far its colours may change.
+    pub(crate) fn colour(&self) -> ColourJitter {
+        match *self {
+            Self::RandomResizedCrop { colour, .. } | Self::RandomPaddedCrop { colour, .. } => colour,
+            Self::ResizeCenterCrop { .. } => ColourJitter::default(),
+        }
+    }
+}
+
+/// What of an image becomes what of the result.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Geometry {
+    source: Window,
+    /// Whether the window is cut out before it is resized, so that the filter sees nothing around it.
+    apart: bool,
+    /// Where in the result it goes; what is around it stays black.
+    target: Rectangle,
+    pub mirrored: bool,
+}
+
+impl Geometry {
+    /// Left, top, width and height of the window that is cut out, in whole pixels.
+    #[cfg(test)]
+    pub(crate) fn source_pixels(&self) -> [u32; 4] {
+        let Window { left, top, width, height } = self.source;
+        [left, top, width, height].map(|pixels| pixels as u32)
+    }
+
+    /// What has to be decoded of an image of that height.
+    pub(crate) fn need(&self, height: u32) -> Need {
+        let shrink = |source: f64, target: u32| source / f64::from(target.max(1));
+        let vertical = shrink(self.source.height, self.target.height);
+        // The bilinear filter reaches one pixel of the result beyond the window, or one of the source if that is more.
+        let reach = if self.apart { 0.0 } else { vertical.max(1.0) + 1.0 };
+        let rows = (self.source.top + self.source.height + reach).ceil() as u32;
+        Need { rows: rows.clamp(1, height), shrink: vertical.min(shrink(self.source.width, self.target.width)) }
+    }
+
+    /// Resizes the window of `pixels`, the decoded `part` of the image, into `result`, a square of RGB pixels.
+    ///
+    /// # Errors
+    /// If the window does not lie in the image.
+    pub(crate) fn resize(
+        &self,
+        part: Part,
+        pixels: &[u8],
+        resizer: &mut Resizer,
+        result: &mut Image<'static>,
+    ) -> Result<(), String> {
+        let text = |error: &dyn std::error::Error| error.to_string();
+        let Rectangle { left, top, width, height } = self.target;
+        let whole = (left, top, width, height) == (0, 0, result.width(), result.height());
+        if !whole {
+            result.buffer_mut().fill(0);
+        }
+        if width == 0 || height == 0 {
+            return Ok(());
+        }
+        let source = ImageRef::new(part.width, part.height, pixels, PixelType::U8x3).map_err(|e| text(&e))?;
+        // Bilinear with antialiasing: Pillow's BILINEAR, to the rounding.
+        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false);
+        let mut shown = if whole { None } else { Some(Image::new(width, height, PixelType::U8x3)) };
+        let target = shown.as_mut().unwrap_or(result);
+        let scale = f64::from(part.scale);
+        if self.apart && part.scale == 1 {
+            let Window { left, top, width, height } = self.source;
+            let cropped = CroppedImage::new(&source, left as u32, top as u32, width as u32, height as u32);
+            resizer.resize(&cropped.map_err(|e| text(&e))?, target, &options).map_err(|e| text(&e))?;
+        } else {
+            // The last pixel of a scaled image may stand for fewer pixels of the file.
+            let inside = |start: f64, length: f64, extent: u32| {
+                let start = (start / scale).min(f64::from(extent));
+                (start, (length / scale).min(f64::from(extent) - start))
+            };
+            let (left, width) = inside(self.source.left, self.source.width, part.width);
+            let (top, height) = inside(self.source.top, self.source.height, part.height);
+            resizer.resize(&source, target, &options.crop(left, top, width, height)).map_err(|e| text(&e))?;
+        }
+        if let Some(shown) = shown {
+            let bytes = |pixels: u32| 3 * pixels as usize;
+            let row = bytes(result.width());
+            let lines = result.buffer_mut().chunks_exact_mut(row).skip(top as usize);
+            for (line, shown) in lines.zip(shown.buffer().chunks_exact(bytes(width))) {
+                line[bytes(left)..][..shown.len()].copy_from_slice(shown);
+            }
+        }
         Ok(())
     }
 }
 
 impl Normalise {
     /// Copies rows of `row` RGB pixels to `output`.
-    fn write(&self, pixels: &[u8], row: u32, mirrored: bool, output: &mut [f32]) {
-        let tables: [[f32; 256]; 3] = std::array::from_fn(|channel| {
-            std::array::from_fn(|value| (value as f32 / 255.0 - self.mean[channel]) / self.std[channel])
-        });
-        let row = 3 * row as usize;
-        for (line, out) in pixels.chunks_exact(row).zip(output.chunks_exact_mut(row)) {
-            let write = |(out, pixel): (&mut [f32], &[u8])| {
-                for channel in 0..3 {
-                    out[channel] = tables[channel][usize::from(pixel[channel])];
+    pub(crate) fn write(&self, pixels: &[u8], row: u32, mirrored: bool, output: &mut [f32]) {
+        // The same pattern of red, green and blue over a whole number of vectors.
+        const PATTERN: usize = 24;
+        let factor: [f32; PATTERN] = std::array::from_fn(|i| 1.0 / (255.0 * self.std[i % 3]));
+        let offset: [f32; PATTERN] = std::array::from_fn(|i| -self.mean[i % 3] / self.std[i % 3]);
+        let copy = |pixels: &[u8], output: &mut [f32]| {
+            let (whole, rest) = pixels.as_chunks::<PATTERN>();
+            let (whole_output, rest_output) = output.as_chunks_mut::<PATTERN>();
+            for (pixels, output) in whole.iter().zip(whole_output) {
+                for i in 0..PATTERN {
+                    output[i] = f32::from(pixels[i]) * factor[i] + offset[i];
                 }
-            };
-            let (line, out) = (line.chunks_exact(3), out.chunks_exact_mut(3));
-            if mirrored { out.zip(line.rev()).for_each(write) } else { out.zip(line).for_each(write) }
+            }
+            for (i, (pixel, output)) in rest.iter().zip(rest_output).enumerate() {
+                *output = f32::from(*pixel) * factor[i] + offset[i];
+            }
+        };
+        if !mirrored {
+            return copy(pixels, output);
+        }
+        let row = 3 * row as usize;
+        let mut line = vec![0; row];
+        for (pixels, output) in pixels.chunks_exact(row).zip(output.chunks_exact_mut(row)) {
+            for (to, from) in line.as_chunks_mut::<3>().0.iter_mut().zip(pixels.as_chunks::<3>().0.iter().rev()) {
+                *to = *from;
+            }
+            copy(&line, output);
         }
     }
 }
 
 /// torchvision's `RandomResizedCrop.get_params`: ten tries, then the largest central crop within the ratio.
-fn random_area(width: u32, height: u32, scale: (f64, f64), ratio: (f64, f64), rng: &mut impl Rng) -> Area {
+fn random_area(width: u32, height: u32, scale: (f64, f64), ratio: (f64, f64), rng: &mut impl Rng) -> Rectangle {
     let (w, h) = (f64::from(width), f64::from(height));
     let uniform = |rng: &mut _, low: f64, high: f64| low + (high - low) * RngExt::random::<f64>(rng);
     for _ in 0..10 {
@@ -161,7 +254,7 @@ fn random_area(width: u32, height: u32, scale: (f64, f64), ratio: (f64, f64), rn
             let (crop_width, crop_height) = (crop_width as u32, crop_height as u32);
             let top = rng.random_range(0..=height - crop_height);
             let left = rng.random_range(0..=width - crop_width);
-            return Area { left, top, width: crop_width, height: crop_height };
+            return Rectangle { left, top, width: crop_width, height: crop_height };
         }
     }
     let (crop_width, crop_height) = if w / h < ratio.0 {
@@ -171,7 +264,7 @@ fn random_area(width: u32, height: u32, scale: (f64, f64), ratio: (f64, f64), rn
     } else {
         (width, height)
     };
-    Area { left: (width - crop_width) / 2, top: (height - crop_height) / 2, width: crop_width, height: crop_height }
+    Rectangle { left: (width - crop_width) / 2, top: (height - crop_height) / 2, width: crop_width, height: crop_height }
 }
 
 /// torchvision's `Resize(shorter)`: the longer side is cut off to whole pixels.
@@ -215,6 +308,20 @@ fn random_window(extent: u32, size: u32, padding: u32, rng: &mut impl Rng) -> Sh
 mod tests {
     use super::*;
     use crate::sampler::generator;
+    use image::RgbImage;
+
+    /// What a loader does with an image in memory.
+    fn apply(transform: Transform, image: &RgbImage, normalise: &Normalise, rng: &mut impl Rng) -> Vec<f32> {
+        let (width, height) = image.dimensions();
+        let geometry = transform.geometry(width, height, rng);
+        let mut result = Image::new(transform.size(), transform.size(), PixelType::U8x3);
+        // As what came before left it.
+        result.buffer_mut().fill(77);
+        geometry.resize(Part { width, height, scale: 1 }, image, &mut Resizer::new(), &mut result).unwrap();
+        let mut output = vec![f32::NAN; 3 * (transform.size() as usize).pow(2)];
+        normalise.write(result.buffer(), transform.size(), geometry.mirrored, &mut output);
+        output
+    }
 
     #[test]
     fn the_shorter_side_is_resized_as_torchvision_does() {
@@ -228,7 +335,6 @@ mod tests {
     #[test]
     fn windows_never_leave_the_image() {
         let normalise = Normalise { mean: [0.0; 3], std: [1.0; 3] };
-        let mut output = vec![0.0; 3 * 224 * 224];
         for extent in (1..500).chain([1023, 2999]) {
             let image = RgbImage::new(extent, 3);
             for (width, height) in [(extent, extent), (extent, extent + 1)] {
@@ -236,9 +342,7 @@ mod tests {
                 assert!(left >= 0.0 && left + shown <= f64::from(width), "{width}: {left} + {shown}");
             }
             let transform = Transform::ResizeCenterCrop { resize: 224, size: 224 };
-            let applied =
-                transform.apply(&image, &normalise, &mut generator(0, 0, 0), &mut Resizer::new(), &mut output);
-            assert_eq!(applied, Ok(()), "{extent}");
+            assert_eq!(apply(transform, &image, &normalise, &mut generator(0, 0, 0)), vec![0.0; 3 * 224 * 224], "{extent}");
         }
     }
 
@@ -258,7 +362,7 @@ mod tests {
     fn an_extreme_image_gets_the_central_crop() {
         let mut rng = generator(1, 0, 0);
         let area = random_area(1000, 10, (0.9, 1.0), (0.75, 4.0 / 3.0), &mut rng);
-        assert_eq!(area, Area { left: 493, top: 0, width: 13, height: 10 });
+        assert_eq!(area, Rectangle { left: 493, top: 0, width: 13, height: 10 });
         assert_eq!(random_area(1, 1, (0.08, 1.0), (0.75, 4.0 / 3.0), &mut rng).width, 1);
     }
 
@@ -271,9 +375,7 @@ mod tests {
             Transform::RandomPaddedCrop { resize: 4, size: 4, padding: 2, flip: 0.0, colour: ColourJitter::default() };
         let mut starts = std::collections::HashSet::new();
         for seed in 0..400 {
-            let mut output = vec![f32::NAN; 4 * 4 * 3];
-            let mut rng = generator(seed, 0, 0);
-            transform.apply(&image, &normalise, &mut rng, &mut Resizer::new(), &mut output).unwrap();
+            let output = apply(transform, &image, &normalise, &mut generator(seed, 0, 0));
             let pixel = |x: usize, y: usize| [0, 1, 2].map(|channel| output[3 * (4 * y + x) + channel].round() as i32);
             // The one shift that explains the pixels.
             let explains = |dx: i32, dy: i32| {
@@ -304,10 +406,8 @@ mod tests {
         // Red grows to the right, green downwards; no resizing takes place.
         let image = RgbImage::from_fn(6, 4, |x, y| image::Rgb([10 * x as u8, 10 * y as u8, 255]));
         let normalise = Normalise { mean: [0.0, 0.0, 0.5], std: [1.0 / 255.0, 1.0 / 255.0, 0.25] };
-        let mut output = vec![0.0; 2 * 2 * 3];
         let transform = Transform::ResizeCenterCrop { resize: 4, size: 2 };
-        let mut rng = generator(0, 0, 0);
-        transform.apply(&image, &normalise, &mut rng, &mut Resizer::new(), &mut output).unwrap();
+        let output = apply(transform, &image, &normalise, &mut generator(0, 0, 0));
         let expected = [20.0, 10.0, 2.0, 30.0, 10.0, 2.0, 20.0, 20.0, 2.0, 30.0, 20.0, 2.0];
         assert!(output.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-4), "{output:?}");
     }
@@ -324,8 +424,7 @@ mod tests {
                 flip,
                 colour: ColourJitter::default(),
             };
-            let mut output = vec![0.0; 12];
-            transform.apply(&image, &normalise, &mut generator(0, 0, 0), &mut Resizer::new(), &mut output).unwrap();
+            let output = apply(transform, &image, &normalise, &mut generator(0, 0, 0));
             [output[0], output[3]]
         };
         assert_eq!(red(0.0), [0.0, 1.0]);

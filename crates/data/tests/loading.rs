@@ -3,10 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
 use data::synth::{SampleSet, draw};
-use data::{Batch, ColourJitter, Dataset, Loader, Normalise, Order, Split, Transform, decode};
+use data::{
+    Batch, ColourJitter, Dataset, Loader, LoaderOptions, Normalise, Order, Rank, Source, Split, Transform, decode,
+    images_per_class,
+};
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tempfile::TempDir;
 
 const NORMALISE: Normalise = Normalise { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
@@ -23,10 +27,20 @@ fn sample_set() -> (TempDir, PathBuf) {
     (folder, root)
 }
 
-fn batches(split: &Split, order: Order, threads: usize, epoch: u64, first: usize) -> Vec<Batch> {
+fn options(order: Order, threads: usize) -> LoaderOptions {
     let transform = if order == Order::InOrder { EVALUATE } else { TRAIN };
-    let loader = Loader::new(split.clone(), transform, NORMALISE, order, 8, threads, 2).expect("threads start");
-    loader.epoch(epoch, first).expect("the thread starts").collect()
+    let rank = Rank { rank: 0, of: 1 };
+    LoaderOptions { transform, normalise: NORMALISE, order, batch_size: 8, rank, threads, ahead: Some(2) }
+}
+
+fn batches(source: &Arc<dyn Source>, order: Order, threads: usize, epoch: u64, first: usize) -> Vec<Batch> {
+    let loader = Loader::new(Arc::clone(source), options(order, threads)).expect("threads start");
+    loader.epoch(epoch, first).expect("the threads start").collect()
+}
+
+/// Every image's file, in order.
+fn paths(source: &dyn Source) -> Vec<PathBuf> {
+    (0..source.len()).map(|image| source.path(image)).collect()
 }
 
 #[test]
@@ -52,6 +66,49 @@ fn an_epoch_holds_every_image_at_most_once_and_full_batches() {
 }
 
 #[test]
+fn ranks_share_every_batch_of_a_larger_one() {
+    let (_folder, root) = sample_set();
+    let dataset = Dataset::open(&root).unwrap();
+    for (source, order) in [(&dataset.train, Order::Shuffled(7)), (&dataset.val, Order::InOrder)] {
+        let whole = LoaderOptions { batch_size: 6, ..options(order, 2) };
+        let whole: Vec<Batch> = Loader::new(Arc::clone(source), whole).unwrap().epoch(1, 0).unwrap().collect();
+        let shares: Vec<Vec<Batch>> = (0..3)
+            .map(|rank| {
+                let share = LoaderOptions { batch_size: 2, rank: Rank { rank, of: 3 }, ..options(order, 2) };
+                let loader = Loader::new(Arc::clone(source), share).unwrap();
+                let batches: Vec<Batch> = loader.epoch(1, 0).unwrap().collect();
+                assert_eq!(batches.len(), loader.batches());
+                batches
+            })
+            .collect();
+        for (number, batch) in whole.iter().enumerate() {
+            let of_ranks = shares.iter().filter_map(|share| share.get(number));
+            let mut together: Vec<usize> = of_ranks.flat_map(|batch| batch.items.clone()).collect();
+            let mut items = batch.items.clone();
+            together.sort_unstable();
+            items.sort_unstable();
+            assert_eq!(together, items, "batch {number}");
+        }
+        // 50 images: 8 batches of 6 each. 20 images: the last batch has 2, so that one of three ranks has no fourth batch.
+        let expected = if order == Order::InOrder { [4, 4, 3] } else { [8, 8, 8] };
+        assert_eq!(shares.iter().map(Vec::len).collect::<Vec<_>>(), expected);
+    }
+}
+
+#[test]
+fn batches_ahead_are_bounded_by_what_is_asked_or_by_memory() {
+    let (_folder, root) = sample_set();
+    let train = Dataset::open(&root).unwrap().train;
+    let image_bytes = 16 * 16 * 3 * 4;
+    let asked = Loader::new(Arc::clone(&train), options(Order::InOrder, 1)).unwrap();
+    assert_eq!(asked.bytes_ahead(), (2 + 2) * 8 * image_bytes);
+    let large = LoaderOptions { batch_size: 65_536, ahead: None, ..options(Order::InOrder, 1) };
+    let large = Loader::new(train, large).unwrap();
+    let batch_bytes = 65_536 * image_bytes;
+    assert!((4 * batch_bytes..=4 * batch_bytes + (1 << 30)).contains(&large.bytes_ahead()), "{}", large.bytes_ahead());
+}
+
+#[test]
 fn evaluation_sees_every_image_in_order() {
     let (_folder, root) = sample_set();
     let val = Dataset::open(&root).unwrap().val;
@@ -68,11 +125,14 @@ fn evaluation_sees_every_image_in_order() {
 fn dropping_the_batches_stops_the_loader() {
     let (_folder, root) = sample_set();
     let train = Dataset::open(&root).unwrap().train;
-    let loader = Loader::new(train, TRAIN, NORMALISE, Order::Shuffled(1), 2, 2, 1).unwrap();
-    for _ in 0..20 {
+    let options = LoaderOptions { batch_size: 2, ahead: Some(1), ..options(Order::Shuffled(1), 2) };
+    let loader = Loader::new(train, options).unwrap();
+    for taken in 0..20 {
         let mut epoch = loader.epoch(0, 0).unwrap();
-        assert_eq!(epoch.next().unwrap().number, 0);
-        // Drop joins the producer: a thread that hung would hang the test here.
+        for number in 0..taken {
+            assert_eq!(epoch.next().unwrap().number, number);
+        }
+        // Drop joins the producers: a thread that hung would hang the test here.
     }
 }
 
@@ -100,21 +160,21 @@ fn bad_images_are_left_out_and_named() {
         assert!(text.contains(name) && text.contains(reason), "{text}");
     }
     let images: usize = all.iter().map(|batch| batch.labels.len()).sum();
-    assert_eq!(images, val.items.len() - 3);
+    assert_eq!(images, val.len() - 3);
     // What follows a gap is still the right image under the right label.
-    let position = val.items.iter().position(|item| item.path.ends_with("4-whole.png")).unwrap();
+    let position = paths(&*val).iter().position(|path| path.ends_with("4-whole.png")).unwrap();
     let (batch, place) =
         all.iter().find_map(|batch| Some((batch, batch.items.iter().position(|&item| item == position)?))).unwrap();
-    let alone = Split { items: vec![val.items[position].clone()], ..val.clone() };
+    let alone: Arc<dyn Source> = Arc::new(Split::of_files([val.path(position)]));
     let alone = batches(&alone, Order::InOrder, 1, 0, 0);
-    assert_eq!(batch.pixels[place * 768..(place + 1) * 768], alone[0].pixels);
-    assert_eq!(batch.labels[place], alone[0].labels[0]);
+    assert_eq!(batch.pixels[place * 768..(place + 1) * 768], *alone[0].pixels);
+    assert_eq!(batch.labels[place], val.label(position) as i64);
 }
 
 #[test]
 fn a_jpeg_cut_anywhere_is_bad() {
     let (folder, root) = sample_set();
-    let first = Dataset::open(&root).unwrap().train.items[0].path.clone();
+    let first = Dataset::open(&root).unwrap().train.path(0);
     let whole = fs::read(first).unwrap();
     let path = folder.path().join("cut.jpg");
     for length in (0..whole.len()).step_by(7).chain(whole.len() - 4..whole.len()) {
@@ -155,10 +215,13 @@ fn the_index_finds_images_in_natural_order() {
     put(folder.path(), &["val/n9/a.jpg", "val/n10/a.jpg", "val/n10/.hidden.jpg", "val/.cache/a.jpg"]);
     let dataset = Dataset::open(folder.path()).unwrap();
     assert_eq!(dataset.classes(), ["n9", "n10"]);
-    let names: Vec<_> = dataset.train.items.iter().map(|i| i.path.strip_prefix(&dataset.train.root).unwrap()).collect();
-    assert_eq!(names, ["n9/a.webp", "n10/2.JPEG", "n10/10.jpg", "n10/deep/1.Png"].map(Path::new));
-    assert_eq!((dataset.train.ignored, dataset.train.images_per_class()), (1, vec![1, 3]));
-    assert_eq!(dataset.val.items.len(), 2);
+    let names: Vec<_> = (0..dataset.train.len()).map(|image| dataset.train.name(image)).collect();
+    assert_eq!(names, ["n9/a.webp", "n10/2.JPEG", "n10/10.jpg", "n10/deep/1.Png"].map(PathBuf::from));
+    assert_eq!(dataset.train.path(0), folder.path().join("train/n9/a.webp"));
+    assert_eq!(images_per_class(&*dataset.train), [1, 3]);
+    assert_eq!(dataset.val.len(), 2);
+    assert_eq!(dataset.notes.len(), 1);
+    assert!(dataset.notes[0].contains("train: 1 files that are no images"), "{}", dataset.notes[0]);
 }
 
 #[test]
@@ -187,22 +250,22 @@ fn links_are_followed_but_not_in_circles() {
     std::os::unix::fs::symlink(root.join("train/b"), root.join("train/b/again")).unwrap();
     std::os::unix::fs::symlink(root.join("nowhere.jpg"), root.join("val/b/gone.jpg")).unwrap();
     let dataset = Dataset::open(root).unwrap();
-    assert_eq!((dataset.train.items.len(), dataset.train.ignored), (2, 1));
-    assert_eq!((dataset.val.items.len(), dataset.val.ignored), (2, 1));
+    assert_eq!((dataset.train.len(), dataset.val.len(), dataset.notes.len()), (2, 2, 2));
+    assert_eq!(Split::open(&root.join("train")).unwrap().ignored(), 1);
 }
 
 #[test]
 fn the_sample_set_is_a_function_of_its_seed_and_never_overwrites() {
     let (folder, root) = sample_set();
     let dataset = Dataset::open(&root).unwrap();
-    assert_eq!((dataset.classes().len(), dataset.train.items.len(), dataset.val.items.len()), (10, 50, 20));
+    assert_eq!((dataset.classes().len(), dataset.train.len(), dataset.val.len()), (10, 50, 20));
     let set = SampleSet { train_per_class: 5, val_per_class: 2, seed: 1 };
     let again = folder.path().join("again");
     draw(&again, &set).unwrap();
     let other = folder.path().join("other");
     draw(&other, &SampleSet { seed: 2, ..set }).unwrap();
     let bytes = |root: &Path| -> Vec<Vec<u8>> {
-        Dataset::open(root).unwrap().train.items.iter().map(|item| fs::read(&item.path).unwrap()).collect()
+        paths(&*Dataset::open(root).unwrap().train).iter().map(|path| fs::read(path).unwrap()).collect()
     };
     assert_eq!(bytes(&root), bytes(&again));
     assert_ne!(bytes(&root), bytes(&other));
@@ -214,12 +277,12 @@ fn the_sample_set_is_a_function_of_its_seed_and_never_overwrites() {
 #[test]
 fn sample_images_vary_in_size_and_tell_their_difficulty() {
     let (_folder, root) = sample_set();
-    let items = Dataset::open(&root).unwrap().train.items;
-    let sizes: HashSet<(u32, u32)> = items.iter().map(|item| decode(&item.path).unwrap().dimensions()).collect();
+    let images = paths(&*Dataset::open(&root).unwrap().train);
+    let sizes: HashSet<(u32, u32)> = images.iter().map(|path| decode(path).unwrap().dimensions()).collect();
     assert!(sizes.len() > 20);
     let mut difficulties: Vec<f64> = Vec::new();
-    for item in &items {
-        let stem = item.path.file_stem().unwrap().to_string_lossy().into_owned();
+    for path in &images {
+        let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
         difficulties.push(stem.rsplit('-').next().unwrap().parse().unwrap());
     }
     assert!(difficulties.iter().any(|&d| d < 0.2) && difficulties.iter().any(|&d| d > 0.8));

@@ -4,7 +4,8 @@ use crate::commands::Usage;
 use crate::source::Loaded;
 use anyhow::{Result, bail};
 use clap::Args;
-use data::{Loader, Order, Split, Transform};
+use data::{Loader, LoaderOptions, Order, Split, Transform};
+use std::sync::Arc;
 use std::path::Path;
 
 #[derive(Args, Debug)]
@@ -36,8 +37,9 @@ impl Reading {
         let folder = data.join(split);
         let split = Split::open(if folder.is_dir() { &folder } else { data })?;
         loaded.refuse_other_classes(&split)?;
-        let normalise = loaded.input.normalise();
-        Ok(Loader::new(split, transform, normalise, order, batch_size, self.threads.into(), 2)?)
+        let (normalise, threads) = (loaded.input.normalise(), self.threads.into());
+        let options = LoaderOptions { transform, normalise, order, batch_size, threads, ..Default::default() };
+        Ok(Loader::new(Arc::new(split), options)?)
     }
 }
 

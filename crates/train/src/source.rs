@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use arch::state_dict::StateDict;
 use arch::{Classifier, NetSpec, Network, Preset};
 use clap::Args;
-use data::{Split, Transform};
+use data::{Source as _, Split, Transform};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use tch::Device;
@@ -86,9 +86,9 @@ impl Loaded {
         if self.named {
             return Ok(trainer::refuse_other_classes(&self.classes, split)?);
         }
-        let (network, data) = (self.classes.len(), split.classes.len());
+        let (network, data) = (self.classes.len(), split.classes().len());
         if network != data {
-            let folder = split.root.display();
+            let folder = split.location().display();
             bail!("the network knows {network} classes and {folder} holds {data}; use the classes it was trained on");
         }
         Ok(())

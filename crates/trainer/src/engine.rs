@@ -322,7 +322,7 @@ impl Fit {
             },
         };
         let epochs = self.progress.epoch - first_epoch;
-        write_gate_report(&self.run.gates(), self.network.spec(), &self.cost, self.val.split(), &evaluation)?;
+        write_gate_report(&self.run.gates(), self.network.spec(), &self.cost, self.val.source(), &evaluation)?;
         let verdict = self.verdict(evaluation, bad, start.elapsed().as_secs_f64(), epochs);
         tell(listeners, &Event::Finished(&verdict))?;
         Ok(Outcome::Finished(Box::new(verdict)))

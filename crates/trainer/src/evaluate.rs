@@ -62,12 +62,12 @@ impl BadImages {
             tell(listeners, &Event::BadImage(image))?;
         }
         self.count += bad.len();
-        let split = loader.split();
+        let source = loader.source();
         match bad.last() {
-            Some(last) if self.count as f64 > self.share * split.items.len() as f64 => Err(Error::TooManyBadImages {
-                path: split.root.clone(),
+            Some(last) if self.count as f64 > self.share * source.len() as f64 => Err(Error::TooManyBadImages {
+                path: source.location().to_owned(),
                 bad: self.count,
-                images: split.items.len(),
+                images: source.len(),
                 share: self.share,
                 last: last.to_string(),
             }),

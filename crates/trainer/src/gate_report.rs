@@ -5,7 +5,7 @@ use crate::evaluate::Evaluation;
 use crate::file::write_atomically;
 use crate::gate_use::{GateState, GateUse, ImageUse, Polarisation};
 use arch::{Cost, NetSpec, Site};
-use data::Split;
+use data::Source;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -29,13 +29,13 @@ pub fn write_gate_report(
     folder: &Path,
     spec: &NetSpec,
     cost: &Cost,
-    split: &Split,
+    source: &dyn Source,
     evaluation: &Evaluation,
 ) -> Result<()> {
     let Some(gate_use) = &evaluation.gate_use else { return Ok(()) };
     let failed = |source| Error::Write { path: folder.to_owned(), bytes: None, source };
     std::fs::create_dir_all(folder).map_err(failed)?;
-    let report = Report { spec, cost, split, evaluation, gate_use, names: gate_names(spec) };
+    let report = Report { spec, cost, source, evaluation, gate_use, names: gate_names(spec) };
     write_atomically(&folder.join("gates.csv"), &csv(report.gates()).map_err(failed)?)?;
     write_atomically(&folder.join("classes.csv"), &csv(report.classes()).map_err(failed)?)?;
     write_atomically(&folder.join("images.csv"), &csv(report.images()).map_err(failed)?)?;
@@ -67,7 +67,7 @@ fn csv(rows: Vec<Vec<String>>) -> std::io::Result<Vec<u8>> {
 struct Report<'a> {
     spec: &'a NetSpec,
     cost: &'a Cost,
-    split: &'a Split,
+    source: &'a dyn Source,
     evaluation: &'a Evaluation,
     gate_use: &'a GateUse,
     names: Vec<String>,
@@ -113,7 +113,7 @@ impl Report<'_> {
         let mut rows = vec![row(&["class", "images"])];
         rows[0].extend(self.names.iter().cloned());
         let counted = self.gate_use.class_images.iter().zip(&self.gate_use.class_rates);
-        for (class, (images, rates)) in self.split.classes.iter().zip(counted) {
+        for (class, (images, rates)) in self.source.classes().iter().zip(counted) {
             let mut row = vec![class.clone(), images.to_string()];
             row.extend(rates.iter().map(|&rate| share(rate)));
             rows.push(row);
@@ -202,16 +202,15 @@ impl Report<'_> {
     }
 
     fn path(&self, image: &ImageUse) -> String {
-        let path = &self.split.items[image.item].path;
-        path.strip_prefix(&self.split.root).unwrap_or(path).to_string_lossy().into_owned()
+        self.source.name(image.item).to_string_lossy().into_owned()
     }
 
     fn class(&self, image: &ImageUse) -> &str {
-        &self.split.classes[self.split.items[image.item].class]
+        &self.source.classes()[self.source.label(image.item)]
     }
 
     fn predicted(&self, image: &ImageUse) -> &str {
-        self.split.classes.get(image.predicted).map_or("", String::as_str)
+        self.source.classes().get(image.predicted).map_or("", String::as_str)
     }
 }
 
@@ -230,8 +229,37 @@ mod tests {
     use super::*;
     use crate::totals::Summary;
     use arch::Place;
-    use data::Item;
+    use std::io;
+    use std::path::PathBuf;
     use gumbel_gates::GateKind;
+
+    /// Images that are only names.
+    #[derive(Debug)]
+    struct Listed {
+        classes: Vec<String>,
+        images: [(&'static str, usize); 3],
+    }
+
+    impl Source for Listed {
+        fn classes(&self) -> &[String] {
+            &self.classes
+        }
+        fn len(&self) -> usize {
+            self.images.len()
+        }
+        fn label(&self, image: usize) -> usize {
+            self.images[image].1
+        }
+        fn location(&self) -> &Path {
+            Path::new("/set")
+        }
+        fn name(&self, image: usize) -> PathBuf {
+            self.images[image].0.into()
+        }
+        fn read(&self, _: usize, _: &mut Vec<u8>) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
 
     #[test]
     fn the_files_say_what_the_gates_did() {
@@ -239,13 +267,8 @@ mod tests {
         let sizes: Vec<_> = (0..9).map(|block| (block == 0).then_some(arch::GroupSizes::uniform(8, 0))).collect();
         let spec = preset.spec(2).with_filter_gates(GateKind::Independent, &sizes, &[Place::Between]);
         let cost = Cost::of(&spec, 32, 32).unwrap();
-        let item = |path: &str, class| Item { path: path.into(), class };
-        let split = Split {
-            root: "/set".into(),
-            classes: vec!["cat".into(), "dog, large".into()],
-            items: vec![item("/set/cat/a.png", 0), item("/set/dog, large/b \"x\".png", 1), item("/set/cat/c.png", 0)],
-            ignored: 0,
-        };
+        let images = [("cat/a.png", 0), ("dog, large/b \"x\".png", 1), ("cat/c.png", 0)];
+        let source = Listed { classes: vec!["cat".into(), "dog, large".into()], images };
         let image = |item, predicted, macs, open| ImageUse { item, predicted, macs, open };
         let gate_use = GateUse {
             class_images: vec![2, 1],
@@ -255,7 +278,7 @@ mod tests {
         let summary = Summary { images: 3, rates: vec![1.0, 1.0 / 3.0], ..Summary::default() };
         let evaluation = Evaluation { summary, gate_use: Some(gate_use), ..Evaluation::default() };
         let folder = tempfile::tempdir().unwrap();
-        write_gate_report(&folder.path().join("gates"), &spec, &cost, &split, &evaluation).unwrap();
+        write_gate_report(&folder.path().join("gates"), &spec, &cost, &source, &evaluation).unwrap();
         let read = |name: &str| std::fs::read_to_string(folder.path().join("gates").join(name)).unwrap();
 
         // Half of the filters: half of what conv1 and conv2 cost, 2 · 32² · 9 · 16².

@@ -14,7 +14,7 @@ use crate::run_dir::RunDir;
 use crate::teacher::Teacher;
 use crate::totals::Sums;
 use arch::{BlockSpec, Classifier, Cost, Meter, Network};
-use data::{Dataset, Loader, Order, Split};
+use data::{Dataset, Loader, LoaderOptions, Order, Source};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -63,7 +63,7 @@ impl Fit {
         };
         let spec = match &origin {
             Some(checkpoint) => {
-                refuse_other_classes(&checkpoint.classes, &dataset.train)?;
+                refuse_other_classes(&checkpoint.classes, &*dataset.train)?;
                 if checkpoint.spec.gate_count() > 0 {
                     refuse_other_targets(&config, checkpoint.spec.blocks.len())?;
                 }
@@ -93,7 +93,7 @@ impl Fit {
         let scaled = config.train.precision == Precision::Float16;
         let health = Health::new(config.train.max_bad_steps, scaled, network.tensors(), &progress.health)?;
         // As the loader counts them.
-        let steps = (dataset.train.items.len() / config.train.batch_size).max(1);
+        let steps = (dataset.train.len() / config.train.batch_size).max(1);
         let at_once = begun.is_none() && config.gates.decided_from(steps) == Some(0);
         if at_once && fresh_gates && spec.gate_count() > 0 && config.gates.start == GateStart::Alike {
             return Err(fault("gates.decide_after", ALL_ALIKE.to_owned()));
@@ -103,8 +103,8 @@ impl Fit {
             spec.name,
             spec.gate_count(),
             in_words(device),
-            dataset.train.items.len(),
-            dataset.val.items.len(),
+            dataset.train.len(),
+            dataset.val.len(),
             dataset.classes().len()
         );
         let teacher = Teacher::of(&config, dataset.classes(), device)?;
@@ -179,14 +179,10 @@ fn open(config: &Config, notes: &mut Vec<String>) -> Result<Dataset> {
     }
     let path = config.data.path.clone().unwrap_or_default();
     let dataset = Dataset::open(&path)?;
-    for split in [&dataset.train, &dataset.val] {
-        if split.ignored > 0 {
-            notes.push(format!("{}: {} files that are no images are left out", split.root.display(), split.ignored));
-        }
-    }
-    let images = dataset.train.items.len();
+    notes.extend(dataset.notes.iter().cloned());
+    let images = dataset.train.len();
     if images < 2 {
-        return Err(Error::TooFewImages { path: dataset.train.root, images });
+        return Err(Error::TooFewImages { path: dataset.train.location().to_owned(), images });
     }
     Ok(dataset)
 }
@@ -262,7 +258,7 @@ fn continue_from(
         let reason = "it does not say where training stood".to_owned();
         return Err(Error::NotACheckpoint { path, reason });
     };
-    refuse_other_classes(&checkpoint.classes, &dataset.train)?;
+    refuse_other_classes(&checkpoint.classes, &*dataset.train)?;
     let (before, now) = (training.images, images(dataset));
     if before != now {
         let data = config.data.path.clone().unwrap_or_default();
@@ -330,8 +326,10 @@ fn create(run: RunDir, config: &Config) -> Result<RunDir> {
 
 fn loaders(config: &Config, dataset: Dataset) -> Result<(Loader, Loader)> {
     let (data, train, input) = (&config.data, &config.train, Input::of(config));
-    let loader = |split, transform, order, batch_size| {
-        Loader::new(split, transform, input.normalise(), order, batch_size, data.threads, data.batches_ahead)
+    let loader = |source, transform, order, batch_size| {
+        let (normalise, threads, ahead) = (input.normalise(), data.threads, data.batches_ahead);
+        let options = LoaderOptions { transform, normalise, order, batch_size, threads, ahead, ..Default::default() };
+        Loader::new(source, options)
     };
     Ok((
         loader(dataset.train, config.augmentation(), Order::Shuffled(train.seed), train.batch_size)?,
@@ -342,7 +340,7 @@ fn loaders(config: &Config, dataset: Dataset) -> Result<(Loader, Loader)> {
 /// How many images, and a fingerprint of their names.
 fn images(dataset: &Dataset) -> (usize, u64) {
     let (train, val) = (&dataset.train, &dataset.val);
-    (train.items.len() + val.items.len(), train.fingerprint() ^ val.fingerprint().rotate_left(1))
+    (train.len() + val.len(), train.fingerprint() ^ val.fingerprint().rotate_left(1))
 }
 
 /// The keys that differ, and how: a resumed run keeps its configuration, but data may have moved and machines differ.
@@ -417,14 +415,14 @@ fn refuse_changes(
 ///
 /// # Errors
 /// If it does not.
-pub fn refuse_other_classes(classes: &[String], split: &Split) -> Result<()> {
-    if classes == split.classes {
+pub fn refuse_other_classes(classes: &[String], source: &dyn Source) -> Result<()> {
+    if classes == source.classes() {
         return Ok(());
     }
     let shorten = |names: &[String]| {
         let shown = names.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
         if names.len() > 4 { format!("{shown}, … ({})", names.len()) } else { shown }
     };
-    let (network, data) = (shorten(classes), shorten(&split.classes));
-    Err(Error::OtherClasses { path: split.root.clone(), network, data })
+    let (network, data) = (shorten(classes), shorten(source.classes()));
+    Err(Error::OtherClasses { path: source.location().to_owned(), network, data })
 }

@@ -83,7 +83,7 @@ impl Fit {
     /// If a weight is not a finite number.
     pub(crate) fn state(&self) -> Result<Vec<u8>> {
         self.refuse_broken_weights()?;
-        let (classes, input) = (&self.train.split().classes, Input::of(&self.config));
+        let (classes, input) = (self.train.source().classes(), Input::of(&self.config));
         let average = self.average.as_ref().map(Average::network);
         Checkpoint::to_bytes(&self.network, average, classes, input, Some(&self.progress), Some(&self.optimizer))
     }

@@ -169,7 +169,7 @@ impl Fit {
         let steps = self.steps_per_epoch() as u64;
         let batch = self.train.epoch(step / steps, (step % steps) as usize)?.next();
         if let Some(batch) = batch {
-            diagnosis.images = batch.items.iter().map(|&item| self.train.split().items[item].path.clone()).collect();
+            diagnosis.images = batch.items.iter().map(|&item| self.train.source().path(item)).collect();
             self.look_again(step, &batch, &mut broken, &mut diagnosis)?;
         }
         diagnosis.first = broken.found();

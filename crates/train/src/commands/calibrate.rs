@@ -57,7 +57,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let batch_size = args.batch_size.map_or(trained_with.unwrap_or(64), |size| size as usize);
     let (transform, order) = (loaded.augmentation, Order::Shuffled(args.seed));
     let loader = args.reading.loader(&loaded, &args.data, "train", transform, order, batch_size)?;
-    let classes = if loaded.named { &loaded.classes } else { &loader.split().classes };
+    let classes = if loaded.named { &*loaded.classes } else { loader.source().classes() };
     let size = loaded.input.image_size;
     let cost = Cost::of(loaded.network.spec(), size as usize, size as usize)?;
     let pass = TrainingPass {

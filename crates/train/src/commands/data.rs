@@ -5,10 +5,11 @@ use crate::table::{grouped, table};
 use anyhow::Result;
 use clap::Subcommand;
 use data::synth::{SampleSet, draw};
-use data::{BadImage, Dataset, Split, check};
+use data::{Dataset, Source, Split, check, images_per_class};
 use indicatif::ProgressBar;
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Draw, list or check a folder of images
 #[derive(clap::Args)]
@@ -56,9 +57,9 @@ struct Index {
     json: bool,
 }
 
-/// Decode every image and list what cannot be used
+/// Decode every image, list what cannot be used and why, and show image sizes and class balance
 ///
-/// Exits with 1 if there is any. A folder without train/ and val/ is checked as one split.
+/// Exits with 1 if there is anything that cannot be used. A folder without train/ is checked as one split.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  train data check /data/imagenet")]
 struct Check {
@@ -84,75 +85,136 @@ fn synth(args: &Synth) -> Result<Done> {
     let dataset = Dataset::open(&args.folder)?;
     Ok(Done::ok(format!(
         "drew {} training and {} validation images of {} classes into {}\n",
-        dataset.train.items.len(),
-        dataset.val.items.len(),
+        dataset.train.len(),
+        dataset.val.len(),
         dataset.classes().len(),
         args.folder.display()
     )))
 }
 
 fn index(args: &Index) -> Result<Done> {
-    let Dataset { train, val } = Dataset::open(&args.folder)?;
-    let counts = || train.classes.iter().zip(train.images_per_class()).zip(val.images_per_class());
+    let Dataset { train, val, notes } = Dataset::open(&args.folder)?;
+    let (in_train, in_val) = (images_per_class(&*train), images_per_class(&*val));
+    let counts = || train.classes().iter().zip(&in_train).zip(&in_val);
     if args.json {
         let classes: Vec<_> =
             counts().map(|((class, train), val)| json!({ "class": class, "train": train, "val": val })).collect();
-        let (train, val) = (train.items.len(), val.items.len());
+        let (train, val) = (train.len(), val.len());
         return Ok(Done::ok(format!("{:#}\n", json!({ "train": train, "val": val, "classes": classes }))));
     }
     let mut rows = vec![["label", "class", "train", "val"].map(str::to_owned).to_vec()];
     for (label, ((class, train), val)) in counts().enumerate() {
-        rows.push(vec![label.to_string(), class.clone(), grouped(train as u64), grouped(val as u64)]);
+        rows.push(vec![label.to_string(), class.clone(), grouped(*train as u64), grouped(*val as u64)]);
     }
-    let (ignored, total) = (train.ignored + val.ignored, |split: &Split| grouped(split.items.len() as u64));
+    let total = |split: &dyn Source| grouped(split.len() as u64);
     let mut text = table(&rows);
-    text +=
-        &format!("\n{} classes, {} training and {} validation images\n", rows.len() - 1, total(&train), total(&val));
-    if ignored > 0 {
-        text += &format!("{ignored} files that are no images are left out\n");
-    }
+    text += &format!(
+        "\n{} classes, {} training and {} validation images\n",
+        train.classes().len(),
+        total(&*train),
+        total(&*val)
+    );
+    notes.iter().for_each(|note| text += &format!("{note}\n"));
     Ok(Done::ok(text))
 }
 
-fn check_folder(args: &Check) -> Result<Done> {
-    let has_splits = args.folder.join("train").is_dir() || args.folder.join("val").is_dir();
-    let splits = if has_splits {
-        let Dataset { train, val } = Dataset::open(&args.folder)?;
-        vec![train, val]
-    } else {
-        vec![Split::open(&args.folder)?]
-    };
-    let images: usize = splits.iter().map(|split| split.items.len()).sum();
-    let bar = ProgressBar::new(images as u64); // on stderr, and only if it is a terminal
-    let mut bad: Vec<BadImage> = Vec::new();
-    let mut extents: Option<[(u32, u32); 2]> = None;
-    for split in &splits {
-        let checked = check(split, || bar.inc(1));
-        bad.extend(checked.bad);
-        extents = match (extents, checked.smallest.zip(checked.largest)) {
-            (None, found) => found.map(|(smallest, largest)| [smallest, largest]),
-            (known, None) => known,
-            (Some([small, large]), Some((smallest, largest))) => Some([
-                if area(smallest) < area(small) { smallest } else { small },
-                if area(largest) > area(large) { largest } else { large },
-            ]),
-        };
+/// The splits of a data set by name, or the folder itself as one.
+pub(super) fn splits(folder: &Path) -> data::Result<Vec<(&'static str, Arc<dyn Source>)>> {
+    if folder.join("train").is_dir() {
+        let Dataset { train, val, .. } = Dataset::open(folder)?;
+        return Ok(vec![("training", train), ("validation", val)]);
     }
+    Ok(vec![("all", Arc::new(Split::open(folder)?))])
+}
+
+fn check_folder(args: &Check) -> Result<Done> {
+    let splits = splits(&args.folder)?;
+    let images: usize = splits.iter().map(|(_, split)| split.len()).sum();
+    let bar = ProgressBar::new(images as u64); // on stderr, and only if it is a terminal
+    let checked: Vec<_> = splits.iter().map(|(name, split)| (*name, split, check(&**split, || bar.inc(1)))).collect();
     bar.finish_and_clear();
+    let bad: Vec<_> = checked.iter().flat_map(|(.., check)| &check.bad).collect();
     let code = u8::from(!bad.is_empty());
     if args.json {
         let list: Vec<_> = bad.iter().map(|bad| json!({ "path": bad.path, "reason": bad.reason })).collect();
-        let value = json!({ "images": images, "bad": list, "smallest": extents.map(|e| e[0]), "largest": extents.map(|e| e[1]) });
+        let area = |&(width, height): &(u32, u32)| u64::from(width) * u64::from(height);
+        let sizes = || checked.iter().flat_map(|(.., check)| &check.sizes);
+        let (smallest, largest) = (sizes().min_by_key(|size| area(size)), sizes().max_by_key(|size| area(size)));
+        let splits: serde_json::Map<_, _> = checked
+            .iter()
+            .map(|(name, split, check)| {
+                let sides = Quantiles::of(shorter_sides(&check.sizes));
+                let classes = images_per_class(&***split);
+                ((*name).to_owned(), json!({ "images": split.len(), "bad": check.bad.len(), "shorter_side": sides, "images_per_class": classes }))
+            })
+            .collect();
+        let value = json!({ "images": images, "bad": list, "smallest": smallest, "largest": largest, "splits": splits });
         return Ok(Done::with_code(format!("{value:#}\n"), code));
     }
     let mut text: String = bad.iter().map(|bad| format!("{bad}\n")).collect();
     text += &format!("{} images, {} cannot be used\n", grouped(images as u64), grouped(bad.len() as u64));
-    if let Some([(w0, h0), (w1, h1)]) = extents {
-        text += &format!("smallest {w0}×{h0}, largest {w1}×{h1} pixels\n");
+    for (name, split, check) in &checked {
+        text += &at_a_glance(name, &***split, &check.sizes);
     }
     Ok(Done::with_code(text, code))
 }
 
-fn area((width, height): (u32, u32)) -> u64 {
-    u64::from(width) * u64::from(height)
+/// Smallest, median and largest.
+#[derive(serde::Serialize)]
+struct Quantiles {
+    least: u64,
+    median: u64,
+    most: u64,
+}
+
+impl Quantiles {
+    fn of(values: impl Iterator<Item = u64>) -> Option<Self> {
+        let mut values: Vec<u64> = values.collect();
+        values.sort_unstable();
+        Some(Self { least: *values.first()?, median: values[values.len() / 2], most: *values.last()? })
+    }
+}
+
+fn shorter_sides(sizes: &[(u32, u32)]) -> impl Iterator<Item = u64> {
+    sizes.iter().map(|&(width, height)| width.min(height).into())
+}
+
+/// Image sizes and class balance of one split.
+fn at_a_glance(name: &str, split: &dyn Source, sizes: &[(u32, u32)]) -> String {
+    const BAR: usize = 40;
+    let counts = images_per_class(split);
+    let mut text = format!("\n{name}: {} images of {} classes\n", grouped(split.len() as u64), counts.len());
+    if let Some(Quantiles { least, median, most }) = Quantiles::of(counts.iter().map(|&count| count as u64)) {
+        let class = |wanted: u64| {
+            let found = counts.iter().position(|&count| count as u64 == wanted);
+            found.map_or("", |label| &split.classes()[label])
+        };
+        text += &format!(
+            "images per class: {} ({}) to {} ({}), {} in the median\n",
+            grouped(least),
+            class(least),
+            grouped(most),
+            class(most),
+            grouped(median)
+        );
+    }
+    let quantiles = |values: Vec<u64>| {
+        Quantiles::of(values.into_iter())
+            .map_or(String::new(), |found| format!("{} to {}, {} in the median", found.least, found.most, found.median))
+    };
+    text += &format!("width:  {}\n", quantiles(sizes.iter().map(|size| size.0.into()).collect()));
+    text += &format!("height: {}\n", quantiles(sizes.iter().map(|size| size.1.into()).collect()));
+    // Powers of two, from the first that is met to the last.
+    let mut bins = std::collections::BTreeMap::new();
+    for side in shorter_sides(sizes) {
+        *bins.entry(side.max(1).ilog2()).or_insert(0usize) += 1;
+    }
+    let most = bins.values().max().copied().unwrap_or(1);
+    text += "shorter side, pixels\n";
+    for (bin, count) in bins {
+        let (from, to) = (1u64 << bin, (1u64 << (bin + 1)) - 1);
+        let bar = "█".repeat((BAR * count).div_ceil(most));
+        text += &format!("{from:>6} to {to:<6} {:>9}  {bar}\n", grouped(count as u64));
+    }
+    text
 }

@@ -95,7 +95,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     drop(progress);
 
     if let (Some(folder), [evaluation]) = (&args.gate_report, evaluations.as_slice()) {
-        write_gate_report(folder, loaded.network.spec(), &cost, loader.split(), evaluation)?;
+        write_gate_report(folder, loaded.network.spec(), &cost, loader.source(), evaluation)?;
     }
     Ok(Done::ok(match (evaluations.as_slice(), &args.strategies, args.json) {
         ([evaluation], None, true) => format!("{:#}\n", json_of_one(&loaded, evaluation, &cost)),

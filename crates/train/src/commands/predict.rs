@@ -6,10 +6,11 @@ use crate::source::Source;
 use crate::table::{macs, percent};
 use anyhow::Result;
 use arch::{Cost, Meter, Pass};
-use data::{Item, Loader, Order, Split};
+use data::{Loader, LoaderOptions, Split};
 use gumbel_gates::Policy;
 use serde_json::json;
 use std::path::PathBuf;
+use std::sync::Arc;
 use tch::Kind;
 use trainer::to_tensors;
 
@@ -54,10 +55,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let (network, input) = (&loaded.network, loaded.input);
     let cost = Cost::of(network.spec(), input.image_size as usize, input.image_size as usize)?;
     let meter = Meter::new(&cost, device)?;
-    let items: Vec<Item> = args.images.into_iter().map(|path| Item { path, class: 0 }).collect();
-    let paths: Vec<PathBuf> = items.iter().map(|item| item.path.clone()).collect();
-    let split = Split { root: PathBuf::new(), classes: Vec::new(), items, ignored: 0 };
-    let loader = Loader::new(split, input.transform(), input.normalise(), Order::InOrder, 32, 0, 2)?;
+    let (transform, normalise) = (input.transform(), input.normalise());
+    let options = LoaderOptions { transform, normalise, batch_size: 32, ..Default::default() };
+    let loader = Loader::new(Arc::new(Split::of_files(&args.images)), options)?;
     let shown = i64::from(args.top).min(loaded.classes.len() as i64);
 
     let (mut predictions, mut bad) = (Vec::new(), Vec::new());
@@ -82,7 +82,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 open += site.f_get(row)?.f_sum(Kind::Double)?.f_double_value(&[])? as usize;
             }
             predictions.push(Prediction {
-                path: paths[item].clone(),
+                path: loader.source().path(item),
                 classes: classes
                     .iter()
                     .map(|&class| loaded.classes[class as usize].clone())

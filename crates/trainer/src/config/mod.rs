@@ -95,8 +95,9 @@ pub struct DataConfig {
     pub std: [f32; 3],
     /// Threads that decode; 0 means one per core.
     pub threads: usize,
-    /// Whole batches that are kept ready.
-    pub batches_ahead: usize,
+    /// Whole batches that are kept ready; absent, as many as the memory that is free allows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batches_ahead: Option<usize>,
     /// Share of a split's images that may be unusable before the run stops.
     pub max_bad_share: f64,
 }
@@ -299,7 +300,7 @@ impl Default for DataConfig {
             mean: [0.485, 0.456, 0.406],
             std: [0.229, 0.224, 0.225],
             threads: 0,
-            batches_ahead: 2,
+            batches_ahead: None,
             max_bad_share: 0.01,
         }
     }

@@ -8,13 +8,13 @@ mod states;
 
 use arch::Decision;
 use data::synth::{SampleSet, draw};
-use data::{Dataset, Loader, Order};
+use data::{Dataset, Loader, LoaderOptions, Order, Source, Transform};
 use gumbel_gates::{GateKind, Policy};
 use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tch::Device;
 use torch_ext::Role;
@@ -34,6 +34,13 @@ fn sample_set() -> &'static Path {
         (folder, path)
     });
     path
+}
+
+fn loader(source: Arc<dyn Source>, transform: Transform, input: &Input, order: Order) -> Loader {
+    let (normalise, ahead) = (input.normalise(), Some(2));
+    let options =
+        LoaderOptions { transform, normalise, order, batch_size: 8, threads: 2, ahead, ..LoaderOptions::default() };
+    Loader::new(source, options).expect("threads start")
 }
 
 fn config(extra: &str) -> Config {
@@ -241,7 +248,7 @@ fn calibration_changes_statistics_alone_and_the_same_way_whatever_they_were() {
     let (parameters, statistics) = (copies(Role::Parameter), copies(Role::Buffer));
     let (config, input) = (&verdict.config, Input::of(&verdict.config));
     let split = Dataset::open(sample_set()).unwrap().train;
-    let loader = Loader::new(split, config.augmentation(), input.normalise(), Order::Shuffled(1), 8, 2, 2).unwrap();
+    let loader = loader(split, config.augmentation(), &input, Order::Shuffled(1));
     for policy in [Policy::Argmax, Policy::TopK(3), Policy::Sample { temperature: 1.0, seed: 4 }] {
         let pass = TrainingPass {
             loader: &loader,
@@ -269,7 +276,7 @@ fn strategies_are_what_their_runs_come_to() {
     let cost = arch::Cost::of(&spec, 32, 32).unwrap();
     let input = Input::of(&config(""));
     let split = Dataset::open(sample_set()).unwrap().val;
-    let loader = Loader::new(split, input.transform(), input.normalise(), Order::InOrder, 8, 2, 2).unwrap();
+    let loader = loader(split, input.transform(), &input, Order::InOrder);
     let evaluator = Evaluator {
         network: &network,
         cost: &cost,
@@ -457,7 +464,7 @@ fn gates_are_decided_by_how_many_images_agree() {
     }
     let input = Input::of(&config(""));
     let split = Dataset::open(sample_set()).unwrap().val;
-    let loader = Loader::new(split, input.transform(), input.normalise(), Order::InOrder, 8, 2, 2).unwrap();
+    let loader = loader(split, input.transform(), &input, Order::InOrder);
     let watch = |policy, confidence| {
         let agreement = Agreement { share: 1.0, confidence };
         let watch = Watch { network: &network, loader: &loader, image_size: 32, policy, agreement, max_bad_share: 0.0 };

@@ -1,12 +1,14 @@
 //! `train bench`
 
 mod inference;
+mod loader;
 mod step;
 
 use crate::Done;
 use anyhow::Result;
 use clap::Subcommand;
 use inference::{Inference, inference};
+use loader::{Loading, loader};
 use step::{Step, step};
 
 /// Time what the program does
@@ -19,12 +21,14 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum Command {
     Inference(Inference),
+    Loader(Loading),
     Step(Step),
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     match args.command {
         Command::Inference(args) => inference(&args),
+        Command::Loader(args) => loader(&args),
         Command::Step(args) => step(&args),
     }
 }

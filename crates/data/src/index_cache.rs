@@ -1,0 +1,167 @@
+//! Indices kept for the next start: walking a million files takes minutes on a network disk.
+
+use crate::error::Result;
+use crate::index::Split;
+use crate::names::Names;
+use crate::shards::Shards;
+use crate::source::{FNV_OFFSET, Source, fnv};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// An index that takes no time is not worth a file.
+const FEWEST_IMAGES: usize = 20_000;
+/// First bytes of a kept index; the number changes with what follows.
+const MAGIC: &[u8] = b"gumbel-gates index 1\n";
+/// A folder that changed so shortly before it was walked may change again without showing another time.
+const TOO_FRESH: Duration = Duration::from_secs(2);
+
+/// A split, and what has to be the same for it to be used again.
+pub(crate) struct Indexed {
+    pub split: Split,
+    pub stamps: Vec<Stamp>,
+}
+
+/// When a folder or shard changed last, and a shard's size.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stamp {
+    /// Below the split's folder; absent if it is no text.
+    path: Option<String>,
+    /// Nanoseconds since 1970.
+    modified: u64,
+    length: u64,
+}
+
+impl Stamp {
+    pub(crate) fn of(root: &Path, below: &Path) -> Self {
+        let found = fs::metadata(root.join(below)).ok();
+        let modified = found.as_ref().and_then(|found| found.modified().ok()).map_or(0, nanoseconds);
+        let length = found.map_or(0, |found| if found.is_file() { found.len() } else { 0 });
+        Self { path: below.to_str().map(str::to_owned), modified, length }
+    }
+
+    fn still_holds(&self, root: &Path) -> bool {
+        self.path.as_ref().is_some_and(|path| Self::of(root, Path::new(path)) == *self)
+    }
+}
+
+fn nanoseconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
+/// What stands before the blocks of numbers and names.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    root: PathBuf,
+    classes: Vec<String>,
+    ignored: usize,
+    stamps: Vec<Stamp>,
+    shards: Option<Vec<PathBuf>>,
+    images: usize,
+    name_bytes: usize,
+}
+
+/// The index of `root` that was kept, if nothing changed since, else what `walk` finds, which is kept if it is large.
+pub(crate) fn cached(root: &Path, walk: impl FnOnce() -> Result<Indexed>) -> Result<Split> {
+    cached_in(folder().as_deref(), FEWEST_IMAGES, root, walk)
+}
+
+fn cached_in(
+    cache: Option<&Path>,
+    fewest: usize,
+    root: &Path,
+    walk: impl FnOnce() -> Result<Indexed>,
+) -> Result<Split> {
+    let file = cache.and_then(|cache| {
+        let whole = fs::canonicalize(root).ok()?;
+        Some(cache.join(format!("{:016x}", fnv(FNV_OFFSET, whole.as_os_str().as_encoded_bytes()))))
+    });
+    if let Some(split) = file.as_ref().and_then(|file| load(file, root)) {
+        return Ok(split);
+    }
+    let started = nanoseconds(SystemTime::now() - TOO_FRESH);
+    let Indexed { split, stamps } = walk()?;
+    let settled = stamps.iter().all(|stamp| stamp.path.is_some() && stamp.modified < started);
+    if let Some(file) = file.filter(|_| settled && split.len() >= fewest) {
+        // A cache that cannot be written costs time, not the run.
+        let _ = save(&file, &split, stamps);
+    }
+    Ok(split)
+}
+
+/// `$XDG_CACHE_HOME/gumbel-gates/index`, by default below `~/.cache`.
+fn folder() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?;
+    Some(cache.join("gumbel-gates/index"))
+}
+
+fn save(file: &Path, split: &Split, stamps: Vec<Stamp>) -> std::io::Result<()> {
+    let (bytes, ends) = split.names.parts();
+    let header = Header {
+        root: fs::canonicalize(&split.root)?,
+        classes: split.classes.clone(),
+        ignored: split.ignored,
+        stamps,
+        shards: split.shards.as_ref().map(|shards| shards.files().to_vec()),
+        images: split.len(),
+        name_bytes: bytes.len(),
+    };
+    let header = serde_json::to_vec(&header)?;
+    let mut content = MAGIC.to_vec();
+    content.extend((header.len() as u64).to_le_bytes());
+    content.extend(header);
+    content.extend(split.labels.iter().flat_map(|label| label.to_le_bytes()));
+    content.extend(ends.iter().flat_map(|end| end.to_le_bytes()));
+    content.extend_from_slice(bytes);
+    if let Some(shards) = &split.shards {
+        content.extend(shards.places().flat_map(|(shard, start, length)| {
+            let (shard, start, length) = (shard.to_le_bytes(), start.to_le_bytes(), length.to_le_bytes());
+            shard.into_iter().chain(start).chain(length)
+        }));
+    }
+    content.extend(fnv(FNV_OFFSET, &content).to_le_bytes());
+    let parent = file.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(parent)?;
+    let mut scratch = tempfile::NamedTempFile::new_in(parent)?;
+    scratch.write_all(&content)?;
+    scratch.persist(file).map(|_| ()).map_err(|error| error.error)
+}
+
+/// The index in `file`, if it is whole, of this folder and still true.
+fn load(file: &Path, root: &Path) -> Option<Split> {
+    let content = fs::read(file).ok()?;
+    let (content, sum) = content.split_last_chunk::<8>()?;
+    if fnv(FNV_OFFSET, content) != u64::from_le_bytes(*sum) {
+        return None;
+    }
+    let (length, rest) = content.strip_prefix(MAGIC)?.split_first_chunk::<8>()?;
+    let (header, rest) = rest.split_at_checked(u64::from_le_bytes(*length) as usize)?;
+    let header: Header = serde_json::from_slice(header).ok()?;
+    if header.root != fs::canonicalize(root).ok()? || !header.stamps.par_iter().all(|stamp| stamp.still_holds(root)) {
+        return None;
+    }
+    let (labels, rest) = rest.split_at_checked(4 * header.images)?;
+    let (ends, rest) = rest.split_at_checked(8 * header.images)?;
+    let (bytes, places) = rest.split_at_checked(header.name_bytes)?;
+    let labels: Vec<u32> = labels.as_chunks().0.iter().map(|label| u32::from_le_bytes(*label)).collect();
+    let ends = ends.as_chunks().0.iter().map(|end| u64::from_le_bytes(*end)).collect();
+    let shards = match header.shards {
+        None => None,
+        Some(files) => {
+            let places = places.as_chunks::<16>().0.iter().map(|place| {
+                let number = |from: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| place[from + i]));
+                (number(0), u64::from(number(4)) | u64::from(number(8)) << 32, number(12))
+            });
+            let shards = Shards::new(root, files, places.collect());
+            (shards.len() == header.images).then_some(shards)?.into()
+        }
+    };
+    let (classes, ignored) = (header.classes, header.ignored);
+    let names = Names::from_parts(bytes.to_vec(), ends)?;
+    let known = labels.iter().all(|&label| (label as usize) < classes.len());
+    known.then(|| Split { root: root.to_owned(), classes, labels, names, shards, ignored })
+}

@@ -1,0 +1,128 @@
+//! JPEG files to pixels: only the rows that are needed, at a size close to the one that is needed, byte for byte what libjpeg-turbo
+//! and so Pillow and torchvision decode.
+
+use crate::decode::{MOST_PIXELS, Part};
+use libjpeg_turbo_rs::{DecodeLimits, Decoder, PixelFormat, ScalingFactor};
+
+/// How much larger than the result an image decoded at a fraction of its size still is, per side. At 1 the fraction's own filter
+/// would show; docs/data.md has what was measured.
+const LEFT_TO_RESIZE: f64 = 6.0;
+
+/// Where things lie in a JPEG file (ITU T.81, annex B).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub width: u32,
+    pub height: u32,
+    /// Where the two bytes of the height are.
+    height_at: usize,
+    components: u8,
+    /// Pixels that a row of coding units is high.
+    row: u32,
+    /// Whether one scan holds everything from top to bottom, so that the rows below some row can be left out.
+    top_down: bool,
+}
+
+impl Layout {
+    /// Walks the marker segments, because a thumbnail inside one has markers of its own. `None`: not laid out as expected, the
+    /// decoder shall say what is wrong.
+    ///
+    /// # Errors
+    /// If the file ends before its end-of-image marker: decoders fill what is missing with grey, which would teach the network
+    /// grey.
+    pub(crate) fn of(bytes: &[u8]) -> Result<Option<Self>, String> {
+        const START_OF_SCAN: u8 = 0xda;
+        let cut = || "the JPEG data ends too early".to_owned();
+        let mut layout = None;
+        let mut at = 2;
+        loop {
+            let Some(&[first, marker]) = bytes.get(at..).and_then(<[u8]>::first_chunk::<2>) else { return Err(cut()) };
+            match marker {
+                _ if first != 0xff => return Ok(None),
+                0xff => at += 1,               // fill byte
+                0x01 | 0xd0..=0xd8 => at += 2, // markers without a segment
+                _ => {
+                    let Some(&length) = bytes.get(at + 2..).and_then(<[u8]>::first_chunk::<2>) else { return Err(cut()) };
+                    let end = at + 2 + usize::from(u16::from_be_bytes(length));
+                    let Some(segment) = bytes.get(at + 4..end.max(at + 4)) else { return Err(cut()) };
+                    match marker {
+                        // Frames, but for the tables that lie among them.
+                        0xc0..=0xcf if ![0xc4, 0xc8, 0xcc].contains(&marker) => layout = Self::of_frame(marker, at, segment),
+                        START_OF_SCAN => {
+                            // Searched for from the end, where it is.
+                            if !bytes[end..].windows(2).rev().any(|pair| pair == [0xff, 0xd9]) {
+                                return Err(cut());
+                            }
+                            return Ok(layout.map(|layout: Self| {
+                                let whole = segment.first() == Some(&layout.components);
+                                Self { top_down: layout.top_down && whole, ..layout }
+                            }));
+                        }
+                        _ => {}
+                    }
+                    at = end;
+                }
+            }
+        }
+    }
+
+    fn of_frame(marker: u8, at: usize, segment: &[u8]) -> Option<Self> {
+        let &[_, h1, h0, w1, w0, components, ref table @ ..] = segment else { return None };
+        let (height, width) = (u16::from_be_bytes([h1, h0]).into(), u16::from_be_bytes([w1, w0]).into());
+        let vertical = table.as_chunks::<3>().0.iter().map(|[_, sampling, _]| sampling & 15).max()?;
+        // A height of 0 is told after the first scan.
+        let top_down = matches!(marker, 0xc0 | 0xc1) && height > 0;
+        Some(Self { width, height, height_at: at + 5, components, row: 8 * u32::from(vertical), top_down })
+    }
+
+    /// Decodes the upper `rows` rows, or more, into `pixels`, shrunk where the image will be resized by more than `shrink` anyway.
+    /// `bytes` are as before afterwards.
+    ///
+    /// # Errors
+    /// Whatever the decoder says.
+    pub(crate) fn decode(&self, bytes: &mut [u8], rows: u32, shrink: f64, pixels: &mut Vec<u8>) -> Result<Part, String> {
+        // A frame that claims fewer rows is a whole one whose scan goes on: what follows is not read. One more row of coding units
+        // than needed, because upsampled colour looks at the next.
+        let claimed = (rows.div_ceil(self.row) + 1) * self.row;
+        let height_bytes = self.height_at..self.height_at + 2;
+        if self.top_down && claimed < self.height {
+            bytes[height_bytes.clone()].copy_from_slice(&(claimed as u16).to_be_bytes());
+        }
+        let decoded = self.decode_frame(bytes, shrink, pixels);
+        bytes[height_bytes].copy_from_slice(&(self.height as u16).to_be_bytes());
+        decoded
+    }
+
+    fn decode_frame(&self, bytes: &[u8], shrink: f64, pixels: &mut Vec<u8>) -> Result<Part, String> {
+        let text = |error: libjpeg_turbo_rs::JpegError| error.to_string();
+        let limits = DecodeLimits { max_pixels: MOST_PIXELS, max_scans: 500, ..DecodeLimits::default() };
+        let mut decoder = Decoder::new_with_limits(bytes, limits).map_err(text)?;
+        let ink = self.components == 4;
+        decoder.set_output_format(if ink { PixelFormat::Cmyk } else { PixelFormat::Rgb });
+        let scale = [8, 4, 2].into_iter().find(|&scale| shrink / f64::from(scale) >= LEFT_TO_RESIZE).unwrap_or(1);
+        if scale > 1 {
+            decoder.set_scale(ScalingFactor::try_new(1, scale).map_err(text)?);
+        }
+        let size = decoder.output_buffer_size().map_err(text)?;
+        if pixels.len() < size {
+            pixels.resize(size, 0);
+        }
+        let info = decoder.decode_image_into(&mut pixels[..size]).map_err(text)?;
+        if ink {
+            ink_to_rgb(&mut pixels[..size]);
+        }
+        Ok(Part { width: info.width as u32, height: info.height as u32, scale })
+    }
+}
+
+/// Cyan, magenta, yellow and black, as JPEG files have them, the more the brighter, to RGB at the front of the buffer: Pillow's
+/// arithmetic.
+fn ink_to_rgb(pixels: &mut [u8]) {
+    for pixel in 0..pixels.len() / 4 {
+        let black = u32::from(pixels[4 * pixel + 3]);
+        for channel in 0..3 {
+            // black - (255 - ink) · black / 255, the product rounded as Pillow's MULDIV255 does.
+            let product = (255 - u32::from(pixels[4 * pixel + channel])) * black + 128;
+            pixels[3 * pixel + channel] = (black - ((product >> 8) + product >> 8)) as u8;
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Pixels against Pillow's and torchvision's; skips where that Python is not set up.
+
+use crate::decode::{Need, decode_part};
+use crate::loader::{Loader, LoaderOptions, Order};
+use crate::sampler::generator;
+use crate::source::Source;
+use crate::synth::{SampleSet, draw};
+use crate::transform::{Normalise, Transform};
+use crate::{ColourJitter, Dataset, Split};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+/// In grey levels: a loader that is faithful cannot be told from torchvision by what a network learns.
+const MEAN_DIFFERENCE: f32 = 0.6;
+const SEED: u64 = 11;
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Past the test harness, which would swallow it.
+fn skip(why: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+}
+
+fn python() -> Option<PathBuf> {
+    let python = repository().join(".venv/bin/python");
+    if !python.exists() {
+        skip(&format!("no torchvision at {} (make setup brings it)", python.display()));
+        return None;
+    }
+    Some(python)
+}
+
+fn drawn(folder: &Path) -> Arc<dyn Source> {
+    let set = folder.join("set");
+    draw(&set, &SampleSet { train_per_class: 3, val_per_class: 1, seed: 5 }).unwrap();
+    Dataset::open(&set).unwrap().train
+}
+
+/// Photographs of ImageNet, where they are.
+fn photographs(folder: &Path) -> Option<Arc<dyn Source>> {
+    let images = repository().join("../shared/data/imagenet-sample-500.tar");
+    if !images.exists() {
+        skip(&format!("no photographs at {}", images.display()));
+        return None;
+    }
+    let photographs = folder.join("photographs");
+    std::fs::create_dir(&photographs).unwrap();
+    assert!(Command::new("tar").arg("-xf").arg(&images).arg("-C").arg(&photographs).status().unwrap().success());
+    Some(Arc::new(Split::open(&photographs).unwrap()))
+}
+
+/// Mean difference in grey levels of every image between the loader and torchvision, which is told the loader's crops.
+fn differences(python: &Path, source: &Arc<dyn Source>, transform: Transform, folder: &Path) -> Vec<f32> {
+    let size = transform.size();
+    let order = if matches!(transform, Transform::ResizeCenterCrop { .. }) { Order::InOrder } else { Order::Shuffled(SEED) };
+    let normalise = Normalise { mean: [0.0; 3], std: [1.0 / 255.0; 3] };
+    let options = LoaderOptions { transform, normalise, order, batch_size: 10, threads: 2, ..LoaderOptions::default() };
+    let loader = Loader::new(Arc::clone(source), options).unwrap();
+    let (mut items, mut pixels) = (Vec::new(), Vec::new());
+    for batch in loader.epoch(0, 0).unwrap() {
+        assert_eq!(batch.bad, []);
+        items.extend(batch.items.iter().copied());
+        pixels.extend_from_slice(&batch.pixels);
+    }
+    assert!(items.len() + 10 > source.len());
+    let entry = |&item: &usize| -> Value {
+        let path = source.path(item);
+        if let Transform::ResizeCenterCrop { resize, size } = transform {
+            return json!({ "path": path, "size": size, "resize": resize });
+        }
+        let (width, height) = image::image_dimensions(&path).unwrap();
+        let geometry = transform.geometry(width, height, &mut generator(SEED, 0, item as u64));
+        json!({ "path": path, "size": size, "crop": geometry.source_pixels(), "mirrored": geometry.mirrored })
+    };
+    let list = serde_json::to_vec(&items.iter().map(entry).collect::<Vec<_>>()).unwrap();
+    let out = folder.join("expected");
+    let script = repository().join("scripts/torchvision_transform.py");
+    let mut child = Command::new(python).arg(script).arg(&out).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&list).unwrap();
+    assert!(child.wait().unwrap().success());
+    let expected = std::fs::read(&out).unwrap();
+    assert_eq!(pixels.len(), expected.len());
+    let values = 3 * (size * size) as usize;
+    let mean = |(ours, theirs): (&[f32], &[u8])| {
+        ours.iter().zip(theirs).map(|(a, b)| (a - f32::from(*b)).abs()).sum::<f32>() / values as f32
+    };
+    pixels.chunks(values).zip(expected.chunks(values)).map(mean).collect()
+}
+
+fn crop(size: u32) -> Transform {
+    let (scale, ratio, colour) = ((0.08, 1.0), (0.75, 4.0 / 3.0), ColourJitter::default());
+    Transform::RandomResizedCrop { size, scale, ratio, flip: 0.5, colour }
+}
+
+fn assert_faithful(python: &Path, source: &Arc<dyn Source>, transforms: &[Transform], folder: &Path) {
+    for &transform in transforms {
+        let differences = differences(python, source, transform, folder);
+        let mean = differences.iter().sum::<f32>() / differences.len() as f32;
+        let most = differences.iter().copied().fold(0.0, f32::max);
+        if std::env::var_os("TELL").is_some() {
+            let worst = differences.iter().position(|&d| d == most).unwrap();
+            skip(&format!("{size}: {mean} on average, {most} at most, {worst}", size=transform.size()));
+        }
+ assert!(most < MEAN_DIFFERENCE, "{transform:?}: {mean} grey levels on average, {most} in one image");
+    }
+}
+
+#[test]
+fn drawn_images_look_as_torchvision_prepares_them() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let source = drawn(folder.path());
+    let evaluations = [(64, 56), (160, 144), (71, 64)]; // down, up, and a margin of half a pixel
+    let mut transforms = evaluations.map(|(resize, size)| Transform::ResizeCenterCrop { resize, size }).to_vec();
+    transforms.extend([24, 64, 150].map(crop));
+    assert_faithful(&python, &source, &transforms, folder.path());
+}
+
+#[test]
+fn photographs_look_as_torchvision_prepares_them() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let Some(source) = photographs(folder.path()) else { return };
+    // As networks see them; small ones, for which large images are decoded at a fraction of their size.
+    let evaluations = [(256, 224), (36, 32), (80, 64)];
+    let mut transforms = evaluations.map(|(resize, size)| Transform::ResizeCenterCrop { resize, size }).to_vec();
+    transforms = vec![crop(32)];
+    assert_faithful(&python, &source, &transforms, folder.path());
+}
+
+#[test]
+fn jpegs_of_every_kind_decode_to_pillows_pixels() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let script = r#"
+import sys
+from PIL import Image
+folder = sys.argv[1]
+red, green = Image.linear_gradient("L"), Image.radial_gradient("L")
+image = Image.merge("RGB", [red, green, red.rotate(90)]).resize((83, 61))
+ink = Image.merge("CMYK", [red, green, red.rotate(90), green.point(lambda v: v // 3)]).resize((83, 61))
+kinds = {
+    "plain": (image, {}), "full": (image, {"subsampling": 0}), "half": (image, {"subsampling": 1}),
+    "progressive": (image, {"progressive": True}), "restarts": (image, {"restart_marker_rows": 1}),
+    "grey": (image.convert("L"), {}), "ink": (ink, {}),
+}
+for name, (picture, options) in kinds.items():
+    picture.save(f"{folder}/{name}.jpg", quality=90, **options)
+    open(f"{folder}/{name}.raw", "wb").write(Image.open(f"{folder}/{name}.jpg").convert("RGB").tobytes())
+"#;
+    assert!(Command::new(python).args(["-c", script]).arg(folder.path()).status().unwrap().success());
+    for kind in ["plain", "full", "half", "progressive", "restarts", "grey", "ink"] {
+        let file = |ending: &str| std::fs::read(folder.path().join(format!("{kind}.{ending}"))).unwrap();
+        let (mut bytes, expected) = (file("jpg"), file("raw"));
+        let untouched = bytes.clone();
+        for rows in [61, 40, 16, 1] {
+            let mut pixels = Vec::new();
+            let part = decode_part(&mut bytes, &mut pixels, |_, _| Need { rows, shrink: 1.0 }).unwrap();
+            assert_eq!(part.width, 83);
+            assert!(part.height >= rows && (kind == "progressive" || part.height <= rows.next_multiple_of(16) + 16), "{kind}");
+            let needed = 3 * 83 * rows as usize;
+            assert_eq!(pixels[..needed], expected[..needed], "{kind}, {rows} rows");
+            assert_eq!(bytes, untouched);
+        }
+    }
+}
