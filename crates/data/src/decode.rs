@@ -3,10 +3,12 @@
 use crate::index::read_file;
 use crate::jpeg::Layout;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
+use std::cell::Cell;
 use std::fmt;
 use std::io::Cursor;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 /// An image that cannot be used, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,27 +76,40 @@ pub(crate) fn decode_part(
     if bytes.is_empty() {
         return Err("the file is empty".into());
     }
-    // Decoders meet hostile files; one that panics has found a bad image, not the end of the run.
-    match catch_unwind(AssertUnwindSafe(|| decode_bytes(bytes, pixels, need))) {
-        Ok(decoded) => decoded,
-        Err(_) => Err("the decoder panicked".into()),
-    }
+    decode_bytes(bytes, pixels, need)
 }
 
-fn decode_bytes(
-    bytes: &mut [u8],
-    pixels: &mut Vec<u8>,
-    need: impl FnOnce(u32, u32) -> Need,
-) -> Result<Part, String> {
+/// Runs a decoder. Decoders meet hostile files; one that panics has found a bad image, not the end of the run, and nothing that
+/// anybody needs to read on their terminal.
+fn contained(decode: impl FnOnce() -> Result<Part, String>) -> Result<Part, String> {
+    static QUIET: Once = Once::new();
+    thread_local! { static DECODING: Cell<bool> = const { Cell::new(false) } }
+    QUIET.call_once(|| {
+        let others = take_hook();
+        set_hook(Box::new(move |panic| {
+            if !DECODING.get() {
+                others(panic);
+            }
+        }));
+    });
+    DECODING.set(true);
+    let decoded = catch_unwind(AssertUnwindSafe(decode));
+    DECODING.set(false);
+    decoded.unwrap_or_else(|_| Err("the decoder cannot make sense of it".into()))
+}
+
+fn decode_bytes(bytes: &mut [u8], pixels: &mut Vec<u8>, need: impl FnOnce(u32, u32) -> Need) -> Result<Part, String> {
     if bytes.starts_with(&[0xff, 0xd8])
         && let Some(layout) = Layout::of(bytes)?
     {
         refuse_too_large(layout.width, layout.height)?;
         let Need { rows, shrink } = need(layout.width, layout.height);
         // What one decoder refuses another may take, as Pillow would.
-        return layout.decode(bytes, rows, shrink, pixels).or_else(|reason| any_format(bytes, pixels).map_err(|_| reason));
+        let decoded = contained(|| layout.decode(bytes, rows, shrink, pixels));
+        layout.restore(bytes);
+        return decoded.or_else(|reason| contained(|| any_format(bytes, pixels)).map_err(|_| reason));
     }
-    let part = any_format(bytes, pixels)?;
+    let part = contained(|| any_format(bytes, pixels))?;
     need(part.width, part.height);
     Ok(part)
 }

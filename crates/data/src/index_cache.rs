@@ -165,3 +165,94 @@ fn load(file: &Path, root: &Path) -> Option<Split> {
     let known = labels.iter().all(|&label| (label as usize) < classes.len());
     known.then(|| Split { root: root.to_owned(), classes, labels, names, shards, ignored })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{folder as class_folders, shards};
+    use std::cell::Cell;
+    use std::fs::File;
+
+    /// Long enough ago to be settled.
+    fn age(path: &Path) {
+        File::open(path).unwrap().set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
+    }
+
+    fn put(root: &Path, names: &[&str]) {
+        for name in names {
+            let path = root.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, b"x").unwrap();
+        }
+        ["", "a", "b", "b/deep"].iter().for_each(|folder| age(&root.join(folder)));
+    }
+
+    fn paths(split: &Split) -> Vec<PathBuf> {
+        (0..split.len()).map(|image| split.path(image)).collect()
+    }
+
+    #[test]
+    fn an_index_is_used_again_until_a_folder_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, cache) = (folder.path().join("set"), folder.path().join("cache"));
+        put(&root, &["a/1.jpg", "a/2.jpg", "b/deep/1.jpg", "b/notes.txt"]);
+        let walks = Cell::new(0);
+        let open = || {
+            cached_in(Some(&cache), 1, &root, || {
+                walks.set(walks.get() + 1);
+                class_folders::open(&root)
+            })
+            .unwrap()
+        };
+        let (first, second) = (open(), open());
+        assert_eq!((walks.get(), paths(&first), paths(&second)), (1, paths(&first), paths(&first)));
+        assert_eq!((second.classes(), &second.labels, second.ignored), (first.classes(), &first.labels, 1));
+        put(&root, &["b/deep/2.jpg"]);
+        fs::write(root.join("b/deep/3.jpg"), b"x").unwrap();
+        assert_eq!((open().len(), walks.get()), (5, 2), "a folder changed");
+        // Changed just now: it may change again within the clock's step, so that nothing was kept.
+        open();
+        assert_eq!(walks.get(), 3);
+        age(&root.join("b/deep"));
+        open();
+        open();
+        assert_eq!(walks.get(), 4);
+        // Whatever is in the cache, the answer is right.
+        let file = fs::read_dir(&cache).unwrap().next().unwrap().unwrap().path();
+        let whole = fs::read(&file).unwrap();
+        for length in (0..whole.len()).step_by(11) {
+            fs::write(&file, &whole[..length]).unwrap();
+            assert_eq!(load(&file, &root).map(|split| split.len()), None, "{length}");
+        }
+        let mut changed = whole.clone();
+        changed[whole.len() / 2] ^= 1;
+        fs::write(&file, changed).unwrap();
+        assert_eq!(open().len(), 5);
+    }
+
+    #[test]
+    fn shards_are_kept_too_and_small_sets_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, cache) = (folder.path().join("set"), folder.path().join("cache"));
+        fs::create_dir(&root).unwrap();
+        let shard = root.join("shard-0.tar");
+        let mut tar = tar::Builder::new(File::create(&shard).unwrap());
+        for name in ["cat/1.jpg", "dog/2.jpg"] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(700);
+            tar.append_data(&mut header, name, &[7; 700][..]).unwrap();
+        }
+        tar.into_inner().unwrap();
+        [&shard, &root].into_iter().for_each(|path| age(path));
+        let walk = || shards::open(&root, shards::find(&root).unwrap());
+        let first = cached_in(Some(&cache), 1, &root, walk).unwrap();
+        let second = cached_in(Some(&cache), 1, &root, || panic!("it was kept")).unwrap();
+        assert_eq!((paths(&second), &second.labels), (paths(&first), &first.labels));
+        let mut bytes = Vec::new();
+        second.read(1, &mut bytes).unwrap();
+        assert_eq!(bytes, [7; 700]);
+        let other = folder.path().join("other-cache");
+        cached_in(Some(&other), 3, &root, walk).unwrap();
+        assert!(!other.exists());
+    }
+}

@@ -57,10 +57,7 @@ pub(crate) fn open(root: &Path, file: &Path, classes: Option<&[String]>) -> Resu
                 continue;
             }
             Err(error) => {
-                return Err(Error::Read {
-                    path: error.path().unwrap_or(root).to_owned(),
-                    source: error.into(),
-                });
+                return Err(Error::Read { path: error.path().unwrap_or(root).to_owned(), source: error.into() });
             }
         };
         let name = |part: Option<&std::ffi::OsStr>| part.and_then(|part| part.to_str()).map(str::to_owned);
@@ -85,7 +82,11 @@ pub(crate) fn open(root: &Path, file: &Path, classes: Option<&[String]>) -> Resu
         return Err(Error::NoImages { path: root.to_owned() });
     }
     if let Some(image) = labels.into_keys().min() {
-        return Err(Error::LabelledImageMissing { path: file.to_owned(), image: image.to_owned(), root: root.to_owned() });
+        return Err(Error::LabelledImageMissing {
+            path: file.to_owned(),
+            image: image.to_owned(),
+            root: root.to_owned(),
+        });
     }
     images.sort_by(|a, b| natural_order(a.0.as_os_str().as_encoded_bytes(), b.0.as_os_str().as_encoded_bytes()));
     let mut names = Names::default();

@@ -57,7 +57,8 @@ fn photographs(folder: &Path) -> Option<Arc<dyn Source>> {
 /// Mean difference in grey levels of every image between the loader and torchvision, which is told the loader's crops.
 fn differences(python: &Path, source: &Arc<dyn Source>, transform: Transform, folder: &Path) -> Vec<f32> {
     let size = transform.size();
-    let order = if matches!(transform, Transform::ResizeCenterCrop { .. }) { Order::InOrder } else { Order::Shuffled(SEED) };
+    let order =
+        if matches!(transform, Transform::ResizeCenterCrop { .. }) { Order::InOrder } else { Order::Shuffled(SEED) };
     let normalise = Normalise { mean: [0.0; 3], std: [1.0 / 255.0; 3] };
     let options = LoaderOptions { transform, normalise, order, batch_size: 10, threads: 2, ..LoaderOptions::default() };
     let loader = Loader::new(Arc::clone(source), options).unwrap();
@@ -102,11 +103,7 @@ fn assert_faithful(python: &Path, source: &Arc<dyn Source>, transforms: &[Transf
         let differences = differences(python, source, transform, folder);
         let mean = differences.iter().sum::<f32>() / differences.len() as f32;
         let most = differences.iter().copied().fold(0.0, f32::max);
-        if std::env::var_os("TELL").is_some() {
-            let worst = differences.iter().position(|&d| d == most).unwrap();
-            skip(&format!("{size}: {mean} on average, {most} at most, {worst}", size=transform.size()));
-        }
- assert!(most < MEAN_DIFFERENCE, "{transform:?}: {mean} grey levels on average, {most} in one image");
+        assert!(most < MEAN_DIFFERENCE, "{transform:?}: {mean} grey levels on average, {most} in one image");
     }
 }
 
@@ -127,9 +124,9 @@ fn photographs_look_as_torchvision_prepares_them() {
     let folder = tempfile::tempdir().unwrap();
     let Some(source) = photographs(folder.path()) else { return };
     // As networks see them; small ones, for which large images are decoded at a fraction of their size.
-    let evaluations = [(256, 224), (36, 32), (80, 64)];
+    let evaluations = [(256, 224), (36, 32)];
     let mut transforms = evaluations.map(|(resize, size)| Transform::ResizeCenterCrop { resize, size }).to_vec();
-    transforms = vec![crop(32)];
+    transforms.extend([224, 32].map(crop));
     assert_faithful(&python, &source, &transforms, folder.path());
 }
 
@@ -162,7 +159,10 @@ for name, (picture, options) in kinds.items():
             let mut pixels = Vec::new();
             let part = decode_part(&mut bytes, &mut pixels, |_, _| Need { rows, shrink: 1.0 }).unwrap();
             assert_eq!(part.width, 83);
-            assert!(part.height >= rows && (kind == "progressive" || part.height <= rows.next_multiple_of(16) + 16), "{kind}");
+            assert!(
+                part.height >= rows && (kind == "progressive" || part.height <= rows.next_multiple_of(16) + 16),
+                "{kind}"
+            );
             let needed = 3 * 83 * rows as usize;
             assert_eq!(pixels[..needed], expected[..needed], "{kind}, {rows} rows");
             assert_eq!(bytes, untouched);

@@ -81,7 +81,8 @@ pub(crate) fn open(root: &Path, files: Vec<PathBuf>) -> Result<Indexed> {
         ignored += left_out;
         for member in members {
             let label = by_name.get(&*member.class).copied();
-            let label = label.or_else(|| member.class.parse().ok().filter(|&label: &u32| (label as usize) < classes.len()));
+            let label =
+                label.or_else(|| member.class.parse().ok().filter(|&label: &u32| (label as usize) < classes.len()));
             labels.push(label.ok_or_else(|| Error::UnknownShardClass {
                 path: root.join(&files[shard]).join(&member.name),
                 class: member.class.clone(),
@@ -108,7 +109,8 @@ fn class_names<'a>(root: &Path, members: impl Iterator<Item = &'a Member>) -> Re
     let mut names: Vec<&str> = members.map(|member| &*member.class).collect();
     names.sort_by(|a, b| natural_order(a.as_bytes(), b.as_bytes()));
     names.dedup();
-    let numbers: Option<Vec<u32>> = names.iter().map(|name| name.parse().ok().filter(|&number| number < 1 << 20)).collect();
+    let numbers: Option<Vec<u32>> =
+        names.iter().map(|name| name.parse().ok().filter(|&number| number < 1 << 20)).collect();
     Ok(match numbers.and_then(|numbers| numbers.into_iter().max()) {
         Some(last) => (0..=last).map(|label| label.to_string()).collect(),
         None => names.into_iter().map(str::to_owned).collect(),
@@ -138,7 +140,8 @@ fn members(path: &Path) -> Result<(Vec<Member>, usize)> {
             if start + length > size {
                 return Err(bad(io::Error::other(format!("it ends within {}", name.display()))));
             }
-            let length = u32::try_from(length).map_err(|_| bad(io::Error::other(format!("{} is too long", name.display()))))?;
+            let length =
+                u32::try_from(length).map_err(|_| bad(io::Error::other(format!("{} is too long", name.display()))))?;
             images.push(Member { name, start, length, class: String::new() });
         } else {
             ignored += 1;
@@ -149,7 +152,10 @@ fn members(path: &Path) -> Result<(Vec<Member>, usize)> {
         let class = classes.get(&key(&image.name)).cloned().or(folder);
         image.class = class.ok_or_else(|| {
             let member = image.name.display();
-            bad(io::Error::other(format!("{member} has no class; expected a member {}.cls or a class folder", key(&image.name))))
+            bad(io::Error::other(format!(
+                "{member} has no class; expected a member {}.cls or a class folder",
+                key(&image.name)
+            )))
         })?;
     }
     Ok((images, ignored))

@@ -264,7 +264,12 @@ fn random_area(width: u32, height: u32, scale: (f64, f64), ratio: (f64, f64), rn
     } else {
         (width, height)
     };
-    Rectangle { left: (width - crop_width) / 2, top: (height - crop_height) / 2, width: crop_width, height: crop_height }
+    Rectangle {
+        left: (width - crop_width) / 2,
+        top: (height - crop_height) / 2,
+        width: crop_width,
+        height: crop_height,
+    }
 }
 
 /// torchvision's `Resize(shorter)`: the longer side is cut off to whole pixels.
@@ -342,7 +347,11 @@ mod tests {
                 assert!(left >= 0.0 && left + shown <= f64::from(width), "{width}: {left} + {shown}");
             }
             let transform = Transform::ResizeCenterCrop { resize: 224, size: 224 };
-            assert_eq!(apply(transform, &image, &normalise, &mut generator(0, 0, 0)), vec![0.0; 3 * 224 * 224], "{extent}");
+            assert_eq!(
+                apply(transform, &image, &normalise, &mut generator(0, 0, 0)),
+                vec![0.0; 3 * 224 * 224],
+                "{extent}"
+            );
         }
     }
 

@@ -5,8 +5,8 @@ use crate::source::Loaded;
 use anyhow::{Result, bail};
 use clap::Args;
 use data::{Loader, LoaderOptions, Order, Split, Transform};
-use std::sync::Arc;
 use std::path::Path;
+use std::sync::Arc;
 
 #[derive(Args, Debug)]
 pub(crate) struct Reading {

@@ -229,9 +229,9 @@ mod tests {
     use super::*;
     use crate::totals::Summary;
     use arch::Place;
+    use gumbel_gates::GateKind;
     use std::io;
     use std::path::PathBuf;
-    use gumbel_gates::GateKind;
 
     /// Images that are only names.
     #[derive(Debug)]

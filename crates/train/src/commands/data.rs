@@ -148,7 +148,8 @@ fn check_folder(args: &Check) -> Result<Done> {
                 ((*name).to_owned(), json!({ "images": split.len(), "bad": check.bad.len(), "shorter_side": sides, "images_per_class": classes }))
             })
             .collect();
-        let value = json!({ "images": images, "bad": list, "smallest": smallest, "largest": largest, "splits": splits });
+        let value =
+            json!({ "images": images, "bad": list, "smallest": smallest, "largest": largest, "splits": splits });
         return Ok(Done::with_code(format!("{value:#}\n"), code));
     }
     let mut text: String = bad.iter().map(|bad| format!("{bad}\n")).collect();

@@ -137,7 +137,11 @@ impl Config {
             "expected three numbers above 0, up to 1",
         );
         check("data.threads", data.threads <= 1024, "expected at most 1024 threads");
-        check("data.batches_ahead", data.batches_ahead.is_none_or(|ahead| (1..=1024).contains(&ahead)), "expected 1 to 1024 batches");
+        check(
+            "data.batches_ahead",
+            data.batches_ahead.is_none_or(|ahead| (1..=1024).contains(&ahead)),
+            "expected 1 to 1024 batches",
+        );
         check("data.max_bad_share", share(data.max_bad_share), "expected a share from 0 to 1");
 
         let optimizer = &self.optimizer;

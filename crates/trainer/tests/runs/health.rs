@@ -152,7 +152,7 @@ fn sixteen_bits_train_as_thirty_two_do_and_resume_exactly() {
 /// A set in which every image is the same, whatever its class: batch norm then sees the same in every part of a batch.
 fn one_image_many_labels(folder: &Path) -> PathBuf {
     let set = folder.join("set");
-    let image = image::open(&Dataset::open(sample_set()).unwrap().train.items[0].path).unwrap();
+    let image = image::open(Dataset::open(sample_set()).unwrap().train.path(0)).unwrap();
     // Square, so that no crop can differ.
     let image = image.resize_exact(32, 32, image::imageops::FilterType::Triangle);
     for split in ["train", "val"] {

@@ -143,7 +143,8 @@ fn text(args: &Loading, variants: &[Variant], memory: Option<u64>) -> String {
             format!("{:.0} to {:.0}", variant.paces[0], variant.paces[last]),
         ]);
     }
-    let ahead = variants.iter().filter_map(|variant| variant.loader.as_ref()).map(Loader::bytes_ahead).max().unwrap_or(0);
+    let ahead =
+        variants.iter().filter_map(|variant| variant.loader.as_ref()).map(Loader::bytes_ahead).max().unwrap_or(0);
     let memory = memory.map_or(String::new(), |memory| format!("; {} of memory at the peak", bytes(memory)));
     format!(
         "batches of {}, {} pixels, {} turns of each; at most {} of batches ahead{memory}\n\n{}",
@@ -168,6 +169,7 @@ fn json(args: &Loading, variants: &[Variant], memory: Option<u64>) -> String {
             })
         })
         .collect();
-    let value = json!({ "batch": args.batch, "image_size": args.image_size, "peak_memory_bytes": memory, "variants": list });
+    let value =
+        json!({ "batch": args.batch, "image_size": args.image_size, "peak_memory_bytes": memory, "variants": list });
     format!("{value:#}\n")
 }
