@@ -135,7 +135,7 @@ fn ink_to_rgb(pixels: &mut [u8]) {
         for channel in 0..3 {
             // black - (255 - ink) · black / 255, the product rounded as Pillow's MULDIV255 does.
             let product = (255 - u32::from(pixels[4 * pixel + channel])) * black + 128;
-            pixels[3 * pixel + channel] = (black - ((product >> 8) + product >> 8)) as u8;
+            pixels[3 * pixel + channel] = (black - (((product >> 8) + product) >> 8)) as u8;
         }
     }
 }

@@ -325,7 +325,10 @@ fn wrong_usage_exits_with_two_and_says_what_to_do() {
         (&["fit"][..], "--config"),
         (&["fit", "--config", config], "Give --data DIR"),
         (&["fit", "--config", config, "--data", data, "--set", "epochs"], "expected KEY=VALUE"),
-        (&["fit", "--config", config, "--data", data, "--set", "train.epoch=3"], "did you mean train.epochs?"),
+        (
+            &["fit", "--config", config, "--data", data, "--set", "train.epoch=3"],
+            "1 fault in what the command line sets:\n  --set train.epoch: unknown key; did you mean train.epochs?",
+        ),
         (
             &["fit", "--config", config, "--data", data, "--set", "train.epochs=0"],
             "train.epochs: expected 1 to 1,000,000 epochs",

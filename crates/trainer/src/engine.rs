@@ -195,6 +195,10 @@ impl Fit {
                 self.progress.partial = totals.read()?;
                 self.progress.health = self.health.state()?;
                 if interrupted {
+                    tell(
+                        listeners,
+                        &Event::Note(&format!("stopped after step {number} of {batches} in epoch {epoch}")),
+                    )?;
                     return Ok(None);
                 }
                 self.save_last(&self.state()?, listeners)?;

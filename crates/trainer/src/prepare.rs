@@ -39,8 +39,26 @@ impl Fit {
     /// # Errors
     /// If anything is missing or does not fit; then nothing was written.
     pub fn prepare(config: Config, out: Option<PathBuf>, resume: Resume, device: Device) -> Result<Self> {
-        let mut notes = Vec::new();
-        let dataset = open(&config, &mut notes)?;
+        let dataset = open(&config)?;
+        Self::prepare_on(dataset, config, out, resume, device)
+    }
+
+    /// The same for images from sources of your own ([`data::Source`]), whatever `data.path` says.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub fn prepare_on(
+        dataset: Dataset,
+        config: Config,
+        out: Option<PathBuf>,
+        resume: Resume,
+        device: Device,
+    ) -> Result<Self> {
+        let mut notes = dataset.notes.clone();
+        let images = dataset.train.len();
+        if images < 2 {
+            return Err(Error::TooFewImages { path: dataset.train.location().to_owned(), images });
+        }
         let existing = || RunDir::at(&out.clone().unwrap_or_else(|| Path::new("runs").join(&config.train.name)));
         let resumed_from = (resume != Resume::No).then(existing);
         // What was stopped before its first state begins once more, in the same folder.
@@ -170,21 +188,14 @@ fn in_words(device: Device) -> String {
     }
 }
 
-fn open(config: &Config, notes: &mut Vec<String>) -> Result<Dataset> {
+fn open(config: &Config) -> Result<Dataset> {
     let (network, teacher) = (&config.network, &config.distillation.teacher);
     for path in [&config.data.path, &network.weights, &network.checkpoint, teacher].into_iter().flatten() {
         if path.to_str().is_none() {
             return Err(Error::PathNotText { path: path.clone() });
         }
     }
-    let path = config.data.path.clone().unwrap_or_default();
-    let dataset = Dataset::open(&path)?;
-    notes.extend(dataset.notes.iter().cloned());
-    let images = dataset.train.len();
-    if images < 2 {
-        return Err(Error::TooFewImages { path: dataset.train.location().to_owned(), images });
-    }
-    Ok(dataset)
+    Ok(Dataset::open(&config.data.path.clone().unwrap_or_default())?)
 }
 
 /// Where training starts.
@@ -311,7 +322,7 @@ fn refuse_unreachable_target(config: &Config, cost: &Cost) -> Result<()> {
 
 /// A fault that only the data or a checkpoint brings out.
 fn fault(key: &str, message: String) -> Error {
-    let faults = vec![Fault { key: key.to_owned(), line: None, message }];
+    let faults = vec![Fault { key: key.to_owned(), line: None, from_command_line: false, message }];
     Faults { origin: "the configuration".to_owned(), faults }.into()
 }
 

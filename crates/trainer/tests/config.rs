@@ -217,3 +217,32 @@ fn an_absent_file_is_named() {
     let error = Config::read("absent.toml".as_ref(), &[]).unwrap_err().to_string();
     assert!(error.contains("cannot read absent.toml"));
 }
+
+#[test]
+fn gates_can_leave_out_the_blocks_that_change_shape() {
+    let gated = |text: &str| -> Vec<String> {
+        let spec = parse("x", text, &[]).unwrap().spec(10).unwrap();
+        spec.gate_sites().map(|(block, _)| block.name.clone()).collect()
+    };
+    let all = gated("[network]\narch = \"cifar-resnet20\"");
+    let same = gated("[network]\narch = \"cifar-resnet20\"\n[gates]\nblocks = \"same-shape\"");
+    assert_eq!(all.len(), 9);
+    assert_eq!(same, ["layer1.0", "layer1.1", "layer1.2", "layer2.1", "layer2.2", "layer3.1", "layer3.2"]);
+    let filters = gated(
+        "[network]\narch = \"resnet50\"\n[gates]\nblocks = \"same-shape\"\ngranularity = 8\nsites = [\"between\"]",
+    );
+    assert!(filters.contains(&"layer1.1".to_owned()) && !filters.contains(&"layer1.0".to_owned()), "{filters:?}");
+}
+
+#[test]
+fn a_fault_is_told_where_it_comes_from() {
+    let set = [("train.epochs".to_owned(), "0".to_owned())];
+    let faults = |text: &str| parse("run.toml", text, &set).unwrap_err().to_string();
+    let alone = faults("[train]\nepochs = 3");
+    assert!(alone.starts_with("1 fault in what the command line sets:\n  --set train.epochs: "), "{alone}");
+    let both = faults("[data]\nflip = 2.0");
+    assert!(
+        both.starts_with("run.toml has 2 faults:\n  line 2: data.flip: ") && both.contains("\n  --set train.epochs: "),
+        "{both}"
+    );
+}

@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -68,6 +69,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let config = config(&args)?;
     let device = args.device.resolve()?;
     if args.dry_run {
+        let about = "preparing all of it, then two training steps and a batch of the evaluation; nothing is kept";
+        let _ = writeln!(std::io::stderr(), "{about}");
         let found = trainer::dry_run(config, args.out.as_deref(), device)?;
         return Ok(Done::ok(if args.json { dry_json(&found) } else { dry_text(&found) }));
     }

@@ -5,8 +5,10 @@ use std::fmt;
 pub struct Fault {
     /// Dotted key; empty where the text is not TOML at all.
     pub key: String,
-    /// Line in the file, from 1; `None` for keys that came from the command line or are left out.
+    /// Line in the file, from 1; `None` for keys that are not in it.
     pub line: Option<usize>,
+    /// Whether the key was given on the command line.
+    pub from_command_line: bool,
     /// What is wrong and what was expected.
     pub message: String,
 }
@@ -23,9 +25,17 @@ pub struct Faults {
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let count = self.faults.len();
-        write!(f, "{} has {count} fault{}:", self.origin, if count == 1 { "" } else { "s" })?;
-        for Fault { key, line, message } in &self.faults {
+        let plural = if count == 1 { "" } else { "s" };
+        // The file is not to blame for what the command line says.
+        match self.faults.iter().all(|fault| fault.from_command_line) {
+            true => write!(f, "{count} fault{plural} in what the command line sets:")?,
+            false => write!(f, "{} has {count} fault{plural}:", self.origin)?,
+        }
+        for Fault { key, line, from_command_line, message } in &self.faults {
             f.write_str("\n  ")?;
+            if *from_command_line {
+                f.write_str("--set ")?;
+            }
             if let Some(line) = line {
                 write!(f, "line {line}: ")?;
             }

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub struct GatesConfig {
     /// Where gates sit, and how finely they cut.
     pub granularity: Granularity,
+    /// Which blocks have gates, of those that can.
+    pub blocks: GatedBlocks,
     /// Where filter gates sit.
     pub sites: Vec<Place>,
     /// Filter gates: groups of every place that stay open; absent, what the granularity says.
@@ -49,6 +51,17 @@ pub struct GatesConfig {
     /// the network goes on learning; never, if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decide_after: Option<f64>,
+}
+
+/// Which blocks have gates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GatedBlocks {
+    /// All that can: the papers' choice.
+    All,
+    /// Those whose output has the shape of their input. The others reduce the size or widen the network, and what takes their place
+    /// when they are skipped is a poor copy.
+    SameShape,
 }
 
 /// What decides how open new gates are.
@@ -201,6 +214,7 @@ impl Default for GatesConfig {
     fn default() -> Self {
         Self {
             granularity: Granularity::LAYER,
+            blocks: GatedBlocks::All,
             sites: Place::ALL.to_vec(),
             fixed_open: None,
             kind: GateKind::Dependent,

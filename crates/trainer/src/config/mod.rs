@@ -7,15 +7,15 @@ mod validate;
 
 pub use faults::{Fault, Faults};
 pub use gates::{
-    ActivationLoss, GateDecay, GateStart, GatesConfig, Granularity, LossOn, NamedGranularity, PerPlace, SharedDecay,
-    Weighting,
+    ActivationLoss, GateDecay, GateStart, GatedBlocks, GatesConfig, Granularity, LossOn, NamedGranularity, PerPlace,
+    SharedDecay, Weighting,
 };
 pub use parse::parse;
 pub(crate) use validate::ALL_ALIKE;
 
 use crate::schedule::LearningRate;
 use crate::totals::Summary;
-use arch::{GroupSizes, Level, NetSpec, Preset};
+use arch::{GroupSizes, Level, NetSpec, Preset, Shortcut};
 use data::{ColourJitter, Transform};
 use gumbel_gates::Policy;
 use serde::{Deserialize, Serialize};
@@ -370,7 +370,9 @@ impl Config {
     pub fn spec(&self, classes: usize) -> arch::Result<NetSpec> {
         let preset = Preset::named(&self.network.arch)?;
         let (spec, gates) = (preset.spec(classes), &self.gates);
-        let gated = |block: usize| !gates.target.is_always_open(block);
+        let same_shape: Vec<bool> = spec.blocks.iter().map(|block| block.shortcut == Shortcut::Identity).collect();
+        let chosen = |block: usize| gates.blocks == GatedBlocks::All || same_shape[block];
+        let gated = |block: usize| chosen(block) && !gates.target.is_always_open(block);
         let level = match gates.granularity {
             Granularity::Named(NamedGranularity::None) => return Ok(spec),
             Granularity::Named(NamedGranularity::Layer) => return Ok(spec.with_layer_gates(gates.kind, gated)),

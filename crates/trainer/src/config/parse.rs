@@ -17,7 +17,7 @@ pub fn parse(origin: &str, text: &str, overrides: &[(String, String)]) -> Result
     let lines = Lines::of(text);
     let mut table: Table = text.parse().map_err(|error: toml::de::Error| {
         let line = error.span().map(|span| lines.at(span.start));
-        faults(vec![Fault { key: String::new(), line, message: error.message().to_owned() }])
+        faults(vec![Fault { key: String::new(), line, from_command_line: false, message: error.message().to_owned() }])
     })?;
     let mut positions = HashMap::new();
     if let Ok(document) = DeTable::parse(text) {
@@ -27,13 +27,14 @@ pub fn parse(origin: &str, text: &str, overrides: &[(String, String)]) -> Result
     for (key, value) in overrides {
         positions.remove(key);
         if let Err(message) = set(&mut table, key, value) {
-            found.push(Fault { key: key.clone(), line: None, message });
+            found.push(Fault { key: key.clone(), line: None, from_command_line: true, message });
         }
     }
     let mut fault = |key: String, message: String| {
         // A fault inside a list is told at the key that holds it.
         let line = positions.get(&key).copied();
-        found.push(Fault { key, line, message });
+        let from_command_line = overrides.iter().any(|(set, _)| *set == key);
+        found.push(Fault { key, line, from_command_line, message });
     };
 
     // serde stops at the first fault; take the key that has it out and go on.

@@ -34,9 +34,14 @@ pub struct Progress {
     recent: String,
     /// Where the time of steps went in this epoch: a sum over its log entries.
     time: StepTime,
+    /// Steps between two log entries, until the first steps showed how long those take.
+    log_every: Option<u64>,
 }
 
 const TEMPLATE: &str = "{prefix} {bar:16} {pos}/{len}  {wide_msg}";
+
+/// Steps after which a log without a bar says that training has begun and how long it will take.
+const FIRST_STEPS: usize = 3;
 
 /// Bad images that get a line of their own.
 const BAD_SHOWN: usize = 10;
@@ -64,6 +69,7 @@ impl Progress {
             batch_size: 0,
             recent: String::new(),
             time: StepTime::default(),
+            log_every: None,
         }
     }
 
@@ -138,6 +144,8 @@ impl Listener for Progress {
         match event {
             Event::Note(text) => self.line(text),
             Event::EpochStarted { epoch, first, batches, config } => {
+                // Only for the first epoch of this process.
+                self.log_every = (self.epoch == 0).then_some(config.train.log_every);
                 (self.epoch, self.batches) = (*epoch, *batches);
                 self.batch_size = config.train.batch_size;
                 self.weighting = config.gates.weighting;
@@ -154,6 +162,14 @@ impl Listener for Progress {
                     self.restart(format!("epoch {}/{}", self.epoch, self.epochs), *batch, self.batches);
                 }
                 self.bar.set_position(*batch as u64);
+                let begun = self.batch.saturating_sub(self.first) == FIRST_STEPS && !self.terminal;
+                if let Some(every) = self.log_every.filter(|&every| begun && every > FIRST_STEPS as u64) {
+                    let (epoch, epochs, left) = (self.epoch, self.epochs, self.time_left());
+                    write_line(&format!(
+                        "epoch {epoch}/{epochs}  step {batch}/{}  about {left} left; a line follows every {every} steps",
+                        self.batches
+                    ));
+                }
                 if self.terminal {
                     let images = self.batch.saturating_sub(self.first) * self.batch_size;
                     let rate = images as f64 / self.epoch_start.elapsed().as_secs_f64().max(1e-9);
