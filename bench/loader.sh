@@ -4,9 +4,9 @@
 #   bench/loader.sh DIR [TURNS]     DIR is a folder of class folders; turns of each (default 3)
 #   DALI_PYTHON=FILE                a Python that has nvidia-dali (without it DALI is left out); THREADS=N, by default one per core
 set -euo pipefail
+folder=$(realpath "${1:?usage: bench/loader.sh DIR [TURNS]}")
 cd "$(dirname "$0")/.."
 
-folder=${1:?usage: bench/loader.sh DIR [TURNS]}
 turns=${2:-3}
 threads=${THREADS:-$(nproc)}
 export LD_LIBRARY_PATH=$PWD/.libtorch/lib

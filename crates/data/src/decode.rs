@@ -104,10 +104,9 @@ fn decode_bytes(bytes: &mut [u8], pixels: &mut Vec<u8>, need: impl FnOnce(u32, u
     {
         refuse_too_large(layout.width, layout.height)?;
         let Need { rows, shrink } = need(layout.width, layout.height);
-        // What one decoder refuses another may take, as Pillow would.
         let decoded = contained(|| layout.decode(bytes, rows, shrink, pixels));
         layout.restore(bytes);
-        return decoded.or_else(|reason| contained(|| any_format(bytes, pixels)).map_err(|_| reason));
+        return decoded;
     }
     let part = contained(|| any_format(bytes, pixels))?;
     need(part.width, part.height);

@@ -105,6 +105,46 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// A loader cannot be made like that.
+    #[error("{option}: expected {expected}")]
+    Options {
+        /// Which option or method.
+        option: &'static str,
+        /// What was expected of it, and what was found.
+        expected: String,
+    },
+    /// The classes of two splits are the same in another order.
+    #[error("{}: class {label} is '{train}' in train/ and '{val}' in val/; both splits need the same classes in the same order (classes.txt of shards says theirs)", root.display())]
+    ClassOrder {
+        /// The data folder.
+        root: PathBuf,
+        /// The first label whose classes differ.
+        label: usize,
+        /// Its class in `train/`.
+        train: String,
+        /// Its class in `val/`.
+        val: String,
+    },
+    /// No label is of an image that is there.
+    #[error("none of the images in {} is labelled in {}, whose first is '{first}'; expected lines of an image's name, or path below that folder, and its class", root.display(), path.display())]
+    NoLabelMatches {
+        /// The file of labels.
+        path: PathBuf,
+        /// The folder of images.
+        root: PathBuf,
+        /// The first image of the file.
+        first: String,
+    },
+    /// Two lines of a file of labels are of one image.
+    #[error("{}, line {line}: '{image}' has a label already; expected one line for each image", path.display())]
+    LabelledTwice {
+        /// The file of labels.
+        path: PathBuf,
+        /// The second of the lines.
+        line: usize,
+        /// The image.
+        image: String,
+    },
     /// The threads that decode could not be started.
     #[error("cannot start the loader's threads: {0}")]
     Threads(String),

@@ -15,21 +15,39 @@ struct ClassFolder {
     /// Below the split's folder, in natural order.
     images: Names,
     ignored: usize,
-    /// It and the folders in it.
-    folders: Vec<PathBuf>,
+    /// Of it and the folders in it.
+    stamps: Vec<Stamp>,
+}
+
+/// The class folders of `root`, and the number of other files in it.
+fn class_folders(root: &Path) -> Result<(Vec<(String, PathBuf)>, usize)> {
+    let read = |source| Error::Read { path: root.to_owned(), source };
+    let (mut classes, mut others) = (Vec::new(), 0);
+    for entry in fs::read_dir(root).map_err(read)? {
+        let entry = entry.map_err(read)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') {
+            continue;
+        }
+        if entry.path().is_dir() {
+            classes.push((name, entry.path()));
+        } else {
+            others += 1;
+        }
+    }
+    Ok((classes, others))
+}
+
+/// Whether there are class folders.
+pub(crate) fn has_folders(root: &Path) -> Result<bool> {
+    Ok(!class_folders(root)?.0.is_empty())
 }
 
 /// Indexes the class folders of `root`, all at once: on a network disk the time goes into waiting.
 pub(crate) fn open(root: &Path) -> Result<Indexed> {
-    let read = |source| Error::Read { path: root.to_owned(), source };
-    let mut classes = Vec::new();
-    for entry in fs::read_dir(root).map_err(read)? {
-        let entry = entry.map_err(read)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if !name.starts_with('.') && entry.path().is_dir() {
-            classes.push((name, entry.path()));
-        }
-    }
+    // Before anything is listed, so that whatever changes later shows.
+    let mut stamps = vec![Stamp::of(root, Path::new(""))];
+    let (mut classes, others) = class_folders(root)?;
     classes.sort_by(|a, b| natural_order(a.0.as_bytes(), b.0.as_bytes()));
     let found = classes.par_iter().map(|(_, path)| class_folder(root, path)).collect::<Result<Vec<_>>>()?;
 
@@ -41,27 +59,26 @@ pub(crate) fn open(root: &Path) -> Result<Indexed> {
     if !empty.is_empty() {
         return Err(Error::EmptyClasses { classes: empty });
     }
-    let (mut names, mut labels, mut ignored) = (Names::default(), Vec::new(), 0);
-    let mut stamps = vec![Stamp::of(root, Path::new(""))];
+    let (mut names, mut labels, mut ignored) = (Names::default(), Vec::new(), others);
     for (label, class) in found.iter().enumerate() {
         names.extend(&class.images);
         labels.extend(std::iter::repeat_n(label as u32, class.images.len()));
         ignored += class.ignored;
     }
     names.shrink();
-    stamps.extend(found.into_iter().flat_map(|class| class.folders).map(|folder| Stamp::of(root, &folder)));
+    stamps.extend(found.into_iter().flat_map(|class| class.stamps));
     let classes = classes.into_iter().map(|(name, _)| name).collect();
     Ok(Indexed { split: Split { root: root.to_owned(), classes, labels, names, shards: None, ignored }, stamps })
 }
 
 /// The images below a class folder, and what else is there.
 fn class_folder(root: &Path, folder: &Path) -> Result<ClassFolder> {
-    let (mut images, mut ignored, mut folders) = (Vec::new(), 0, Vec::new());
+    let (mut images, mut ignored, mut stamps) = (Vec::new(), 0, Vec::new());
     let below = |path: &Path| path.strip_prefix(root).unwrap_or(path).to_owned();
     let hidden = |entry: &walkdir::DirEntry| entry.depth() > 0 && entry.file_name().to_string_lossy().starts_with('.');
     for entry in WalkDir::new(folder).follow_links(true).into_iter().filter_entry(|entry| !hidden(entry)) {
         match entry {
-            Ok(entry) if entry.file_type().is_dir() => folders.push(below(entry.path())),
+            Ok(entry) if entry.file_type().is_dir() => stamps.push(Stamp::of(root, &below(entry.path()))),
             // Opening a named pipe would wait for ever.
             Ok(entry) if entry.file_type().is_file() && is_image(entry.path()) => images.push(below(entry.path())),
             Ok(_) => ignored += 1,
@@ -76,5 +93,5 @@ fn class_folder(root: &Path, folder: &Path) -> Result<ClassFolder> {
     images.par_sort_by(|a, b| natural_order(a.as_os_str().as_encoded_bytes(), b.as_os_str().as_encoded_bytes()));
     let mut names = Names::default();
     images.iter().for_each(|image| names.push(image));
-    Ok(ClassFolder { images: names, ignored, folders })
+    Ok(ClassFolder { images: names, ignored, stamps })
 }

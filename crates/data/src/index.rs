@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub const IMAGE_ENDINGS: [&str; 10] = ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp", "gif"];
 
 /// More bytes than any image: a file as large is something else, and reading it would not end well.
-const MOST_BYTES_OF_A_FILE: u64 = 1 << 29;
+pub(crate) const MOST_BYTES_OF_A_FILE: u64 = 1 << 29;
 
 /// The images of one folder, in memory at well below 150 bytes each.
 #[derive(Debug)]
@@ -63,9 +63,15 @@ impl Dataset {
         let only = |a: &Split, b: &Split| -> Vec<String> {
             a.classes.iter().filter(|class| !b.classes.contains(class)).cloned().collect()
         };
-        if train.classes != val.classes {
-            let (only_train, only_val) = (only(&train, &val), only(&val, &train));
-            return Err(Error::ClassesDiffer { root: root.to_owned(), only_train, only_val });
+        if let Some(label) = (0..train.classes.len().max(val.classes.len()))
+            .find(|&label| train.classes.get(label) != val.classes.get(label))
+        {
+            let (root, only_train, only_val) = (root.to_owned(), only(&train, &val), only(&val, &train));
+            let class = |split: &Split| split.classes.get(label).cloned().unwrap_or_default();
+            return Err(match only_train.is_empty() && only_val.is_empty() {
+                true => Error::ClassOrder { root, label, train: class(&train), val: class(&val) },
+                false => Error::ClassesDiffer { root, only_train, only_val },
+            });
         }
         let note = |split: &Split| {
             let ignored = format!("{}: {} files that are no images are left out", split.root.display(), split.ignored);
@@ -110,8 +116,9 @@ impl Split {
         if let Some(file) = labels::find(root) {
             return labels::open(root, &file, classes);
         }
+        // Tar files beside class folders are what those were unpacked from.
         index_cache::cached(root, || match shards::find(root)? {
-            tars if tars.is_empty() => folder::open(root),
+            tars if tars.is_empty() || folder::has_folders(root)? => folder::open(root),
             tars => shards::open(root, tars),
         })
     }

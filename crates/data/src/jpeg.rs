@@ -2,7 +2,7 @@
 //! and so Pillow and torchvision decode.
 
 use crate::decode::{MOST_PIXELS, Part};
-use libjpeg_turbo_rs::{DecodeLimits, Decoder, PixelFormat, ScalingFactor};
+use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat, ScalingFactor};
 
 /// How much larger than the result an image decoded at a fraction of its size still is at least, per side. With less the
 /// fraction's own filter shows, most at the edges of a crop: at 4 one photograph in 500 differs by 0.8 grey levels, at 6 none by
@@ -32,7 +32,6 @@ impl Layout {
     /// grey.
     pub(crate) fn of(bytes: &[u8]) -> Result<Option<Self>, String> {
         const START_OF_SCAN: u8 = 0xda;
-        let cut = || "the JPEG data ends too early".to_owned();
         let mut layout = None;
         let mut at = 2;
         loop {
@@ -74,8 +73,7 @@ impl Layout {
         let &[_, h1, h0, w1, w0, components, ref table @ ..] = segment else { return None };
         let (height, width) = (u16::from_be_bytes([h1, h0]).into(), u16::from_be_bytes([w1, w0]).into());
         let vertical = table.as_chunks::<3>().0.iter().map(|[_, sampling, _]| sampling & 15).max()?;
-        // A height of 0 is told after the first scan.
-        let top_down = matches!(marker, 0xc0 | 0xc1) && height > 0;
+        let top_down = matches!(marker, 0xc0 | 0xc1);
         Some(Self { width, height, height_at: at + 5, components, row: 8 * u32::from(vertical), top_down })
     }
 
@@ -106,7 +104,7 @@ impl Layout {
     }
 
     fn decode_frame(&self, bytes: &[u8], shrink: f64, pixels: &mut Vec<u8>) -> Result<Part, String> {
-        let text = |error: libjpeg_turbo_rs::JpegError| error.to_string();
+        let text = |error: JpegError| error.to_string();
         let limits = DecodeLimits { max_pixels: MOST_PIXELS, max_scans: 500, ..DecodeLimits::default() };
         let mut decoder = Decoder::new_with_limits(bytes, limits).map_err(text)?;
         let ink = self.components == 4;
@@ -119,12 +117,27 @@ impl Layout {
         if pixels.len() < size {
             pixels.resize(size, 0);
         }
-        let info = decoder.decode_image_into(&mut pixels[..size]).map_err(text)?;
+        let info = match decoder.decode_image_into(&mut pixels[..size]) {
+            // What is missing would be grey.
+            Err(JpegError::UnexpectedEof) => return Err(cut()),
+            Err(_) => {
+                // Damaged codes: libjpeg-turbo goes on with a warning, and so Pillow.
+                decoder.set_lenient(true);
+                decoder.decode_image_into(&mut pixels[..size]).map_err(text)?
+            }
+            Ok(info) => info,
+        };
+        // Frames of 12 bits are decoded whole.
+        let scale = if info.width == self.width as usize { 1 } else { scale };
         if ink {
             ink_to_rgb(&mut pixels[..size]);
         }
         Ok(Part { width: info.width as u32, height: info.height as u32, scale })
     }
+}
+
+fn cut() -> String {
+    "the JPEG data ends too early".into()
 }
 
 /// Cyan, magenta, yellow and black, as JPEG files have them, the more the brighter, to RGB at the front of the buffer: Pillow's
@@ -136,6 +149,88 @@ fn ink_to_rgb(pixels: &mut [u8]) {
             // black - (255 - ink) · black / 255, the product rounded as Pillow's MULDIV255 does.
             let product = (255 - u32::from(pixels[4 * pixel + channel])) * black + 128;
             pixels[3 * pixel + channel] = (black - (((product >> 8) + product) >> 8)) as u8;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use libjpeg_turbo_rs::{Encoder, Subsampling, decompress_to};
+
+    const WIDTH: usize = 101;
+    const HEIGHT: usize = 83;
+
+    /// JPEGs of every subsampling, with restarts and without, and one of greys.
+    fn files() -> Vec<(String, Vec<u8>)> {
+        let wave = |i: usize| (128.0 + 100.0 * (i as f64 * 0.037).sin() + 20.0 * (i as f64 * 1.7).cos()) as u8;
+        let pixels: Vec<u8> = (0..3 * WIDTH * HEIGHT).map(wave).collect();
+        let kinds = [
+            Subsampling::S444,
+            Subsampling::S422,
+            Subsampling::S420,
+            Subsampling::S440,
+            Subsampling::S411,
+            Subsampling::S441,
+        ];
+        let mut files = Vec::new();
+        for kind in kinds {
+            for restart in [0, 2] {
+                let encoder = Encoder::new(&pixels, WIDTH, HEIGHT, PixelFormat::Rgb).quality(90).subsampling(kind);
+                let encoder = if restart > 0 { encoder.restart_blocks(restart) } else { encoder };
+                files.push((format!("{kind:?}, restarts {restart}"), encoder.encode().unwrap()));
+            }
+        }
+        let grey = Encoder::new(&pixels[..WIDTH * HEIGHT], WIDTH, HEIGHT, PixelFormat::Grayscale).quality(90);
+        files.push(("grey".into(), grey.encode().unwrap()));
+        files
+    }
+
+    #[test]
+    fn the_upper_rows_are_those_of_the_whole_image() {
+        for (name, mut bytes) in files() {
+            let whole = decompress_to(&bytes, PixelFormat::Rgb).unwrap();
+            let layout = Layout::of(&bytes).unwrap().unwrap();
+            assert!(layout.top_down, "{name}");
+            for rows in [1, 8, 15, 16, 17, 40, 82, 83] {
+                let mut pixels = Vec::new();
+                let part = layout.decode(&mut bytes, rows, 1.0, &mut pixels).unwrap();
+                layout.restore(&mut bytes);
+                let left_out = rows + 2 * layout.row < 83;
+                assert!(part.height >= rows && (part.height < 83 || !left_out), "{name}: {rows} of {part:?}");
+                let needed = 3 * WIDTH * rows as usize;
+                assert_eq!(pixels[..needed], whole.data[..needed], "{name}, {rows} rows");
+            }
+        }
+    }
+
+    #[test]
+    fn shrunk_rows_are_those_of_the_shrunk_image() {
+        for (name, mut bytes) in files() {
+            let layout = Layout::of(&bytes).unwrap().unwrap();
+            let shrunk = |rows, bytes: &mut Vec<u8>| {
+                let mut pixels = Vec::new();
+                let part = layout.decode(bytes, rows, 2.0 * LEFT_TO_RESIZE, &mut pixels).unwrap();
+                layout.restore(bytes);
+                assert_eq!((part.scale, part.width), (2, 51), "{name}");
+                (part.height, pixels)
+            };
+            let (height, whole) = shrunk(83, &mut bytes);
+            assert_eq!(height, 42);
+            let (height, upper) = shrunk(33, &mut bytes);
+            assert!((17..42).contains(&height) || layout.row > 16, "{name}: {height}");
+            // The last row that is needed, 33 / 2, is whole.
+            assert_eq!(upper[..3 * 51 * 17], whole[..3 * 51 * 17], "{name}");
+        }
+    }
+
+    #[test]
+    fn a_scan_that_ends_early_is_cut_whatever_follows() {
+        for (name, bytes) in files() {
+            let mut shorter = bytes[..bytes.len() * 2 / 3].to_vec();
+            shorter.extend([0xff, 0xd9]);
+            let layout = Layout::of(&shorter).unwrap().unwrap();
+            assert_eq!(layout.decode(&mut shorter, 83, 1.0, &mut Vec::new()), Err(cut()), "{name}");
         }
     }
 }

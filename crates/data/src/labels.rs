@@ -9,79 +9,125 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
-/// The file of labels of the folder `root`, in it or beside it. The names are the usual ones, for a split called `val`:
-/// `val_annotations.txt` is Tiny ImageNet's, `LOC_val_solution.csv` that of ImageNet's copy on Kaggle, `val.txt` Caffe's.
+/// The file of labels of the folder `root`. The names are the usual ones, for a split called `val`: `val_annotations.txt` is Tiny
+/// ImageNet's, `LOC_val_solution.csv` that of ImageNet's copy on Kaggle, `val.txt` Caffe's. One beside the folder counts only where
+/// images lie directly in it: class folders tell their classes themselves.
 pub(crate) fn find(root: &Path) -> Option<PathBuf> {
-    let split = root.file_name()?.to_str()?;
-    let inside = ["labels.txt", "labels.csv", "labels.tsv"].map(|name| root.join(name));
-    let either = [format!("{split}_annotations.txt"), format!("LOC_{split}_solution.csv"), format!("{split}.txt")];
-    let either = either.iter().flat_map(|name| [root.join(name), root.with_file_name(name)]);
-    inside.into_iter().chain(either).find(|path| path.is_file())
+    let whole = fs::canonicalize(root).ok()?;
+    let split = whole.file_name()?.to_string_lossy().into_owned();
+    let own = ["txt", "csv", "tsv"].map(|ending| format!("labels.{ending}"));
+    let usual = [format!("{split}_annotations.txt"), format!("LOC_{split}_solution.csv"), format!("{split}.txt")];
+    let inside = own.iter().chain(&usual).map(|name| root.join(name)).find(|path| path.is_file());
+    inside.or_else(|| {
+        let mut entries = fs::read_dir(root).ok()?;
+        entries
+            .any(|entry| entry.is_ok_and(|entry| is_image(Path::new(&entry.file_name())) && entry.path().is_file()))
+            .then_some(())?;
+        usual.iter().map(|name| whole.with_file_name(name)).find(|path| path.is_file())
+    })
 }
 
-/// Indexes the images below `root` by the labels in `file`: an image's name, with or without its ending, then its class, by
-/// name or as a number in the order of the classes; comma, tab or space between them, and whatever follows. The classes are
-/// those of the training split, if given, else all that the file names.
+/// The labels of a file by image, each with its line.
+struct Labels<'a> {
+    file: &'a Path,
+    by_image: HashMap<&'a str, (&'a str, usize)>,
+    first: &'a str,
+}
+
+impl<'a> Labels<'a> {
+    /// One image a line: its name or path, then its class and whatever follows. Tabs separate them if there are any, else commas, else
+    /// spaces, so that names with spaces are possible.
+    fn of(file: &'a Path, text: &'a str) -> Result<Self> {
+        let text = text.trim_start_matches('\u{feff}');
+        let separator = ['\t', ','].into_iter().find(|&separator| text.contains(separator)).unwrap_or(' ');
+        let mut labels = Self { file, by_image: HashMap::new(), first: "" };
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            let (image, rest) = line.trim().split_once(separator).unwrap_or((line, ""));
+            let label = if separator == ' ' { rest } else { rest.split(separator).next().unwrap_or_default() };
+            let (image, label, line_number) = (image.trim(), label.trim(), number + 1);
+            if image.is_empty() || label.is_empty() {
+                return Err(Error::BadLabel { path: file.to_owned(), line: line_number, text: line.to_owned() });
+            }
+            let heading = ["imageid", "image", "name", "filename", "file"].contains(&&*image.to_ascii_lowercase());
+            if number == 0 && heading {
+                continue;
+            }
+            if labels.by_image.insert(image, (label, line_number)).is_some() {
+                return Err(Error::LabelledTwice { path: file.to_owned(), line: line_number, image: image.to_owned() });
+            }
+            labels.first = if labels.first.is_empty() { image } else { labels.first };
+        }
+        Ok(labels)
+    }
+
+    /// The classes that are named, in natural order.
+    fn classes(&self) -> Vec<String> {
+        let mut names: Vec<&str> = self.by_image.values().map(|(label, _)| *label).collect();
+        names.sort_by(|a, b| natural_order(a.as_bytes(), b.as_bytes()));
+        names.dedup();
+        names.into_iter().map(str::to_owned).collect()
+    }
+
+    /// Takes out the label of the image at `path` below the split's folder: by that path, else by its name, both with and without
+    /// their ending.
+    fn take(&mut self, path: &Path) -> Option<(&'a str, usize)> {
+        let (stem, name) = (path.with_extension(""), path.file_name().map(Path::new));
+        let keys = [Some(path), Some(&stem), name, path.file_stem().map(Path::new)];
+        keys.into_iter().flatten().filter_map(Path::to_str).find_map(|key| self.by_image.remove(key))
+    }
+}
+
+/// Indexes the images below `root` by the labels in `file`: classes by name or as numbers in the order of the classes, which are those
+/// of the training split, if given, else all that the file names.
 pub(crate) fn open(root: &Path, file: &Path, classes: Option<&[String]>) -> Result<Split> {
     let text = fs::read_to_string(file).map_err(|source| Error::Read { path: file.to_owned(), source })?;
-    let mut labels = HashMap::new();
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let mut fields = line.split([',', '\t', ' ']).filter(|field| !field.is_empty());
-        let (Some(image), Some(label)) = (fields.next(), fields.next()) else {
-            return Err(Error::BadLabel { path: file.to_owned(), line: number + 1, text: line.to_owned() });
-        };
-        // A heading.
-        if number > 0 || !["imageid", "image", "name", "filename", "file"].contains(&&*image.to_ascii_lowercase()) {
-            labels.insert(image, (label, number + 1));
-        }
-    }
-    let classes: Vec<String> = match classes {
-        Some(classes) => classes.to_vec(),
-        None => {
-            let mut names: Vec<&str> = labels.values().map(|(label, _)| *label).collect();
-            names.sort_by(|a, b| natural_order(a.as_bytes(), b.as_bytes()));
-            names.dedup();
-            names.into_iter().map(str::to_owned).collect()
-        }
-    };
+    let mut labels = Labels::of(file, &text)?;
+    let classes = classes.map_or_else(|| labels.classes(), <[String]>::to_vec);
     let by_name: HashMap<&str, u32> = classes.iter().enumerate().map(|(label, name)| (&**name, label as u32)).collect();
+    let class = |label: &str| {
+        let number = |text: &str| text.parse().ok().filter(|&number: &u32| (number as usize) < classes.len());
+        // Kaggle's solution has boxes behind the class.
+        let word = label.split_whitespace().next().unwrap_or(label);
+        by_name.get(label).or_else(|| by_name.get(word)).copied().or_else(|| number(word))
+    };
 
     let (mut images, mut ignored) = (Vec::new(), 0);
     let hidden = |entry: &walkdir::DirEntry| entry.depth() > 0 && entry.file_name().to_string_lossy().starts_with('.');
-    for entry in WalkDir::new(root).follow_links(true).into_iter().filter_entry(|entry| !hidden(entry)) {
+    let entries = WalkDir::new(root).follow_links(true).sort_by_file_name().into_iter();
+    for entry in entries.filter_entry(|entry| !hidden(entry)) {
         let entry = match entry {
             Ok(entry) if entry.file_type().is_dir() || entry.path() == file => continue,
             Ok(entry) => entry,
-            Err(error) if error.path().is_some_and(Path::is_symlink) => {
+            // A link that loops or points nowhere is no image.
+            Err(error) if error.loop_ancestor().is_some() || error.path().is_some_and(Path::is_symlink) => {
                 ignored += 1;
                 continue;
             }
             Err(error) => {
-                return Err(Error::Read { path: error.path().unwrap_or(root).to_owned(), source: error.into() });
+                let path = error.path().unwrap_or(root).to_owned();
+                return Err(Error::Read { path, source: error.into() });
             }
         };
-        let name = |part: Option<&std::ffi::OsStr>| part.and_then(|part| part.to_str()).map(str::to_owned);
-        let (whole, stem) = (name(entry.path().file_name()), name(entry.path().file_stem()));
-        let found = [whole, stem].into_iter().flatten().find_map(|name| labels.remove_entry(&*name));
-        match found {
-            Some((_, (label, line))) if entry.file_type().is_file() && is_image(entry.path()) => {
-                let number = || label.parse().ok().filter(|&number: &u32| (number as usize) < classes.len());
-                let known = by_name.get(label).copied().or_else(number);
-                let known = known.ok_or_else(|| Error::UnknownClass {
+        let below = entry.path().strip_prefix(root).unwrap_or(entry.path()).to_owned();
+        let usable = entry.file_type().is_file() && is_image(&below);
+        match labels.take(&below).filter(|_| usable) {
+            None => ignored += 1,
+            Some((label, line)) => {
+                let unknown = || Error::UnknownClass {
                     path: file.to_owned(),
                     line,
                     class: label.to_owned(),
                     classes: classes.len(),
-                })?;
-                images.push((entry.path().strip_prefix(root).unwrap_or(entry.path()).to_owned(), known));
+                };
+                images.push((below, class(label).ok_or_else(unknown)?));
             }
-            _ => ignored += 1,
         }
     }
     if images.is_empty() {
-        return Err(Error::NoImages { path: root.to_owned() });
+        let (path, root, first) = (labels.file.to_owned(), root.to_owned(), labels.first.to_owned());
+        return Err(Error::NoLabelMatches { path, root, first });
     }
-    if let Some(image) = labels.into_keys().min() {
+    if let Some(image) = labels.by_image.into_keys().min() {
         return Err(Error::LabelledImageMissing {
             path: file.to_owned(),
             image: image.to_owned(),

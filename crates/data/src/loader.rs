@@ -10,11 +10,11 @@ use fast_image_resize::images::Image;
 use fast_image_resize::{PixelType, Resizer};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 /// In which order images come.
@@ -91,7 +91,7 @@ pub struct Batch {
 #[derive(Debug)]
 pub struct Pixels {
     values: Vec<f32>,
-    spare: Arc<Spare>,
+    spare: Weak<Spare>,
 }
 
 /// Memory of batches that were dropped.
@@ -106,7 +106,7 @@ impl Deref for Pixels {
 
 impl Clone for Pixels {
     fn clone(&self) -> Self {
-        Self { values: self.values.clone(), spare: Arc::default() }
+        Self { values: self.values.clone(), spare: Weak::new() }
     }
 }
 
@@ -118,10 +118,9 @@ impl PartialEq for Pixels {
 
 impl Drop for Pixels {
     fn drop(&mut self) {
-        // Who handed batches out is gone: so is the need.
-        if Arc::strong_count(&self.spare) > 1 {
-            let values = std::mem::take(&mut self.values);
-            self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(values);
+        // Where nobody makes batches any more there is no need.
+        if let Some(spare) = self.spare.upgrade() {
+            spare.lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.values));
         }
     }
 }
@@ -152,20 +151,31 @@ struct Scratch {
 const MOST_KEPT: usize = 64 << 20;
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
-        bytes: Vec::new(),
-        pixels: Vec::new(),
-        resizer: Resizer::new(),
-        resized: Image::new(1, 1, PixelType::U8x3),
-    });
+    /// Taken out while it is used: a source that waits for work of its own may find this thread preparing another image meanwhile.
+    static SCRATCH: Cell<Option<Scratch>> = const { Cell::new(None) };
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        let resized = Image::new(1, 1, PixelType::U8x3);
+        Self { bytes: Vec::new(), pixels: Vec::new(), resizer: Resizer::new(), resized }
+    }
 }
 
 impl Loader {
     /// A loader with threads of its own.
     ///
     /// # Errors
-    /// If the threads cannot be started.
+    /// If an option is out of its range, or the threads cannot be started.
     pub fn new(source: Arc<dyn Source>, options: LoaderOptions) -> Result<Self> {
+        let Rank { rank, of } = options.rank;
+        if rank >= of {
+            return Err(Error::Options {
+                option: "rank",
+                expected: format!("0 to of - 1, and at least one process; found {rank} of {of}"),
+            });
+        }
+        options.transform.validate().map_err(|expected| Error::Options { option: "transform", expected })?;
         let pool = ThreadPoolBuilder::new().num_threads(options.threads).thread_name(|i| format!("decode-{i}"));
         let threads = pool.build().map_err(|error| Error::Threads(error.to_string()))?;
         let options = LoaderOptions { batch_size: options.batch_size.max(1), ..options };
@@ -214,10 +224,15 @@ impl Loader {
     /// The batches of an epoch from number `first` on. Dropping them stops the decoding at once.
     ///
     /// # Errors
-    /// If the threads cannot be started.
+    /// If the source's order has not as many images as the source, or the threads cannot be started.
     pub fn epoch(&self, epoch: u64, first: usize) -> Result<Batches> {
         let (stop, spare) = (Arc::new(AtomicBool::new(false)), Arc::new(Spare::default()));
         let order = Arc::new(self.shared.epoch_order(epoch));
+        let (found, images) = (order.len(), self.shared.source.len());
+        if found != images {
+            let expected = format!("an order of all {images} images; found one of {found}");
+            return Err(Error::Options { option: "Source::shuffled", expected });
+        }
         let last = self.batches();
         let mut producers = Vec::new();
         for turn in 0..PRODUCERS {
@@ -267,7 +282,7 @@ impl Shared {
         let items: Vec<usize> = of_all.iter().skip(rank.rank).step_by(rank.of).map(|&item| item as usize).collect();
         let image_values = self.image_values();
         let values = spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        let mut pixels = Pixels { values, spare: Arc::clone(spare) };
+        let mut pixels = Pixels { values, spare: Arc::downgrade(spare) };
         pixels.values.resize(items.len() * image_values, 0.0);
         let outcomes: Vec<Result<(), BadImage>> = self.threads.install(|| {
             let outputs = pixels.values.par_chunks_exact_mut(image_values).zip(&items);
@@ -275,7 +290,10 @@ impl Shared {
                 if stop.load(Ordering::Relaxed) {
                     return Ok(()); // nobody will see it
                 }
-                SCRATCH.with_borrow_mut(|scratch| self.image(item, epoch, scratch, output))
+                let mut scratch = SCRATCH.take().unwrap_or_default();
+                let outcome = self.image(item, epoch, &mut scratch, output);
+                SCRATCH.set(Some(scratch));
+                outcome
             };
             // One image is a fair share of work: do not hand out runs of them.
             outputs.with_max_len(1).map(one).collect()

@@ -1,7 +1,7 @@
 //! Images in tar files, as WebDataset and others pack them, so that a network disk sees few large reads.
 
 use crate::error::{Error, Result};
-use crate::index::{Split, is_image};
+use crate::index::{MOST_BYTES_OF_A_FILE, Split, is_image};
 use crate::index_cache::{Indexed, Stamp};
 use crate::names::Names;
 use crate::natural_order::natural_order;
@@ -65,11 +65,17 @@ struct Member {
     start: u64,
     length: u32,
     class: String,
+    /// Whether the class is that of a member beside it.
+    told: bool,
 }
 
 /// Indexes the shards `files` of `root`, all at once. An image's class is in the member beside it that ends in `.cls`, or the
 /// folder it lies in within the shard.
 pub(crate) fn open(root: &Path, files: Vec<PathBuf>) -> Result<Indexed> {
+    let sources =
+        ["", "classes.txt", "../classes.txt"].map(Path::new).into_iter().chain(files.iter().map(PathBuf::as_path));
+    // Before anything is read, so that whatever changes later shows.
+    let stamps = sources.map(|path| Stamp::of(root, path)).collect();
     let found = files.par_iter().map(|file| members(&root.join(file))).collect::<Result<Vec<_>>>()?;
     if found.iter().all(|(members, _)| members.is_empty()) {
         return Err(Error::NoImages { path: root.to_owned() });
@@ -93,24 +99,28 @@ pub(crate) fn open(root: &Path, files: Vec<PathBuf>) -> Result<Indexed> {
         }
     }
     names.shrink();
-    let stamps = files.iter().map(PathBuf::as_path).chain([Path::new("")]).map(|path| Stamp::of(root, path)).collect();
+
     let shards = Some(Shards::new(root, files, places));
     Ok(Indexed { split: Split { root: root.to_owned(), classes, labels, names, shards, ignored }, stamps })
 }
 
 /// The classes of a set of shards: those of `classes.txt` in or beside the folder; else the numbers up to the largest, where all
-/// are numbers; else the names met.
+/// members that tell a class tell numbers; else the names met.
 fn class_names<'a>(root: &Path, members: impl Iterator<Item = &'a Member>) -> Result<Vec<String>> {
     let files = [root.join("classes.txt"), root.with_file_name("classes.txt")];
     if let Some(path) = files.into_iter().find(|path| path.is_file()) {
         let text = fs::read_to_string(&path).map_err(|source| Error::Read { path, source })?;
         return Ok(text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect());
     }
-    let mut names: Vec<&str> = members.map(|member| &*member.class).collect();
+    let (mut told, mut names) = (true, Vec::new());
+    for member in members {
+        told &= member.told;
+        names.push(&*member.class);
+    }
     names.sort_by(|a, b| natural_order(a.as_bytes(), b.as_bytes()));
     names.dedup();
-    let numbers: Option<Vec<u32>> =
-        names.iter().map(|name| name.parse().ok().filter(|&number| number < 1 << 20)).collect();
+    let number = |name: &&str| name.parse().ok().filter(|&number: &u32| told && number < 1 << 20);
+    let numbers: Option<Vec<u32>> = names.iter().map(number).collect();
     Ok(match numbers.and_then(|numbers| numbers.into_iter().max()) {
         Some(last) => (0..=last).map(|label| label.to_string()).collect(),
         None => names.into_iter().map(str::to_owned).collect(),
@@ -140,16 +150,22 @@ fn members(path: &Path) -> Result<(Vec<Member>, usize)> {
             if start + length > size {
                 return Err(bad(io::Error::other(format!("it ends within {}", name.display()))));
             }
-            let length =
-                u32::try_from(length).map_err(|_| bad(io::Error::other(format!("{} is too long", name.display()))))?;
-            images.push(Member { name, start, length, class: String::new() });
+            if length > MOST_BYTES_OF_A_FILE {
+                return Err(bad(io::Error::other(format!(
+                    "the {length} bytes of {} are more than an image has",
+                    name.display()
+                ))));
+            }
+            images.push(Member { name, start, length: length as u32, class: String::new(), told: false });
         } else {
             ignored += 1;
         }
     }
     for image in &mut images {
         let folder = image.name.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
-        let class = classes.get(&key(&image.name)).cloned().or(folder);
+        let told = classes.get(&key(&image.name)).cloned();
+        image.told = told.is_some();
+        let class = told.or(folder);
         image.class = class.ok_or_else(|| {
             let member = image.name.display();
             bad(io::Error::other(format!(
@@ -171,9 +187,14 @@ fn key(name: &Path) -> String {
 impl Shards {
     /// Images at `places` (shard, first byte, length) of `files` below `root`.
     pub(crate) fn new(root: &Path, files: Vec<PathBuf>, places: Vec<(u32, u64, u32)>) -> Self {
+        Self::in_chunks(root, files, places, CHUNK)
+    }
+
+    /// The same with chunks of another size.
+    fn in_chunks(root: &Path, files: Vec<PathBuf>, places: Vec<(u32, u64, u32)>, chunk: u64) -> Self {
         let (mut chunks, mut current) = (Vec::new(), None);
         for (image, &(shard, start, length)) in places.iter().enumerate() {
-            let fits = current.is_some_and(|(of, from)| of == shard && start + u64::from(length) - from <= CHUNK);
+            let fits = current.is_some_and(|(of, from)| of == shard && start + u64::from(length) - from <= chunk);
             if !fits {
                 chunks.push(image as u32);
                 current = Some((shard, start));
@@ -213,7 +234,13 @@ impl Shards {
             kept.take(number, images.len())
         };
         let first = self.places[images.start as usize].1;
-        let read = || self.read_chunk(images).map_err(|error| error.to_string());
+        let read = || {
+            let changed = |error: io::Error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => "the shard is shorter than when it was indexed".to_owned(),
+                _ => error.to_string(),
+            };
+            self.read_chunk(images).map_err(changed)
+        };
         let (_, start, length) = self.places[image];
         let from = (start - first) as usize;
         match chunk.get_or_init(read) {
@@ -256,9 +283,12 @@ impl Kept {
         let clock = self.clock;
         let entry = self.chunks.entry(number).or_insert_with(|| (Chunk::default(), images, clock));
         (entry.1, entry.2) = (entry.1 - 1, clock);
-        let (chunk, left) = (Arc::clone(&entry.0), entry.1);
         // What could not be read is tried again for the next image.
-        if left == 0 || chunk.get().is_some_and(Result::is_err) {
+        if entry.0.get().is_some_and(Result::is_err) {
+            entry.0 = Chunk::default();
+        }
+        let (chunk, left) = (Arc::clone(&entry.0), entry.1);
+        if left == 0 {
             self.chunks.remove(&number);
         }
         if self.chunks.len() > KEPT
@@ -267,5 +297,70 @@ impl Kept {
             self.chunks.remove(&oldest);
         }
         chunk
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three files of 70 images of 300 bytes, which hold their number, in chunks of three.
+    fn shards(root: &Path) -> Shards {
+        let files: Vec<PathBuf> = (0..3).map(|shard| format!("{shard}.tar").into()).collect();
+        let mut places = Vec::new();
+        for (shard, file) in files.iter().enumerate() {
+            let content: Vec<u8> = (0..70).flat_map(|image| [(70 * shard + image) as u8; 300]).collect();
+            fs::write(root.join(file), content).unwrap();
+            places.extend((0..70).map(|image| (shard as u32, 300 * image, 300)));
+        }
+        Shards::in_chunks(root, files, places, 1000)
+    }
+
+    fn kept(shards: &Shards) -> usize {
+        shards.kept.lock().unwrap().chunks.len()
+    }
+
+    #[test]
+    fn every_image_comes_once_from_chunks_that_are_given_up_when_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let shards = shards(folder.path());
+        // 70 images make 23 chunks of three and one of one.
+        assert_eq!(shards.chunks.len(), 72);
+        let order = shards.shuffled(5, 0);
+        let mut sorted = order.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..210).collect::<Vec<u32>>());
+        assert_eq!(order, shards.shuffled(5, 0));
+        assert_ne!(order, shards.shuffled(5, 1));
+        // A window has images of all three shards, and its chunks are done before the next one's begin.
+        let window = &order[..90];
+        assert!((0..3).all(|shard| window.iter().any(|image| image / 70 == shard)));
+        for &image in &order {
+            let mut bytes = vec![9];
+            shards.read(image as usize, &mut bytes).unwrap();
+            assert_eq!(bytes[1..], [image as u8; 300]);
+            assert!(kept(&shards) <= WINDOW + 1);
+        }
+        assert_eq!(kept(&shards), 0);
+    }
+
+    #[test]
+    fn memory_is_bounded_whatever_the_order_and_failures_are_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let shards = shards(folder.path());
+        // The first image of every chunk: none is ever read to its end.
+        for &first in &shards.chunks {
+            shards.read(first as usize, &mut Vec::new()).unwrap();
+            assert!(kept(&shards) <= KEPT);
+        }
+        assert_eq!(kept(&shards), KEPT);
+        let whole = fs::read(folder.path().join("0.tar")).unwrap();
+        fs::write(folder.path().join("0.tar"), b"").unwrap();
+        let error = shards.read(0, &mut Vec::new()).unwrap_err().to_string();
+        assert_eq!(error, "the shard is shorter than when it was indexed");
+        fs::write(folder.path().join("0.tar"), whole).unwrap();
+        let mut bytes = Vec::new();
+        shards.read(1, &mut bytes).unwrap();
+        assert_eq!(bytes, [1; 300]);
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// implement it for a source of your own, such as a database or an object store.
 ///
 /// Images are known by their position, 0 to `len() - 1`, which must mean the same image for as long as a run and its
-/// continuations last: order, augmentation and exact resume depend on it.
+/// continuations last: order, augmentation and exact resume depend on it. At most `u32::MAX` of them. A panic ends the run.
 ///
 /// ```
 /// use data::{Loader, LoaderOptions, Source};
@@ -65,7 +65,7 @@ pub trait Source: Debug + Send + Sync {
         self.len() == 0
     }
 
-    /// Position in [`Self::classes`] of an image.
+    /// Position in [`Self::classes`] of an image, below their number.
     fn label(&self, image: usize) -> usize;
 
     /// What messages call the source: its folder, if it has one.
@@ -79,13 +79,14 @@ pub trait Source: Debug + Send + Sync {
         self.location().join(self.name(image))
     }
 
-    /// Appends an image's encoded bytes, in any format that [`crate::decode()`] knows, to `bytes`. Several threads call it at once.
+    /// Appends an image's encoded bytes, in any format that [`crate::decode()`] knows, to `bytes`. Several threads call it at once, for one image
+    /// perhaps more than once; whoever drops an epoch's batches waits for the calls that are under way.
     ///
     /// # Errors
     /// If they cannot be read now; the image is then left out of its batch and counted.
     fn read(&self, image: usize, bytes: &mut Vec<u8>) -> io::Result<()>;
 
-    /// The order of an epoch of training: every image once, as a function of the seed. A source that is slow to jump about in may
+    /// The order of an epoch of training: every image exactly once, as a function of the seed. A source that is slow to jump about in may
     /// keep neighbours together.
     fn shuffled(&self, seed: u64, epoch: u64) -> Vec<u32> {
         sampler::shuffled(self.len(), seed, epoch)

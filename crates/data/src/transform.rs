@@ -81,6 +81,22 @@ impl Transform {
         }
     }
 
+    /// # Errors
+    /// What was expected of it, if a size or probability is out of range.
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        let (resize, size, flip) = match *self {
+            Self::RandomResizedCrop { size, flip, .. } => (size, size, flip),
+            Self::RandomPaddedCrop { resize, size, flip, .. } => (resize, size, flip),
+            Self::ResizeCenterCrop { resize, size } => (resize, size, 0.0),
+        };
+        match (1..=resize).contains(&size) && (0.0..=1.0).contains(&flip) {
+            true => Ok(()),
+            false => Err(format!(
+                "a size from 1 to {resize} pixels, to which images are resized, and a flip from 0 to 1; found {size} and {flip}"
+            )),
+        }
+    }
+
     /// How an image of this size becomes the result; draws whatever is random but the colours.
     pub(crate) fn geometry(&self, width: u32, height: u32, rng: &mut impl Rng) -> Geometry {
         let all = Rectangle { left: 0, top: 0, width: self.size(), height: self.size() };
@@ -274,7 +290,9 @@ fn random_area(width: u32, height: u32, scale: (f64, f64), ratio: (f64, f64), rn
 
 /// torchvision's `Resize(shorter)`: the longer side is cut off to whole pixels.
 fn shorter_side(width: u32, height: u32, shorter: u32) -> (u32, u32) {
-    let longer = |long: u32, short: u32| (u64::from(shorter) * u64::from(long) / u64::from(short)) as u32;
+    // No window is cut out so far to the side that the limit would matter.
+    let limit = |side: u64| side.min(u64::from(u32::MAX / 4)) as u32;
+    let longer = |long: u32, short: u32| limit(u64::from(shorter) * u64::from(long) / u64::from(short));
     if width <= height { (shorter, longer(height, width)) } else { (longer(width, height), shorter) }
 }
 
@@ -335,6 +353,7 @@ mod tests {
         assert_eq!(shorter_side(375, 500, 256), (256, 341));
         assert_eq!(shorter_side(64, 64, 64), (64, 64));
         assert_eq!(shorter_side(1, 30_000, 256), (256, 7_680_000));
+        assert_eq!(shorter_side(1 << 24, 1, 256), (u32::MAX / 4, 256));
     }
 
     #[test]

@@ -186,6 +186,13 @@ fn a_file_of_labels_tells_the_classes_of_a_plain_folder() {
         ),
     ];
     for (file, text) in forms {
+        let inside = file.starts_with("val/");
+        if !inside && root.join("val/images").exists() {
+            // A file beside the folder is one of images directly in it.
+            fs::rename(root.join("val/images"), root.join("images")).unwrap();
+            fs::remove_dir(root.join("val")).unwrap();
+            fs::rename(root.join("images"), root.join("val")).unwrap();
+        }
         fs::write(root.join(file), text).unwrap();
         let opened = Dataset::open(&root).unwrap();
         assert_eq!(opened.classes(), classes, "{file}");
@@ -193,7 +200,8 @@ fn a_file_of_labels_tells_the_classes_of_a_plain_folder() {
         let expected: Vec<usize> = labels.iter().map(|(_, label)| *label).collect();
         let found: Vec<usize> = (0..20).map(|image| opened.val.label(image)).collect();
         assert_eq!(found, expected, "{file}");
-        assert_eq!(opened.val.name(10), Path::new("images/val_10.jpg"), "natural order");
+        let tenth = if inside { "images/val_10.jpg" } else { "val_10.jpg" };
+        assert_eq!(opened.val.name(10), Path::new(tenth), "natural order");
         fs::remove_file(root.join(file)).unwrap();
     }
 }
@@ -220,6 +228,61 @@ fn labels_that_do_not_fit_are_told_with_their_line() {
     let opened = Dataset::open(&root).unwrap();
     assert_eq!(opened.val.len(), 15);
     assert!(opened.notes[0].contains("5 files"), "{:?}", opened.notes);
+}
+
+#[test]
+fn class_folders_speak_for_themselves_whatever_lies_beside_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("set");
+    let set = drawn(&root);
+    // What is left over from ImageNet's recipe, and Caffe's list.
+    fs::write(root.join("train/disc.tar"), b"not even a tar file").unwrap();
+    fs::write(root.join("train.txt"), "disc/1.jpg 0\n").unwrap();
+    let opened = Dataset::open(&root).unwrap();
+    assert_eq!((opened.classes(), opened.train.len()), (set.classes(), 60));
+    assert!(opened.notes[0].contains("1 files"), "{:?}", opened.notes);
+}
+
+#[test]
+fn labels_may_have_spaces_paths_and_a_mark_of_their_encoding() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    fs::create_dir_all(root.join("a")).unwrap();
+    fs::create_dir_all(root.join("b")).unwrap();
+    for name in ["a/1.jpg", "b/1.jpg", "my photo.jpg"] {
+        fs::write(root.join(name), b"x").unwrap();
+    }
+    let open = |text: &str| {
+        fs::write(root.join("labels.csv"), text).unwrap();
+        Split::open(root)
+    };
+    let split = open("\u{feff}a/1.jpg,golden retriever\nb/1.jpg,golden eagle\nmy photo.jpg,cat\n").unwrap();
+    assert_eq!(split.classes(), ["cat", "golden eagle", "golden retriever"]);
+    let labels: Vec<usize> = (0..3).map(|image| split.label(image)).collect();
+    assert_eq!(labels, [2, 1, 0]);
+    let fault = |text: &str| open(text).unwrap_err().to_string();
+    assert!(fault("a/1.jpg,x\na/1.jpg,y\n").contains("line 2: 'a/1.jpg' has a label already"));
+    assert!(fault("c.jpg,x\n").contains("is labelled in") && fault("c.jpg,x\n").contains("whose first is 'c.jpg'"));
+}
+
+#[test]
+fn classes_in_another_order_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("set");
+    let set = drawn(&root);
+    fs::remove_dir_all(root.join("val")).unwrap();
+    let mut reversed = set.classes().to_vec();
+    reversed.reverse();
+    // The images are gone; their names and classes are enough.
+    fs::create_dir(root.join("val")).unwrap();
+    fs::write(root.join("val/classes.txt"), reversed.join("\n")).unwrap();
+    let mut tar = tar::Builder::new(File::create(root.join("val/0.tar")).unwrap());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(1);
+    tar.append_data(&mut header, "disc/1.jpg", &b"x"[..]).unwrap();
+    tar.into_inner().unwrap();
+    let found = Dataset::open(&root).unwrap_err().to_string();
+    assert!(found.contains("class 0 is 'arrow' in train/ and 'triangle' in val/"), "{found}");
 }
 
 #[test]

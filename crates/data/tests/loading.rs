@@ -96,6 +96,18 @@ fn ranks_share_every_batch_of_a_larger_one() {
 }
 
 #[test]
+fn a_loader_that_cannot_be_is_refused() {
+    let (_folder, root) = sample_set();
+    let train = Dataset::open(&root).unwrap().train;
+    let refusal = |options| Loader::new(Arc::clone(&train), options).unwrap_err().to_string();
+    let ordered = options(Order::InOrder, 1);
+    assert!(refusal(LoaderOptions { rank: Rank { rank: 3, of: 3 }, ..ordered }).contains("rank: expected 0 to of - 1"));
+    assert!(refusal(LoaderOptions { rank: Rank { rank: 0, of: 0 }, ..ordered }).contains("at least one process"));
+    let transform = Transform::ResizeCenterCrop { resize: 16, size: 18 };
+    assert!(refusal(LoaderOptions { transform, ..ordered }).contains("transform: expected a size from 1 to 16"));
+}
+
+#[test]
 fn batches_ahead_are_bounded_by_what_is_asked_or_by_memory() {
     let (_folder, root) = sample_set();
     let train = Dataset::open(&root).unwrap().train;

@@ -327,7 +327,7 @@ fn wrong_usage_exits_with_two_and_says_what_to_do() {
         (&["fit", "--config", config, "--data", data, "--set", "epochs"], "expected KEY=VALUE"),
         (
             &["fit", "--config", config, "--data", data, "--set", "train.epoch=3"],
-            "1 fault in what the command line sets:\n  --set train.epoch: unknown key; did you mean train.epochs?",
+            "1 fault in what the command line sets:\n  --set train.epoch: there is no such key; did you mean train.epochs?",
         ),
         (
             &["fit", "--config", config, "--data", data, "--set", "train.epochs=0"],

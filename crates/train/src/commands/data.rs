@@ -118,17 +118,20 @@ fn index(args: &Index) -> Result<Done> {
     Ok(Done::ok(text))
 }
 
-/// The splits of a data set by name, or the folder itself as one.
-pub(super) fn splits(folder: &Path) -> data::Result<Vec<(&'static str, Arc<dyn Source>)>> {
+/// The splits of a data set by name, or the folder itself as one, and what to know about them.
+pub(super) fn splits(folder: &Path) -> data::Result<(Vec<(&'static str, Arc<dyn Source>)>, Vec<String>)> {
     if folder.join("train").is_dir() {
-        let Dataset { train, val, .. } = Dataset::open(folder)?;
-        return Ok(vec![("training", train), ("validation", val)]);
+        let Dataset { train, val, notes } = Dataset::open(folder)?;
+        return Ok((vec![("training", train), ("validation", val)], notes));
     }
-    Ok(vec![("all", Arc::new(Split::open(folder)?))])
+    let split = Split::open(folder)?;
+    let ignored = split.ignored();
+    let notes = (ignored > 0).then(|| format!("{}: {ignored} files that are no images are left out", folder.display()));
+    Ok((vec![("all", Arc::new(split))], notes.into_iter().collect()))
 }
 
 fn check_folder(args: &Check) -> Result<Done> {
-    let splits = splits(&args.folder)?;
+    let (splits, notes) = splits(&args.folder)?;
     let images: usize = splits.iter().map(|(_, split)| split.len()).sum();
     let bar = ProgressBar::new(images as u64); // on stderr, and only if it is a terminal
     let checked: Vec<_> = splits.iter().map(|(name, split)| (*name, split, check(&**split, || bar.inc(1)))).collect();
@@ -154,6 +157,7 @@ fn check_folder(args: &Check) -> Result<Done> {
     }
     let mut text: String = bad.iter().map(|bad| format!("{bad}\n")).collect();
     text += &format!("{} images, {} cannot be used\n", grouped(images as u64), grouped(bad.len() as u64));
+    notes.iter().for_each(|note| text += &format!("{note}\n"));
     for (name, split, check) in &checked {
         text += &at_a_glance(name, &***split, &check.sizes);
     }

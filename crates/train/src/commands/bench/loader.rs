@@ -15,8 +15,8 @@ use trainer::{Config, Input};
 
 /// Time how fast images become batches
 ///
-/// Whole batches of training and of evaluation, read from the folder, and decoding alone: the same files decoded whole and thrown
-/// away, which is the pace that a loader without any other work would have. They take turns in one process, so that a machine that
+/// Whole batches of training and of evaluation, read from the folder, and decoding alone: the same files decoded whole, down to the
+/// last row, and thrown away. They take turns in one process, so that a machine that
 /// changes its pace changes it for all of them. The first turn, which may read from the disk what later ones find in memory, does
 /// not count.
 #[derive(clap::Args)]
@@ -65,7 +65,7 @@ struct Variant {
 pub(crate) fn loader(args: &Loading) -> Result<Done> {
     let mut config = Config::default();
     (config.data.image_size, config.data.resize) = (args.image_size, args.resize.max(args.image_size));
-    let splits = splits(&args.folder)?;
+    let (splits, _) = splits(&args.folder)?;
     let of = |index: usize| Arc::clone(&splits[index.min(splits.len() - 1)].1);
     let variant = |name: &str, source: Arc<dyn Source>, how: Option<(Transform, Order)>| -> Result<Variant> {
         let loader = match how {
@@ -101,7 +101,7 @@ pub(crate) fn loader(args: &Loading) -> Result<Done> {
 }
 
 impl Variant {
-    /// At least `wanted` images, or all of them once; how many were good and bad.
+    /// At least `wanted` images, or all of them once if that is 0; how many were good and bad.
     fn turn(&self, round: u64, wanted: usize, pool: &rayon::ThreadPool) -> Result<(usize, usize)> {
         let (mut good, mut bad) = (0, 0);
         for pass in 0.. {
@@ -110,6 +110,9 @@ impl Variant {
                     for batch in loader.epoch(1000 * round + pass, 0)? {
                         good += batch.labels.len();
                         bad += batch.bad.len();
+                        if wanted > 0 && good + bad >= wanted {
+                            break;
+                        }
                     }
                 }
                 None => {
