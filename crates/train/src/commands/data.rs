@@ -118,8 +118,11 @@ fn index(args: &Index) -> Result<Done> {
     Ok(Done::ok(text))
 }
 
+/// Splits with what to call them.
+type NamedSplits = Vec<(&'static str, Arc<dyn Source>)>;
+
 /// The splits of a data set by name, or the folder itself as one, and what to know about them.
-pub(super) fn splits(folder: &Path) -> data::Result<(Vec<(&'static str, Arc<dyn Source>)>, Vec<String>)> {
+pub(super) fn splits(folder: &Path) -> data::Result<(NamedSplits, Vec<String>)> {
     if folder.join("train").is_dir() {
         let Dataset { train, val, notes } = Dataset::open(folder)?;
         return Ok((vec![("training", train), ("validation", val)], notes));
