@@ -31,6 +31,6 @@ pub use colour::ColourJitter;
 pub use decode::{BadImage, decode};
 pub use error::{Error, Result};
 pub use index::{Dataset, IMAGE_ENDINGS, Split};
-pub use loader::{Batch, Batches, Loader, LoaderOptions, Order, Pixels, Rank};
+pub use loader::{Batch, Batches, LoadTime, Loader, LoaderOptions, Order, Pixels, Rank};
 pub use source::{Source, images_per_class};
 pub use transform::{Normalise, Transform};

@@ -12,10 +12,11 @@ use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::cell::Cell;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 /// In which order images come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +138,26 @@ struct Shared {
     source: Arc<dyn Source>,
     options: LoaderOptions,
     threads: Arc<ThreadPool>,
+    spent: Spent,
+}
+
+/// Nanoseconds of all threads together.
+#[derive(Debug, Default)]
+struct Spent {
+    read: AtomicU64,
+    decode: AtomicU64,
+    prepare: AtomicU64,
+}
+
+/// Where a loader's threads spent their time, in seconds of all of them together.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct LoadTime {
+    /// Waiting for the source's bytes.
+    pub read: f64,
+    /// From bytes to pixels.
+    pub decode: f64,
+    /// Resizing, colours and normalising.
+    pub prepare: f64,
 }
 
 /// What a thread needs for one image after the other.
@@ -179,16 +200,16 @@ impl Loader {
         let pool = ThreadPoolBuilder::new().num_threads(options.threads).thread_name(|i| format!("decode-{i}"));
         let threads = pool.build().map_err(|error| Error::Threads(error.to_string()))?;
         let options = LoaderOptions { batch_size: options.batch_size.max(1), ..options };
-        let shared = Shared { source, options, threads: Arc::new(threads) };
+        let shared = Shared { source, options, threads: Arc::new(threads), spent: Spent::default() };
         let ahead = options.ahead.unwrap_or_else(|| memory::batches_ahead(shared.batch_bytes()));
         Ok(Self { shared: Arc::new(shared), ahead })
     }
 
     /// The same batches, prepared in another way; source and threads are shared.
     pub fn with_transform(&self, transform: Transform) -> Self {
-        let Shared { source, options, threads } = &*self.shared;
-        let options = LoaderOptions { transform, ..*options };
-        let shared = Shared { source: Arc::clone(source), options, threads: Arc::clone(threads) };
+        let Shared { source, options, threads, .. } = &*self.shared;
+        let (options, spent) = (LoaderOptions { transform, ..*options }, Spent::default());
+        let shared = Shared { source: Arc::clone(source), options, threads: Arc::clone(threads), spent };
         Self { shared: Arc::new(shared), ahead: self.ahead }
     }
 
@@ -200,6 +221,13 @@ impl Loader {
     /// How batches are prepared.
     pub fn options(&self) -> &LoaderOptions {
         &self.shared.options
+    }
+
+    /// Where its threads have spent their time so far.
+    pub fn time(&self) -> LoadTime {
+        let seconds = |nanoseconds: &AtomicU64| nanoseconds.load(Ordering::Relaxed) as f64 / 1e9;
+        let Spent { read, decode, prepare } = &self.shared.spent;
+        LoadTime { read: seconds(read), decode: seconds(decode), prepare: seconds(prepare) }
     }
 
     /// Most bytes of pixels that are ready or in the making at any time.
@@ -327,12 +355,20 @@ impl Shared {
             Order::Shuffled(seed) => seed,
         };
         let bad = |reason| BadImage { path: self.source.path(item), reason };
+        let mut since = Instant::now();
+        let mut spent = |on: &AtomicU64| {
+            let now = Instant::now();
+            on.fetch_add((now - since).as_nanos() as u64, Ordering::Relaxed);
+            since = now;
+        };
         bytes.clear();
         self.source.read(item, bytes).map_err(|error| bad(error.to_string()))?;
+        spent(&self.spent.read);
         let mut rng = sampler::generator(seed, epoch, item as u64);
         let mut geometry = None;
         let need = |width, height| geometry.insert(transform.geometry(width, height, &mut rng)).need(height);
         let part = decode_part(bytes, pixels, need).map_err(bad)?;
+        spent(&self.spent.decode);
         let size = transform.size();
         if resized.width() != size {
             *resized = Image::new(size, size, PixelType::U8x3);
@@ -342,6 +378,7 @@ impl Shared {
             transform.colour().apply(resized.buffer_mut(), &mut rng);
             normalise.write(resized.buffer(), size, geometry.mirrored, output);
         }
+        spent(&self.spent.prepare);
         if bytes.capacity() + pixels.capacity() > MOST_KEPT {
             (*bytes, *pixels) = (Vec::new(), Vec::new());
             resizer.reset_internal_buffers();

@@ -295,9 +295,38 @@ fn the_data_commands_draw_list_and_check() {
     fs::write(set.join("val/disc/0000-bad.jpg"), b"").unwrap();
     let output = train(&["data", "check", path(&set)]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stdout(&output).contains("0000-bad.jpg: the file is empty"));
+    let text = stdout(&output);
+    assert!(text.contains("0000-bad.jpg: the file is empty"));
+    // Balance and sizes at a glance: the bad file counts in its class.
+    assert!(text.contains("validation: 11 images of 10 classes"), "{text}");
+    assert!(text.contains("images per class: 1 (arrow) to 2 (disc), 1 in the median"), "{text}");
+    assert!(text.contains("training: 30 images of 10 classes") && text.contains("shorter side, pixels"), "{text}");
+    let output = train(&["data", "check", path(&set), "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&json["images"], &json["splits"]["validation"]["bad"]), (&41.into(), &1.into()));
+    assert_eq!(json["splits"]["training"]["images_per_class"], serde_json::json!(vec![3; 10]));
     // One split alone, as a folder of class folders.
     assert_eq!(train(&["data", "check", path(&set.join("train"))]).status.code(), Some(0));
+}
+
+#[test]
+fn the_loaders_benchmark_counts_what_it_loads() {
+    let data = path(&fixture().data);
+    let arguments = ["bench", "loader", data, "--batch", "4", "--image-size", "32", "--resize", "36", "--rounds", "2"];
+    let output = train(&[&arguments[..], &["--images", "50", "--json"]].concat());
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let variants = json["variants"].as_array().unwrap();
+    let names: Vec<_> = variants.iter().map(|one| one["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["training", "evaluation", "decoding alone"]);
+    for one in variants {
+        assert!(one["images"].as_u64().unwrap() >= 50 && one["bad"] == 0, "{one}");
+        assert_eq!(one["turns"].as_array().unwrap().len(), 2);
+    }
+    let shares = &variants[0]["time_shares"];
+    let sum: f64 = ["read", "decode", "prepare"].iter().map(|part| shares[part].as_f64().unwrap()).sum();
+    assert!((sum - 1.0).abs() < 1e-9, "{shares}");
+    let printed = stdout(&train(&arguments));
+    assert!(printed.contains("images/s, median") && printed.contains("of batches ahead"), "{printed}");
 }
 
 #[test]
@@ -311,6 +340,9 @@ fn every_command_helps_with_an_example() {
         &["data", "synth"],
         &["data", "index"],
         &["data", "check"],
+        &["bench", "loader"],
+        &["bench", "step"],
+        &["bench", "inference"],
     ] {
         let output = train(&[command, &["--help"]].concat());
         assert!(output.status.success() && stdout(&output).contains("Example"), "{command:?}");

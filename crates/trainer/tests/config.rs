@@ -206,7 +206,7 @@ fn overrides_change_single_keys() {
     assert_eq!((config.train.epochs, config.gates.granularity), (7, Granularity::NONE));
     let faults = set(&[("train.epochs", "soon"), ("train.speed", "9")]).unwrap_err().to_string();
     assert!(
-        faults.contains("\n  train.epochs: invalid type: string \"soon\""),
+        faults.contains("\n  --set train.epochs: invalid type: string \"soon\""),
         "no line, for it is not in the file: {faults}"
     );
     assert!(faults.contains("train.speed: there is no such key"));

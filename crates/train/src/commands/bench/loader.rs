@@ -2,9 +2,9 @@
 
 use crate::Done;
 use crate::commands::data::splits;
-use crate::table::{bytes, grouped, table};
+use crate::table::{bytes, grouped, percent, table};
 use anyhow::Result;
-use data::{Loader, LoaderOptions, Order, Source, Transform, check};
+use data::{LoadTime, Loader, LoaderOptions, Order, Source, Transform, check};
 use rayon::ThreadPoolBuilder;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -16,9 +16,9 @@ use trainer::{Config, Input};
 /// Time how fast images become batches
 ///
 /// Whole batches of training and of evaluation, read from the folder, and decoding alone: the same files decoded whole, down to the
-/// last row, and thrown away. They take turns in one process, so that a machine that
-/// changes its pace changes it for all of them. The first turn, which may read from the disk what later ones find in memory, does
-/// not count.
+/// last row, and thrown away. They take turns in one process, so that a machine that changes its pace changes it for all of them. The
+/// first turn, which may read from the disk what later ones find in memory, does not count. For the two loaders, how the time of their
+/// threads divides among reading, decoding and the rest: resizing, colours and normalising.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  train bench loader /data/imagenet\n  train bench loader /data/imagenet --images 100000 --rounds 1 --json"
@@ -133,18 +133,29 @@ impl Variant {
     }
 }
 
+/// The threads' time for reading, decoding and preparing, as shares of their sum.
+fn shares(time: LoadTime) -> [f64; 3] {
+    let LoadTime { read, decode, prepare } = time;
+    [read, decode, prepare].map(|part| part / (read + decode + prepare).max(1e-9))
+}
+
 fn text(args: &Loading, variants: &[Variant], memory: Option<u64>) -> String {
-    let heading = ["", "images", "bad", "images/s, median", "slowest to fastest"];
+    let heading = ["", "images", "bad", "images/s, median", "slowest to fastest", "read", "decode", "prepare"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     for variant in variants {
         let last = variant.paces.len() - 1;
-        rows.push(vec![
+        let mut row = vec![
             variant.name.clone(),
             grouped(variant.images as u64),
             grouped(variant.bad as u64),
             format!("{:.0}", variant.median()),
             format!("{:.0} to {:.0}", variant.paces[0], variant.paces[last]),
-        ]);
+        ];
+        match &variant.loader {
+            Some(loader) => row.extend(shares(loader.time()).map(percent)),
+            None => row.extend(std::iter::repeat_n(String::new(), 3)),
+        }
+        rows.push(row);
     }
     let ahead =
         variants.iter().filter_map(|variant| variant.loader.as_ref()).map(Loader::bytes_ahead).max().unwrap_or(0);
@@ -169,6 +180,10 @@ fn json(args: &Loading, variants: &[Variant], memory: Option<u64>) -> String {
                 "bad": variant.bad,
                 "images_per_second": variant.median(),
                 "turns": variant.paces,
+                "time_shares": variant.loader.as_ref().map(|loader| {
+                    let [read, decode, prepare] = shares(loader.time());
+                    json!({ "read": read, "decode": decode, "prepare": prepare })
+                }),
             })
         })
         .collect();
