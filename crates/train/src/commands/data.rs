@@ -49,7 +49,7 @@ struct Synth {
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  train data index /data/imagenet --json")]
 struct Index {
-    /// Folder in ImageNet layout
+    /// Folder of images (docs/data.md has the layouts)
     #[arg(value_name = "DIR")]
     folder: PathBuf,
     /// Print the result as JSON
@@ -63,7 +63,7 @@ struct Index {
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  train data check /data/imagenet")]
 struct Check {
-    /// Folder in ImageNet layout
+    /// Folder of images (docs/data.md has the layouts)
     #[arg(value_name = "DIR")]
     folder: PathBuf,
     /// Print the result as JSON

@@ -15,16 +15,16 @@ use trainer::{Config, Input};
 
 /// Time how fast images become batches
 ///
-/// Whole batches of training and of evaluation, read from the folder, and decoding alone: the same files decoded whole, down to the
-/// last row, and thrown away. They take turns in one process, so that a machine that changes its pace changes it for all of them. The
-/// first turn, which may read from the disk what later ones find in memory, does not count. For the two loaders, how the time of their
+/// Whole batches of training and of evaluation, read from the folder, and decoding alone: the training files read, decoded whole, down to
+/// the last row, and thrown away. They take turns in one process, so that a machine that changes its pace changes it for all of them. The
+/// first turn, which may read from the disk what later ones find in memory, does not count for the pace. For the two loaders, how the time of their
 /// threads divides among reading, decoding and the rest: resizing, colours and normalising.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  train bench loader /data/imagenet\n  train bench loader /data/imagenet --images 100000 --rounds 1 --json"
 )]
 pub(crate) struct Loading {
-    /// Folder in ImageNet layout; without train/, its images are used for both
+    /// Folder of images (docs/data.md has the layouts); without train/, its images are used for both
     #[arg(value_name = "DIR")]
     folder: PathBuf,
     /// Images per batch
