@@ -52,11 +52,10 @@ impl Dataset {
     pub fn open(root: &Path) -> Result<Self> {
         // A missing root reads better as itself than as a missing split.
         fs::metadata(root).map_err(|source| Error::Read { path: root.to_owned(), source })?;
-        let find = |names: &[&'static str]| {
-            let found = names.iter().map(|name| root.join(name)).find(|path| path.is_dir());
-            found.ok_or_else(|| Error::NoSplit { root: root.to_owned(), split: names[0] })
+        let find = |split: &'static str| {
+            Split::folder(root, split).ok_or_else(|| Error::NoSplit { root: root.to_owned(), split })
         };
-        let (train, val) = (find(&["train"])?, find(&["val", "validation", "test"])?);
+        let (train, val) = (find("train")?, find("val")?);
         let mut train = Split::open(&train)?;
         let mut val = Split::open_with_classes(&val, Some(&train.classes))?;
         unify_numbers(&mut train, &mut val);
@@ -111,8 +110,17 @@ impl Split {
         Self::open_with_classes(root, None)
     }
 
-    /// The same; a file of labels is read by the `classes` of another split.
-    fn open_with_classes(root: &Path, classes: Option<&[String]>) -> Result<Self> {
+    /// The folder of the split `name` in a data folder; `val` may also be called `validation` or `test`.
+    pub fn folder(root: &Path, name: &str) -> Option<PathBuf> {
+        let others: &[&str] = if name == "val" { &["validation", "test"] } else { &[] };
+        [&[name], others].concat().into_iter().map(|name| root.join(name)).find(|path| path.is_dir())
+    }
+
+    /// As [`Self::open`]; a file of labels is read by these classes, those of the training split or of a network, where they are known.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with_classes(root: &Path, classes: Option<&[String]>) -> Result<Self> {
         if let Some(file) = labels::find(root) {
             return labels::open(root, &file, classes);
         }

@@ -200,6 +200,9 @@ fn a_file_of_labels_tells_the_classes_of_a_plain_folder() {
         let expected: Vec<usize> = labels.iter().map(|(_, label)| *label).collect();
         let found: Vec<usize> = (0..20).map(|image| opened.val.label(image)).collect();
         assert_eq!(found, expected, "{file}");
+        // A network that knows its classes needs no training split to read the file.
+        let alone = Split::open_with_classes(&Split::folder(&root, "val").unwrap(), Some(&classes)).unwrap();
+        assert_eq!((0..20).map(|image| alone.label(image)).collect::<Vec<_>>(), expected, "{file}");
         let tenth = if inside { "images/val_10.jpg" } else { "val_10.jpg" };
         assert_eq!(opened.val.name(10), Path::new(tenth), "natural order");
         fs::remove_file(root.join(file)).unwrap();
@@ -292,4 +295,5 @@ fn a_test_folder_serves_for_validation() {
     drawn(&root);
     fs::rename(root.join("val"), root.join("test")).unwrap();
     assert_eq!(Dataset::open(&root).unwrap().val.len(), 20);
+    assert_eq!(Split::folder(&root, "val"), Some(root.join("test")));
 }

@@ -34,8 +34,8 @@ impl Reading {
         order: Order,
         batch_size: usize,
     ) -> Result<Loader> {
-        let folder = data.join(split);
-        let split = Split::open(if folder.is_dir() { &folder } else { data })?;
+        let folder = Split::folder(data, split).unwrap_or_else(|| data.to_owned());
+        let split = Split::open_with_classes(&folder, loaded.named.then_some(&*loaded.classes))?;
         loaded.refuse_other_classes(&split)?;
         let (normalise, threads) = (loaded.input.normalise(), self.threads.into());
         let options = LoaderOptions { transform, normalise, order, batch_size, threads, ..Default::default() };
