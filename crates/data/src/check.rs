@@ -1,4 +1,4 @@
-use crate::decode::{BadImage, decode_part};
+use crate::decode::{BadImage, Need, decode_part};
 use crate::source::Source;
 use rayon::prelude::*;
 
@@ -15,10 +15,8 @@ pub struct Check {
 pub fn check(source: &dyn Source, progress: impl Fn() + Sync) -> Check {
     let one = |(bytes, pixels): &mut (Vec<u8>, Vec<u8>), image: usize| {
         bytes.clear();
-        let decoded = source.read(image, bytes).map_err(|error| error.to_string()).and_then(|()| {
-            let whole = |_, rows| crate::decode::Need { rows, shrink: 1.0 };
-            decode_part(bytes, pixels, whole)
-        });
+        let read = source.read(image, bytes).map_err(|error| error.to_string());
+        let decoded = read.and_then(|()| decode_part(bytes, pixels, Need::all));
         progress();
         let bad = |reason| BadImage { path: source.path(image), reason };
         decoded.map(|part| (part.width, part.height)).map_err(bad)

@@ -48,6 +48,13 @@ pub(crate) struct Need {
     pub shrink: f64,
 }
 
+impl Need {
+    /// Every pixel of an image of that size.
+    pub(crate) fn all(_: u32, rows: u32) -> Self {
+        Self { rows, shrink: 1.0 }
+    }
+}
+
 /// Decodes an image file to 8-bit RGB; grey is spread, transparency dropped, 16 bits are scaled to 8 and an orientation tag is
 /// ignored, as torchvision does. The content decides about the format, not the ending. Of an animation the first picture counts.
 ///
@@ -57,8 +64,7 @@ pub fn decode(path: &Path) -> Result<RgbImage, BadImage> {
     let bad = |reason: String| BadImage { path: path.to_owned(), reason };
     let (mut bytes, mut pixels) = (Vec::new(), Vec::new());
     read_file(path, &mut bytes).map_err(|error| bad(error.to_string()))?;
-    let whole = |_, rows| Need { rows, shrink: 1.0 };
-    let Part { width, height, .. } = decode_part(&mut bytes, &mut pixels, whole).map_err(bad)?;
+    let Part { width, height, .. } = decode_part(&mut bytes, &mut pixels, Need::all).map_err(bad)?;
     pixels.truncate(3 * width as usize * height as usize);
     RgbImage::from_raw(width, height, pixels).ok_or_else(|| bad("the decoder gave too few pixels".into()))
 }
@@ -76,7 +82,18 @@ pub(crate) fn decode_part(
     if bytes.is_empty() {
         return Err("the file is empty".into());
     }
-    decode_bytes(bytes, pixels, need)
+    if bytes.starts_with(&[0xff, 0xd8])
+        && let Some(layout) = Layout::of(bytes)?
+    {
+        refuse_too_large(layout.width, layout.height)?;
+        let Need { rows, shrink } = need(layout.width, layout.height);
+        let decoded = contained(|| layout.decode(bytes, rows, shrink, pixels));
+        layout.restore(bytes);
+        return decoded;
+    }
+    let part = contained(|| any_format(bytes, pixels))?;
+    need(part.width, part.height);
+    Ok(part)
 }
 
 /// Runs a decoder. Decoders meet hostile files; one that panics has found a bad image, not the end of the run, and nothing that
@@ -96,21 +113,6 @@ fn contained(decode: impl FnOnce() -> Result<Part, String>) -> Result<Part, Stri
     let decoded = catch_unwind(AssertUnwindSafe(decode));
     DECODING.set(false);
     decoded.unwrap_or_else(|_| Err("the decoder cannot make sense of it".into()))
-}
-
-fn decode_bytes(bytes: &mut [u8], pixels: &mut Vec<u8>, need: impl FnOnce(u32, u32) -> Need) -> Result<Part, String> {
-    if bytes.starts_with(&[0xff, 0xd8])
-        && let Some(layout) = Layout::of(bytes)?
-    {
-        refuse_too_large(layout.width, layout.height)?;
-        let Need { rows, shrink } = need(layout.width, layout.height);
-        let decoded = contained(|| layout.decode(bytes, rows, shrink, pixels));
-        layout.restore(bytes);
-        return decoded;
-    }
-    let part = contained(|| any_format(bytes, pixels))?;
-    need(part.width, part.height);
-    Ok(part)
 }
 
 /// Decodes a whole image of any format.

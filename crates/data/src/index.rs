@@ -72,11 +72,7 @@ impl Dataset {
                 false => Error::ClassesDiffer { root, only_train, only_val },
             });
         }
-        let note = |split: &Split| {
-            let ignored = format!("{}: {} files that are no images are left out", split.root.display(), split.ignored);
-            (split.ignored > 0).then_some(ignored)
-        };
-        let notes = [&train, &val].into_iter().filter_map(note).collect();
+        let notes = [&train, &val].into_iter().filter_map(Split::note).collect();
         Ok(Self { train: Arc::new(train), val: Arc::new(val), notes })
     }
 
@@ -137,6 +133,12 @@ impl Split {
         files.into_iter().for_each(|file| names.push(file.as_ref()));
         let (root, labels) = (PathBuf::new(), vec![0; names.len()]);
         Self { root, classes: vec!["unknown".into()], labels, names, shards: None, ignored: 0 }
+    }
+
+    /// What to know about it, for a log: what was left out.
+    pub fn note(&self) -> Option<String> {
+        let (root, ignored) = (self.root.display(), self.ignored);
+        (ignored > 0).then(|| format!("{root}: {ignored} files that are no images, or have no label, are left out"))
     }
 
     /// Number of files in it that are left out: no images by their names, or without a label.

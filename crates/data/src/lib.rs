@@ -18,7 +18,6 @@ mod loader;
 mod memory;
 mod names;
 mod natural_order;
-#[cfg(test)]
 mod parity;
 mod sampler;
 mod shards;

@@ -1,5 +1,7 @@
 //! Pixels against Pillow's and torchvision's; skips where that Python is not set up.
 
+#![cfg(test)]
+
 use crate::decode::{Need, decode_part};
 use crate::loader::{Loader, LoaderOptions, Order};
 use crate::sampler::generator;

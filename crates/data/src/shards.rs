@@ -99,7 +99,6 @@ pub(crate) fn open(root: &Path, files: Vec<PathBuf>) -> Result<Indexed> {
         }
     }
     names.shrink();
-
     let shards = Some(Shards::new(root, files, places));
     Ok(Indexed { split: Split { root: root.to_owned(), classes, labels, names, shards, ignored }, stamps })
 }

@@ -128,9 +128,8 @@ pub(super) fn splits(folder: &Path) -> data::Result<(NamedSplits, Vec<String>)> 
         return Ok((vec![("training", train), ("validation", val)], notes));
     }
     let split = Split::open(folder)?;
-    let ignored = split.ignored();
-    let notes = (ignored > 0).then(|| format!("{}: {ignored} files that are no images are left out", folder.display()));
-    Ok((vec![("all", Arc::new(split))], notes.into_iter().collect()))
+    let notes = split.note().into_iter().collect();
+    Ok((vec![("all", Arc::new(split))], notes))
 }
 
 fn check_folder(args: &Check) -> Result<Done> {
