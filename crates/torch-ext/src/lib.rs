@@ -8,7 +8,7 @@
 //! - [`Autocast`], [`allow_tf32`]: precision of operations.
 //! - [`uniform`], [`normal`]: random values that are a function of an explicit seed.
 //! - [`Script`]: TorchScript modules, compiled from their source.
-//! - [`keep_memory`], [`peak_memory`]: no detours of large tensors through the system, and how much there was.
+//! - [`peak_memory`]: how much memory was in use.
 //! - [`cuda_is_available`], [`to_device`]: loads libtorch's CUDA libraries only when somebody asks for a GPU; copies to it that the host does not wait for.
 
 mod autocast;
@@ -27,7 +27,7 @@ pub use cuda::{cuda_is_available, to_device};
 pub use error::{Error, Result};
 pub use fused::{Pointwise, scale, scaled_sum};
 pub use layers::{BatchNorm, Linear, Statistics};
-pub use memory::{keep_memory, peak_memory};
+pub use memory::peak_memory;
 pub use optimizer::{AdamWStep, Gradients, SgdStep, fused_adamw, fused_sgd, lerp, norm};
 pub use random::{derive_seed, normal, uniform};
 pub use script::{Attribute, Script};

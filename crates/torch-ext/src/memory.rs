@@ -3,16 +3,7 @@ use std::ffi::c_char;
 use tch::Device;
 
 unsafe extern "C" {
-    fn torch_ext_keep_memory();
     fn torch_ext_peak_cuda_memory(device: i64, bytes: *mut u64) -> *mut c_char;
-}
-
-/// Keeps freed memory in the process instead of giving large blocks back to the system and getting them anew, page by page, for
-/// the next tensor. Call it at the start of a program that runs networks on the CPU; where the C library is not glibc it does
-/// nothing.
-pub fn keep_memory() {
-    // SAFETY: sets parameters of malloc, which may be done at any time.
-    unsafe { torch_ext_keep_memory() }
 }
 
 /// The most memory in bytes that was in use so far: of the whole process on the CPU, where the system tells, and of the tensors and

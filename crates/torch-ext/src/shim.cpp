@@ -19,9 +19,6 @@
 #include <c10/core/CachingDeviceAllocator.h>
 
 #include <dlfcn.h>
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
 #include <vector>
 
 namespace {
@@ -43,16 +40,6 @@ extern "C" {
 
 void torch_ext_free_error(char *error) {
     if (error != out_of_memory) free(error);
-}
-
-// glibc gives large blocks back to the system when they are freed and gets them anew, page by page, for the next tensor. Networks
-// ask for the same sizes again and again.
-void torch_ext_keep_memory() {
-#ifdef __GLIBC__
-    mallopt(M_MMAP_MAX, 0);
-    mallopt(M_TRIM_THRESHOLD, -1);
-    mallopt(M_TOP_PAD, 64 << 20);
-#endif
 }
 
 // The caching allocator keeps pinned memory until copies from it are done. *result is the caller's.

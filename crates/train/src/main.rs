@@ -1,5 +1,6 @@
 //! The `train` program: command line, wiring, exit codes.
 
+mod allocator;
 mod commands;
 mod device;
 mod images;
@@ -65,7 +66,6 @@ impl Done {
 }
 
 fn main() -> ExitCode {
-    torch_ext::keep_memory();
     // What is float32 is float32, unless a configuration says otherwise.
     torch_ext::allow_tf32(false);
     let outcome = match Cli::parse().command {
