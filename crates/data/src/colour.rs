@@ -18,7 +18,7 @@ pub struct ColourJitter {
 
 /// One change with its factor.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Change {
+pub(crate) enum Change {
     Brightness(f64),
     Contrast(f64),
     Saturation(f64),
@@ -49,7 +49,7 @@ impl ColourJitter {
 }
 
 impl Change {
-    fn apply(self, pixels: &mut [u8]) {
+    pub(crate) fn apply(self, pixels: &mut [u8]) {
         match self {
             Self::Brightness(factor) if factor != 1.0 => {
                 each(pixels, |pixel| pixel.map(|value| blend(0.0, value, factor)))

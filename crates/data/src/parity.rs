@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+use crate::colour::Change;
 use crate::decode::{Need, decode_part};
 use crate::loader::{Loader, LoaderOptions, Order};
 use crate::sampler::generator;
@@ -106,6 +107,79 @@ fn assert_faithful(python: &Path, source: &Arc<dyn Source>, transforms: &[Transf
         let mean = differences.iter().sum::<f32>() / differences.len() as f32;
         let most = differences.iter().copied().fold(0.0, f32::max);
         assert!(most < MEAN_DIFFERENCE, "{transform:?}: {mean} grey levels on average, {most} in one image");
+    }
+}
+
+/// The results of these calls of scripts/pytorch_training.py.
+fn torchvision(python: &Path, calls: &[Value]) -> Vec<Value> {
+    let mut command = Command::new(python);
+    command.arg(repository().join("scripts/pytorch_training.py")).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&serde_json::to_vec(calls).unwrap()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn colours_change_as_torchvision_changes_them() {
+    let Some(python) = python() else { return };
+    // Every corner and edge of the cube of colours, greys, and what lies between.
+    let levels = [0u8, 1, 64, 100, 128, 200, 254, 255];
+    let pixels: Vec<u8> =
+        levels.iter().flat_map(|r| levels.iter().flat_map(move |g| levels.map(|b| [*r, *g, b]))).flatten().collect();
+    let changes: [(&str, f64, Change); 12] = [
+        ("brightness", 0.4, Change::Brightness(0.4)),
+        ("brightness", 1.7, Change::Brightness(1.7)),
+        ("contrast", 0.0, Change::Contrast(0.0)),
+        ("contrast", 0.35, Change::Contrast(0.35)),
+        ("contrast", 1.6, Change::Contrast(1.6)),
+        ("saturation", 0.0, Change::Saturation(0.0)),
+        ("saturation", 0.45, Change::Saturation(0.45)),
+        ("saturation", 1.8, Change::Saturation(1.8)),
+        ("hue", 0.1, Change::Hue(0.1)),
+        ("hue", -0.3, Change::Hue(-0.3)),
+        ("hue", 0.5, Change::Hue(0.5)),
+        ("hue", -0.5, Change::Hue(-0.5)),
+    ];
+    let calls = changes
+        .map(|(change, factor, _)| json!(["recoloured", { "pixels": pixels, "change": change, "factor": factor }]));
+    for ((name, factor, change), expected) in changes.into_iter().zip(torchvision(&python, &calls)) {
+        let expected: Vec<u8> = serde_json::from_value(expected).unwrap();
+        let mut found = pixels.clone();
+        change.apply(&mut found);
+        // torchvision cuts hues off where whole numbers are nearest here.
+        let allowed = u8::from(name == "hue");
+        let worst = found.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max();
+        assert!(worst <= Some(allowed), "{name} {factor}: {worst:?} grey levels");
+    }
+}
+
+#[test]
+fn crops_are_distributed_as_torchvisions() {
+    let Some(python) = python() else { return };
+    for (width, height) in [(500, 375), (100, 300)] {
+        let count = 20_000;
+        let calls = [json!(["cropped", { "width": width, "height": height, "count": count }])];
+        let expected: Vec<[u32; 4]> = serde_json::from_value(torchvision(&python, &calls)[0].clone()).unwrap();
+        let found: Vec<[u32; 4]> = (0..count)
+            .map(|item| {
+                let geometry = crop(224).geometry(width, height, &mut generator(SEED, 0, item));
+                let [left, top, width, height] = geometry.source_pixels();
+                [top, left, height, width]
+            })
+            .collect();
+        for side in 0..4 {
+            let deciles = |of: &[[u32; 4]]| -> Vec<u32> {
+                let mut values: Vec<u32> = of.iter().map(|crop| crop[side]).collect();
+                values.sort_unstable();
+                (1..10).map(|tenth| values[tenth * values.len() / 10]).collect()
+            };
+            let (found, expected) = (deciles(&found), deciles(&expected));
+            // Deciles of two samples of 20,000 differ by up to a percent of their range.
+            let close = |(a, b): (&u32, &u32)| a.abs_diff(*b) <= 1 + width.max(height) / 80;
+            assert!(found.iter().zip(&expected).all(close), "{side}: {found:?} and {expected:?}");
+        }
     }
 }
 

@@ -109,7 +109,9 @@ fn a_dry_run_tells_what_a_run_would_take_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
     let arguments = ["fit", "--config", path(config), "--data", path(data), "--out", path(&out), "--dry-run"];
-    let printed = stdout(&train(&arguments));
+    let output = train(&arguments);
+    assert!(stderr(&output).contains("nothing is kept"), "{}", stderr(&output));
+    let printed = stdout(&output);
     for part in ["resnet18 with 8 gates", "memory", "waiting for images", "checkpoint", "for 2 epochs of 5 steps and 1"]
     {
         assert!(printed.contains(part), "'{part}' is not in: {printed}");
@@ -123,6 +125,17 @@ fn a_dry_run_tells_what_a_run_would_take_and_leaves_nothing() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     fs::create_dir(&out).unwrap();
     assert!(failure(&arguments, 1).contains("exists; choose another --out"));
+}
+
+#[test]
+fn a_log_says_early_how_long_training_will_take() {
+    let Fixture { config, data, .. } = fixture();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let arguments = ["fit", "--config", path(config), "--data", path(data), "--out", path(&out)];
+    let log = stderr(&train(&[&arguments[..], &["--set", "train.log_every=100"]].concat()));
+    let early: Vec<&str> = log.lines().filter(|line| line.contains("a line follows every 100 steps")).collect();
+    assert!(matches!(early[..], [line] if line.starts_with("epoch 1/2  step 3/5  about ")), "{log}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
 use data::synth::{SampleSet, draw};
+use serde_json::Value;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -29,10 +30,18 @@ fn path(path: &Path) -> &str {
     path.to_str().expect("temporary paths are UTF-8")
 }
 
-/// Where the moments of killing lie: as a function of the kill's number, spread over a run.
-fn moment(kill: u32, whole: Duration) -> Duration {
+/// When a process is killed: as a function of its number, spread over the time of a run.
+fn moment(process: u32, whole: Duration) -> Duration {
     // Multiples of the golden ratio fill an interval evenly.
-    whole.mul_f64((f64::from(kill) * 0.618_033_988_749_895).fract())
+    whole.mul_f64((f64::from(process) * 0.618_033_988_749_895).fract())
+}
+
+/// A line of metrics.jsonl without what a clock measured.
+fn timeless(mut line: Value) -> Value {
+    for key in ["images_per_second", "step_seconds", "evaluation_seconds"] {
+        line.as_object_mut().expect("an object").remove(key);
+    }
+    line
 }
 
 #[test]
@@ -46,20 +55,27 @@ fn a_run_that_is_killed_at_any_moment_resumes_to_the_same_bits() {
     let fresh =
         |out: &Path| spawn(&["fit", "--config", path(&config), "--data", path(&data), "--out", path(out)], &log);
     let last = |out: &Path| fs::read(out.join("checkpoints/last.safetensors")).unwrap();
+    let metrics = |out: &Path| -> Vec<Value> {
+        let text = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+        text.lines().map(|line| timeless(serde_json::from_str(line).unwrap())).collect()
+    };
 
     let whole = folder.path().join("whole");
     let start = Instant::now();
     assert!(fresh(&whole).wait().unwrap().success());
-    let (duration, expected) = (start.elapsed(), last(&whole));
+    let (duration, expected, logged) = (start.elapsed(), last(&whole), metrics(&whole));
+    assert_eq!(logged.iter().filter(|line| line["event"] == "epoch").count(), 2);
 
-    let (mut killed, mut finished) = (0, 0);
+    // A process may end before its moment comes; the next one has another.
+    let (mut processes, mut killed, mut finished) = (0, 0, 0);
     while killed < kills || finished == 0 {
         let out = folder.path().join(format!("run-{finished}"));
         let mut child = fresh(&out);
         loop {
             let mut is_killed = false;
             if killed < kills {
-                std::thread::sleep(moment(killed, duration));
+                std::thread::sleep(moment(processes, duration));
+                processes += 1;
                 is_killed = child.try_wait().unwrap().is_none();
                 killed += u32::from(is_killed);
                 // SIGKILL.
@@ -78,6 +94,7 @@ fn a_run_that_is_killed_at_any_moment_resumes_to_the_same_bits() {
             };
         }
         assert!(last(&out) == expected, "run {finished}, after {killed} kills in all, ends with other bits");
+        assert_eq!(metrics(&out), logged, "run {finished}, after {killed} kills in all");
         finished += 1;
         fs::remove_dir_all(&out).unwrap();
     }

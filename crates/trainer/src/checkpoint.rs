@@ -83,8 +83,14 @@ pub struct Training {
     /// Steps that were left out, and the scale of the loss.
     #[serde(default)]
     pub(crate) health: HealthState,
+    /// Images of the unfinished epoch that could not be used.
+    #[serde(default)]
+    pub(crate) left_out: usize,
     /// Sums over the steps of the unfinished epoch.
     pub(crate) partial: Sums,
+    /// What they were at the last log entry.
+    #[serde(default)]
+    pub(crate) logged: Sums,
 }
 
 #[derive(Deserialize)]

@@ -18,7 +18,7 @@ use crate::step::is_at_hand;
 use crate::strategy::Strategy;
 use crate::teacher::Teacher;
 use crate::timing::Clock;
-use crate::totals::Totals;
+use crate::totals::{Sums, Totals};
 use arch::{BlockSpec, Cost, GateSite, Meter, Network};
 use data::Loader;
 use gumbel_gates::Policy;
@@ -57,6 +57,15 @@ pub struct Fit {
     pub(crate) notes: Vec<String>,
     /// Held as long as the run is.
     pub(crate) _lock: File,
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// Epochs that are done, with their evaluations.
+    pub epochs: u64,
+    /// Steps that are done in all.
+    pub steps: u64,
 }
 
 /// How a run ended.
@@ -127,9 +136,9 @@ impl Fit {
         &self.run
     }
 
-    /// The step the run was resumed after.
-    pub fn resumed_after(&self) -> Option<u64> {
-        self.resumed.then_some(self.progress.step)
+    /// Where the run was resumed.
+    pub fn resumed_after(&self) -> Option<Position> {
+        self.resumed.then_some(Position { epochs: self.progress.epoch, steps: self.progress.step })
     }
 
     /// The gate sites, in the order of [`crate::Summary::rates`].
@@ -148,13 +157,12 @@ impl Fit {
         self.train.batches()
     }
 
-    /// The training steps of one epoch: the number of images left out, `None` if interrupted.
-    fn train_epoch(&mut self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<Option<usize>> {
+    /// The training steps of one epoch, or what is left of it; `false` if interrupted.
+    fn train_epoch(&mut self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<bool> {
         let mut totals = Totals::resume(&self.progress.partial, &self.meter)?;
-        let mut bad = BadImages::new(self.config.data.max_bad_share);
+        let mut bad = BadImages { share: self.config.data.max_bad_share, count: self.progress.left_out };
         let (epoch, first, batches) = (self.progress.epoch + 1, self.progress.batch, self.steps_per_epoch());
         tell(listeners, &Event::EpochStarted { epoch, first, batches, config: &self.config })?;
-        let mut logged = self.progress.partial.clone();
         let (mut since, mut saved) = (Instant::now(), Instant::now());
         let mut clock = Clock::start(self.network.device());
         let mut images = self.train.epoch(self.progress.epoch, first)?;
@@ -165,6 +173,7 @@ impl Fit {
             let is_logged = step % self.config.train.log_every == 0 || number == batches;
             clock.begin(is_logged);
             bad.add(&batch.bad, &self.train, listeners)?;
+            self.progress.left_out = bad.count;
             // Batch norm cannot learn from a single image; only bad files can leave so few.
             if batch.labels.len() >= 2 {
                 let lesson = self.lesson(self.progress.step, &batch)?;
@@ -182,11 +191,11 @@ impl Fit {
             tell(listeners, &Event::Step { step, batch: number })?;
             if is_logged {
                 let sums = totals.read()?;
-                let recent = sums.since(&logged).summary();
+                let recent = sums.since(&self.progress.logged).summary();
                 let images_per_second = recent.images as f64 / since.elapsed().as_secs_f64().max(1e-9);
                 let (scheduled, time) = (self.scheduled(step - 1), clock.read());
                 tell(listeners, &Event::Logged { step, epoch, recent: &recent, scheduled, images_per_second, time })?;
-                logged = sums;
+                self.progress.logged = sums;
                 since = Instant::now();
             }
             let interrupted = interrupt.load(Ordering::Relaxed);
@@ -199,7 +208,7 @@ impl Fit {
                         listeners,
                         &Event::Note(&format!("stopped after step {number} of {batches} in epoch {epoch}")),
                     )?;
-                    return Ok(None);
+                    return Ok(false);
                 }
                 self.save_last(&self.state()?, listeners)?;
                 saved = Instant::now();
@@ -207,12 +216,22 @@ impl Fit {
         }
         self.progress.partial = totals.read()?;
         self.progress.health = self.health.state()?;
-        Ok(Some(bad.count))
+        Ok(true)
     }
 
     /// What is evaluated and deployed.
     pub(crate) fn deployed(&self) -> &Network {
         self.average.as_ref().map_or(&self.network, Average::network)
+    }
+
+    /// How what is deployed is evaluated after an epoch that ends with this step: with the policy of the configuration, and while gates
+    /// learn as they are sampled in training too.
+    pub(crate) fn strategies(&self, step: u64) -> Vec<Strategy> {
+        let policy = self.config.train.policy;
+        let samples = matches!(policy, Policy::Sample { .. });
+        let learns = !self.blocks_of_gates.is_empty() && !self.is_decided(step) && !samples;
+        let sampled = Policy::Sample { temperature: 1.0, seed: derive_seed(self.config.train.seed, step) };
+        std::iter::once(policy).chain(learns.then_some(sampled)).map(Strategy::Policy).collect()
     }
 
     /// The evaluations after an epoch, `None` if interrupted.
@@ -221,7 +240,7 @@ impl Fit {
         listeners: &mut [Box<dyn Listener>],
         interrupt: &AtomicBool,
     ) -> Result<Option<EpochEvaluations>> {
-        let policy = Strategy::Policy(self.config.train.policy);
+        let strategies = self.strategies(self.progress.step);
         let evaluator = Evaluator {
             network: self.deployed(),
             cost: &self.cost,
@@ -232,19 +251,13 @@ impl Fit {
             // Any epoch may be the last of a run that can stop early.
             record: self.config.train.epochs <= self.progress.epoch + 1 || self.config.train.patience > 0,
         };
-        let mut strategies = vec![policy];
-        let samples = matches!(self.config.train.policy, Policy::Sample { .. });
-        if !self.blocks_of_gates.is_empty() && !self.is_decided(self.progress.step) && !samples {
-            let seed = derive_seed(self.config.train.seed, self.progress.step);
-            strategies.push(Strategy::Policy(Policy::Sample { temperature: 1.0, seed }));
-        }
         let Some(found) = evaluator.run(&strategies, listeners, interrupt)? else { return Ok(None) };
         let mut found = found.into_iter();
         let (Some(deployed), sampled) = (found.next(), found.next()) else { return Ok(None) };
         let mut unaveraged = None;
         if self.average.is_some() {
             let evaluator = Evaluator { network: &self.network, record: false, ..evaluator };
-            let Some(found) = evaluator.run(&[policy], listeners, interrupt)? else { return Ok(None) };
+            let Some(found) = evaluator.run(&strategies[..1], listeners, interrupt)? else { return Ok(None) };
             unaveraged = found.into_iter().next();
         }
         Ok(Some(EpochEvaluations { deployed, sampled, unaveraged }))
@@ -339,12 +352,8 @@ impl Fit {
         interrupt: &AtomicBool,
     ) -> Result<Option<(Evaluation, usize)>> {
         // A run interrupted after an epoch's last step goes on with its evaluation.
-        let left_out = match self.progress.batch < self.steps_per_epoch() {
-            true => self.train_epoch(listeners, interrupt)?,
-            false => Some(0),
-        };
-        let Some(left_out) = left_out else { return Ok(None) };
-        if !self.calibrate(listeners, interrupt)? {
+        let has_steps = self.progress.batch < self.steps_per_epoch();
+        if has_steps && !self.train_epoch(listeners, interrupt)? || !self.calibrate(listeners, interrupt)? {
             return Ok(None);
         }
         let Some(found) = self.evaluate(listeners, interrupt)? else { return Ok(None) };
@@ -352,12 +361,15 @@ impl Fit {
         // The last step may have broken what its own loss did not show yet; such a network is never saved.
         self.refuse_broken_evaluation(evaluation.summary.loss)?;
         let train = std::mem::take(&mut self.progress.partial).summary();
+        self.progress.logged = Sums::default();
         self.progress.epoch += 1;
         self.progress.batch = 0;
         self.progress.evaluation = Some(evaluation.summary.clone());
         let (step, epoch) = (self.progress.step, self.progress.epoch);
-        let is_best = self.save_evaluated(&evaluation.summary, listeners)?;
-        let bad_images = left_out + evaluation.bad;
+        let former = self.progress.best;
+        let ranking = self.rank(&evaluation.summary);
+        let is_best = ranking[0].0 == epoch;
+        let bad_images = std::mem::take(&mut self.progress.left_out) + evaluation.bad;
         tell(
             listeners,
             &Event::EpochEnded {
@@ -372,6 +384,8 @@ impl Fit {
                 bad_images,
             },
         )?;
+        // After it was told: a run that is killed in between evaluates once more, and one that has this state never does.
+        self.save_evaluated(former, &ranking, listeners)?;
         Ok(Some((evaluation, bad_images)))
     }
 

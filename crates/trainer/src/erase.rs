@@ -10,7 +10,7 @@ const SCALE: (f64, f64) = (0.02, 0.33);
 const RATIO: (f64, f64) = (0.3, 3.3);
 
 /// A rectangle in pixels: top, left, height and width.
-type Rectangle = [i64; 4];
+pub(crate) type Rectangle = [i64; 4];
 
 /// Erases a rectangle of each of the `images` [N, 3, size, size] with this probability, in place, as a function of `seed`. Normalised
 /// images have a mean of 0.
@@ -33,7 +33,7 @@ pub(crate) fn erase(images: &Tensor, probability: f64, seed: u64) -> Result<()> 
 }
 
 /// torchvision's `RandomErasing.get_params`: ten tries, then none.
-fn rectangle(size: i64, random: &mut ChaCha8Rng) -> Option<Rectangle> {
+pub(crate) fn rectangle(size: i64, random: &mut ChaCha8Rng) -> Option<Rectangle> {
     let uniform = |random: &mut ChaCha8Rng, low: f64, high: f64| low + (high - low) * random.random::<f64>();
     (0..10).find_map(|_| {
         let area = (size * size) as f64 * uniform(random, SCALE.0, SCALE.1);

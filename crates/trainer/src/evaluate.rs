@@ -45,10 +45,10 @@ pub struct Deviation {
     pub macs: f64,
 }
 
-/// Counts the bad images of one pass and stops it past the allowed share.
+/// Counts the bad images of one pass and stops it past the allowed share of all images.
 #[derive(Debug)]
 pub(crate) struct BadImages {
-    share: f64,
+    pub share: f64,
     pub count: usize,
 }
 

@@ -38,17 +38,21 @@ impl Mix {
         if !pastes {
             return Some(Self::Blend { share });
         }
-        // Around any pixel, cut off at the border.
-        let side = f64::from(size) * (1.0 - share).sqrt();
-        let mut along = || {
-            let centre = f64::from(random.random_range(0..size.max(1)));
+        let mut pixel = || random.random_range(0..size.max(1));
+        Some(Self::paste(size, share, [pixel(), pixel()]))
+    }
+
+    /// A rectangle around a pixel (row, column) of images of `size` pixels a side, which leaves `share` of them or, where it is cut off at the
+    /// border, more.
+    pub fn paste(size: u32, share: f64, centre: [u32; 2]) -> Self {
+        let half = (f64::from(size) * (1.0 - share).sqrt() / 2.0).floor();
+        let [rows, columns] = centre.map(|centre| {
             let end = |at: f64| at.clamp(0.0, f64::from(size)) as i64;
-            end(centre - (side / 2.0).floor())..end(centre + (side / 2.0).floor())
-        };
-        let (rows, columns) = (along(), along());
+            end(f64::from(centre) - half)..end(f64::from(centre) + half)
+        });
         let pasted = (rows.end - rows.start) * (columns.end - columns.start);
         let share = 1.0 - pasted as f64 / f64::from(size).powi(2);
-        Some(Self::Paste { rows, columns, share })
+        Self::Paste { rows, columns, share }
     }
 
     /// How much of each image is its own.

@@ -248,7 +248,9 @@ fn start(
         best: None,
         runners_up: Vec::new(),
         health: HealthState::default(),
+        left_out: 0,
         partial: Sums::default(),
+        logged: Sums::default(),
     };
     Ok(Start { progress, fresh_gates, average: average(config, network)?, ago: 0, faults: Vec::new() })
 }

@@ -6,6 +6,7 @@ use crate::engine::Fit;
 use crate::error::{Error, Result};
 use crate::prepare::Resume;
 use crate::step::Lesson;
+use crate::strategy::Strategy;
 use crate::timing::{Clock, StepTime};
 use crate::totals::Totals;
 use arch::Pass;
@@ -30,7 +31,7 @@ pub struct DryRun {
     pub memory: Option<u64>,
     /// The last step.
     pub step: StepTime,
-    /// Seconds for an evaluation batch, decoded and classified.
+    /// Seconds for a batch of the evaluations after an epoch: decoded, and classified in every way that an epoch with learning gates asks for.
     pub evaluation: f64,
     /// Size of a checkpoint in bytes.
     pub checkpoint: usize,
@@ -41,8 +42,8 @@ pub struct DryRun {
 }
 
 impl DryRun {
-    /// Seconds the whole run would take at this pace. It leaves out that gates which are sampled and weights which are averaged are evaluated
-    /// once more, how gates start and are decided, and checkpoints. Images that were decoded ahead may hide a slow loader.
+    /// Seconds the whole run would take at this pace. It leaves out how gates start and are decided, and checkpoints. Images that were
+    /// decoded ahead may hide a slow loader.
     pub fn projected(&self) -> f64 {
         let (epochs, steps, evaluations) = self.length;
         let calibration = self.calibration as f64 * (self.step.images + self.step.forward);
@@ -95,14 +96,23 @@ fn without_list(mut error: Error) -> Error {
     error
 }
 
-/// Seconds for one batch.
+/// Seconds for one batch of all evaluations after an epoch.
 fn evaluation_batch(fit: &Fit) -> Result<f64> {
     let start = Instant::now();
-    if let Some(batch) = fit.val.epoch(0, 0)?.next().filter(|batch| !batch.labels.is_empty()) {
-        let (images, _) = to_tensors(&batch, fit.config.data.image_size, fit.network.device())?;
-        let output = tch::no_grad(|| fit.network.forward(&images, Pass::inference(fit.config.train.policy)))?;
-        // Waits for the device.
-        output.logits.f_sum(tch::Kind::Double)?.f_double_value(&[])?;
+    let strategies = fit.strategies(0);
+    let mut ways = vec![(fit.deployed(), strategies.as_slice())];
+    if fit.average.is_some() {
+        ways.push((&fit.network, &strategies[..1]));
+    }
+    for (network, strategies) in ways {
+        let Some(batch) = fit.val.epoch(0, 0)?.next().filter(|batch| !batch.labels.is_empty()) else { continue };
+        let (images, _) = to_tensors(&batch, fit.config.data.image_size, network.device())?;
+        for strategy in strategies {
+            let Strategy::Policy(policy) = *strategy else { continue };
+            let output = tch::no_grad(|| network.forward(&images, Pass::inference(policy)))?;
+            // Waits for the device.
+            output.logits.f_sum(tch::Kind::Double)?.f_double_value(&[])?;
+        }
     }
     Ok(start.elapsed().as_secs_f64())
 }

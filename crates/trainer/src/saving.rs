@@ -19,7 +19,7 @@ impl Fit {
     }
 
     /// Files an evaluation among the best; returns which those are now.
-    fn rank(&mut self, evaluation: &Summary) -> Ranking {
+    pub(crate) fn rank(&mut self, evaluation: &Summary) -> Ranking {
         let (epoch, step, config) = (self.progress.epoch, self.progress.step, &self.config.checkpoints);
         // Before gates are decided the network spends more; that is no match for one within its budget.
         let same_gates = |epoch: u64| self.is_decided(epoch * self.steps_per_epoch() as u64) == self.is_decided(step);
@@ -31,10 +31,14 @@ impl Fit {
         ranking
     }
 
-    /// Saves the state after an evaluation wherever it belongs, and says whether it is the best so far.
-    pub(crate) fn save_evaluated(&mut self, evaluation: &Summary, listeners: &mut [Box<dyn Listener>]) -> Result<bool> {
-        let (epoch, former) = (self.progress.epoch, self.progress.best);
-        let ranking = self.rank(evaluation);
+    /// Saves the state after an evaluation wherever it belongs. `former` was the best before it, `ranking` are the best now.
+    pub(crate) fn save_evaluated(
+        &self,
+        former: Option<(u64, f64)>,
+        ranking: &Ranking,
+        listeners: &mut [Box<dyn Listener>],
+    ) -> Result<()> {
+        let epoch = self.progress.epoch;
         let (is_good, is_best) = (ranking.iter().any(|best| best.0 == epoch), ranking[0].0 == epoch);
         let (config, state) = (&self.config.checkpoints, self.state()?);
         if config.keep_best > 1 {
@@ -46,13 +50,12 @@ impl Fit {
         if is_best {
             self.save(self.run.best(), &state, listeners)?;
         }
-        forget(&self.run, &ranking);
+        forget(&self.run, ranking);
         if config.keep_every_epochs > 0 && epoch.is_multiple_of(config.keep_every_epochs) {
             self.save(self.run.after_epoch(epoch), &state, listeners)?;
         }
         // After `best`, since it says that it exists.
-        self.save_last(&state, listeners)?;
-        Ok(is_best)
+        self.save_last(&state, listeners)
     }
 
     /// The best state so far by its epoch's name too, which it has not if only one was kept until now.

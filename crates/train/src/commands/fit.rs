@@ -92,7 +92,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let mut listeners: Vec<Box<dyn Listener>> = vec![
         Box::new(Progress::new(fit.cost(), epochs)),
         Box::new(MetricsFile::open(&run.metrics(), fit.resumed_after())?),
-        Box::new(TensorBoard::create(&run.tensorboard(), fit.sites(), dense)?),
+        Box::new(TensorBoard::create(&run.tensorboard(), fit.sites(), dense, fit.resumed_after())?),
     ];
     match fit.run(&mut listeners, &interrupt)? {
         Outcome::Finished(verdict) => Ok(Done::ok(if args.json { json(&verdict) } else { text(&verdict) })),

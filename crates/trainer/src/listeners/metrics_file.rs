@@ -1,5 +1,6 @@
+use crate::engine::Position;
 use crate::error::{Error, Result};
-use crate::event::{Event, Listener};
+use crate::event::{Event, Listener, Scheduled};
 use crate::file::write_atomically;
 use crate::totals::Summary;
 use serde_json::{Value, json};
@@ -15,21 +16,33 @@ pub struct MetricsFile {
 }
 
 impl MetricsFile {
-    /// Opens the file for appending. A run that resumes after step `resumed_after` first drops what was logged later: it
-    /// will happen again.
+    /// Opens the file for appending. A run that goes on from `resumed_after` first drops what was logged later: it will happen again.
     ///
     /// # Errors
     /// If the file cannot be read or written.
-    pub fn open(path: &Path, resumed_after: Option<u64>) -> Result<Self> {
-        if let Some(step) = resumed_after {
-            drop_later(path, step)?;
+    pub fn open(path: &Path, resumed_after: Option<Position>) -> Result<Self> {
+        if let Some(position) = resumed_after {
+            drop_later(path, position)?;
         }
         let file = OpenOptions::new().create(true).append(true).open(path);
         let file = file.map_err(|source| Error::Write { path: path.to_owned(), bytes: None, source })?;
         Ok(Self { path: path.to_owned(), file })
     }
 
-    fn write(&mut self, line: &Value) -> Result<()> {
+    /// Appends a line of what happened after a step, with what the schedules said for it and more `values`.
+    fn write(&mut self, event: &str, (epoch, step): (u64, u64), scheduled: &Scheduled, values: Value) -> Result<()> {
+        let mut line = json!({
+            "event": event,
+            "step": step,
+            "epoch": epoch,
+            "learning_rate": scheduled.learning_rate,
+            "target": scheduled.target,
+            "loss_factor": scheduled.loss_factor,
+            "temperature": scheduled.temperature,
+        });
+        if let (Value::Object(line), Value::Object(values)) = (&mut line, values) {
+            line.extend(values);
+        }
         // One write per line, so that a crash leaves whole lines.
         let line = format!("{line}\n");
         let failed = |source| Error::Write { path: self.path.clone(), bytes: Some(line.len()), source };
@@ -37,14 +50,17 @@ impl MetricsFile {
     }
 }
 
-fn drop_later(path: &Path, step: u64) -> Result<()> {
+fn drop_later(path: &Path, done: Position) -> Result<()> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(source) => return Err(Error::Read { path: path.to_owned(), source }),
     };
     let earlier = |line: &&str| {
-        serde_json::from_str::<Value>(line).is_ok_and(|entry| entry["step"].as_u64().is_some_and(|at| at <= step))
+        let Ok(entry) = serde_json::from_str::<Value>(line) else { return false };
+        let is_done = |key: &str, done: u64| entry[key].as_u64().is_some_and(|at| at <= done);
+        // The state after an epoch's last step can be one whose evaluation is still to come.
+        is_done("step", done.steps) && (entry["event"] != "epoch" || is_done("epoch", done.epochs))
     };
     let kept: String = text.lines().filter(earlier).flat_map(|line| [line, "\n"]).collect();
     if kept == text { Ok(()) } else { write_atomically(path, kept.as_bytes()) }
@@ -66,18 +82,14 @@ fn means(summary: &Summary) -> Value {
 impl Listener for MetricsFile {
     fn on(&mut self, event: &Event) -> Result<()> {
         match event {
-            Event::Logged { step, epoch, recent, scheduled, images_per_second, time } => self.write(&json!({
-                "event": "step",
-                "step": step,
-                "epoch": epoch,
-                "learning_rate": scheduled.learning_rate,
-                "target": scheduled.target,
-                "loss_factor": scheduled.loss_factor,
-                "temperature": scheduled.temperature,
-                "train": means(recent),
-                "images_per_second": images_per_second,
-                "step_seconds": time,
-            })),
+            Event::Logged { step, epoch, recent, scheduled, images_per_second, time } => {
+                let values = json!({
+                    "train": means(recent),
+                    "images_per_second": images_per_second,
+                    "step_seconds": time,
+                });
+                self.write("step", (*epoch, *step), scheduled, values)
+            }
             Event::EpochEnded {
                 step,
                 epoch,
@@ -88,24 +100,20 @@ impl Listener for MetricsFile {
                 scheduled,
                 is_best,
                 bad_images,
-            } => self.write(&json!({
-                "event": "epoch",
-                "step": step,
-                "epoch": epoch,
-                "learning_rate": scheduled.learning_rate,
-                "target": scheduled.target,
-                "loss_factor": scheduled.loss_factor,
-                "temperature": scheduled.temperature,
-                "train": means(train),
-                "policy": evaluation.strategy.to_string(),
-                "val": means(&evaluation.summary),
-                "val_sampled": sampled.map(|sampled| means(&sampled.summary)),
-                "val_unaveraged": unaveraged.map(|unaveraged| means(&unaveraged.summary)),
-                "rates": evaluation.summary.rates,
-                "bad_images": bad_images,
-                "is_best": is_best,
-                "evaluation_seconds": evaluation.seconds,
-            })),
+            } => {
+                let values = json!({
+                    "train": means(train),
+                    "policy": evaluation.strategy.to_string(),
+                    "val": means(&evaluation.summary),
+                    "val_sampled": sampled.map(|sampled| means(&sampled.summary)),
+                    "val_unaveraged": unaveraged.map(|unaveraged| means(&unaveraged.summary)),
+                    "rates": evaluation.summary.rates,
+                    "bad_images": bad_images,
+                    "is_best": is_best,
+                    "evaluation_seconds": evaluation.seconds,
+                });
+                self.write("epoch", (*epoch, *step), scheduled, values)
+            }
             _ => Ok(()),
         }
     }

@@ -1,3 +1,4 @@
+use crate::engine::Position;
 use crate::error::{Error, Result};
 use crate::event::{Event, Listener};
 use crate::totals::Summary;
@@ -7,7 +8,7 @@ use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tch::{Device, Kind, Tensor};
-use tensorboard_proto::event::Event as Record;
+use tensorboard_proto::event::{Event as Record, SessionLog, SessionLog_SessionStatus};
 use tensorboard_rs::record_writer::RecordWriter;
 use tensorboard_rs::summary::{histogram_raw, image, scalar};
 
@@ -41,11 +42,16 @@ pub struct SiteName {
 
 impl TensorBoard {
     /// Starts a new event file in `folder`. `sites` names the gates in the order of [`Summary::rates`]; MACs are shown as a
-    /// share of `dense_macs`.
+    /// share of `dense_macs`. Of a run that goes on from `resumed_after`, TensorBoard forgets what earlier files say of later steps.
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn create(folder: &Path, sites: Vec<SiteName>, dense_macs: u64) -> Result<Self> {
+    pub fn create(
+        folder: &Path,
+        sites: Vec<SiteName>,
+        dense_macs: u64,
+        resumed_after: Option<Position>,
+    ) -> Result<Self> {
         let failed = |source| Error::Write { path: folder.to_owned(), bytes: None, source };
         std::fs::create_dir_all(folder).map_err(failed)?;
         let now = seconds_since_1970();
@@ -61,6 +67,13 @@ impl TensorBoard {
         let mut version = Record::new();
         version.set_file_version("brain.Event:2".to_owned());
         board.write(version, 0)?;
+        if let Some(Position { steps, .. }) = resumed_after {
+            let mut session = SessionLog::new();
+            session.set_status(SessionLog_SessionStatus::START);
+            let mut start = Record::new();
+            start.set_session_log(session);
+            board.write(start, steps + 1)?;
+        }
         Ok(board)
     }
 
@@ -206,7 +219,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let site = |name: &str, gates| SiteName { name: name.into(), gates };
         let sites = vec![site("layer1.0.gate.input", 2), site("layer1.0.gate.output", 1)];
-        let mut board = TensorBoard::create(folder.path(), sites, 1000).unwrap();
+        let mut board =
+            TensorBoard::create(folder.path(), sites, 1000, Some(Position { epochs: 0, steps: 5 })).unwrap();
         let recent = Summary { loss: 2.5, macs: 400.0, rates: vec![1.0, 0.5, 0.25], ..Summary::default() };
         let scheduled = Scheduled { learning_rate: 0.1, target: Some(0.6), loss_factor: 2.0, temperature: 0.5 };
         let time = StepTime { images: 0.5, total: 2.0, ..StepTime::default() };
@@ -234,9 +248,13 @@ mod tests {
         let bytes = std::fs::read(path).unwrap();
         // A record: length, its checksum, the message, its checksum.
         let (mut rest, mut found, mut bars, mut picture) = (bytes.as_slice(), Vec::new(), Vec::new(), None);
+        let mut starts = Vec::new();
         while !rest.is_empty() {
             let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
             let record: Record = Message::parse_from_bytes(&rest[12..12 + length]).unwrap();
+            if record.has_session_log() {
+                starts.push(record.get_step());
+            }
             for value in record.get_summary().get_value() {
                 if value.get_tag() == "gates" {
                     bars = value.get_histo().get_bucket().to_vec();
@@ -263,6 +281,7 @@ mod tests {
         ] {
             assert!(found.contains(&(7, expected.0.to_owned(), expected.1)), "{expected:?} is not in {found:?}");
         }
+        assert_eq!(starts, [6], "what is shown of step 6 and later is shown anew");
         // Of the openings 1, 0.5 and 0.25.
         assert_eq!(bars, [0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]);
         let picture = picture.unwrap();

@@ -1,8 +1,7 @@
 //! Runs whose gates are decided: the budget holds when deployed.
 
-use super::{Notes, config, metrics, refusal, run, weights};
+use super::{Notes, config, epochs, refusal, run, weights};
 use arch::{Cost, NetSpec};
-use serde_json::Value;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use tch::Device;
@@ -19,12 +18,6 @@ fn dependent() -> String {
 
 fn finished(config: Config, out: &Path) -> Verdict {
     run(config, out, false, None).expect("a run").expect("that finishes")
-}
-
-fn epochs(out: &Path) -> Vec<Value> {
-    let lines = metrics(out).into_iter().filter(|line| line.contains("\"epoch\","));
-    // The clock's figures are cut out, commas included.
-    lines.map(|line| serde_json::from_str(&line.replace(",,", ",")).expect("a line of JSON")).collect()
 }
 
 #[test]

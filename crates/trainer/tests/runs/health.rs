@@ -1,6 +1,6 @@
 //! Runs that leave the finite numbers, and runs in 16 bits, in parts and with averaged weights.
 
-use super::{Notes, config, metrics, run, sample_set, weights};
+use super::{Notes, config, epochs, run, sample_set, weights};
 use data::Dataset;
 use serde_json::Value;
 use std::fs;
@@ -112,11 +112,6 @@ fn weights_that_are_not_finite_are_refused_by_name() {
         "{error}"
     );
     assert!(!fresh.exists());
-}
-
-fn epochs(out: &Path) -> Vec<Value> {
-    let lines = metrics(out).into_iter().filter(|line| line.contains("\"epoch\","));
-    lines.map(|line| serde_json::from_str(&line.replace(",,", ",")).expect("a line of JSON")).collect()
 }
 
 fn top1(epoch: &Value, key: &str) -> f64 {

@@ -1,0 +1,147 @@
+//! Learning rates and mixed and erased images against PyTorch's and torchvision's; skips where that Python is not set up.
+
+#![cfg(test)]
+
+use crate::config::Config;
+use crate::erase::rectangle;
+use crate::mix::Mix;
+use crate::objective::{Answers, Objective, Pull};
+use crate::schedule::{LearningRate, Shape};
+use arch::{Cost, Meter, NetSpec, Output};
+use gumbel_gates::Openings;
+use rand::SeedableRng;
+use rand::rngs::ChaCha8Rng;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use tch::{Device, Tensor};
+use torch_ext::normal;
+
+/// The results of these calls of scripts/pytorch_training.py.
+fn pytorch(calls: &[Value]) -> Option<Vec<Value>> {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let python = repository.join(".venv/bin/python");
+    if !python.exists() {
+        // Past the test harness, which would swallow it.
+        let _ = writeln!(std::io::stderr(), "skipped: no PyTorch at {} (make setup brings it)", python.display());
+        return None;
+    }
+    let mut command = Command::new(python);
+    command.args(["-W", "ignore"]).arg(repository.join("scripts/pytorch_training.py"));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&serde_json::to_vec(calls).unwrap()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    Some(serde_json::from_slice(&output.stdout).unwrap())
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+}
+
+#[test]
+fn learning_rates_are_pytorchs() {
+    let plain = LearningRate::default();
+    let schedules = [
+        LearningRate { step_epochs: 3.0, step_factor: 0.2, ..plain },
+        LearningRate { shape: Shape::Cosine, ..plain },
+        LearningRate { shape: Shape::Cosine, warmup_epochs: 2.0, ..plain },
+        LearningRate { shape: Shape::Polynomial, power: 2.0, warmup_epochs: 1.5, ..plain },
+        LearningRate { shape: Shape::Polynomial, power: 0.9, ..plain },
+        LearningRate { shape: Shape::Constant, warmup_epochs: 3.0, ..plain },
+    ];
+    let (steps_per_epoch, epochs) = (20, 9);
+    let calls = schedules.map(|schedule| {
+        let steps = |epochs: f64| (epochs * steps_per_epoch as f64) as u64;
+        let (warmup, drop_every) = (steps(schedule.warmup_epochs), steps(schedule.step_epochs));
+        let (factor, power) = (schedule.step_factor, schedule.power);
+        json!(["learning_rates", {
+            "shape": schedule.shape, "warmup": warmup, "steps": steps_per_epoch * epochs, "drop_every": drop_every,
+            "factor": factor, "power": power,
+        }])
+    });
+    let Some(expected) = pytorch(&calls) else { return };
+    for (schedule, expected) in schedules.iter().zip(expected) {
+        let expected = numbers(&expected);
+        assert_eq!(expected.len() as u64, steps_per_epoch * epochs);
+        for (step, expected) in expected.iter().enumerate() {
+            let found = schedule.factor(step as u64, steps_per_epoch, epochs);
+            assert!((found - expected).abs() < 1e-9, "{schedule:?}, step {step}: {found} and {expected}");
+        }
+    }
+}
+
+#[test]
+fn mixed_images_and_their_loss_are_torchvisions() {
+    let size = 9u32;
+    let side = i64::from(size);
+    let (images, logits) = (normal(&[2, 3, side, side], 1).unwrap(), normal(&[2, 5], 2).unwrap());
+    let labels = [3i64, 1];
+    let smoothing = 0.1;
+    let nested = |tensor: &Tensor| -> Value {
+        // [2, ...] as nested lists.
+        fn list(tensor: &Tensor) -> Value {
+            match tensor.dim() {
+                0 => json!(tensor.double_value(&[])),
+                _ => (0..tensor.size()[0]).map(|at| list(&tensor.get(at))).collect(),
+            }
+        }
+        list(tensor)
+    };
+    let cases = [
+        (0.3, None),
+        (0.8, None),
+        (0.75, Some([4, 4])),
+        (0.4, Some([0, 7])),
+        (0.1, Some([8, 8])),
+        (0.999, Some([3, 5])),
+    ];
+    let calls = cases.map(|(share, centre)| {
+        json!(["mixed", {
+            "images": nested(&images), "labels": labels, "logits": nested(&logits), "share": share,
+            "centre": centre, "smoothing": smoothing,
+        }])
+    });
+    let Some(expected) = pytorch(&calls) else { return };
+    let spec = NetSpec::preset("resnet18", 5).unwrap();
+    let cost = Cost::of(&spec, 32, 32).unwrap();
+    let mut config = Config::default();
+    config.train.label_smoothing = smoothing;
+    let objective = Objective::new(&config, &cost);
+    let meter = Meter::new(&cost, Device::Cpu).unwrap();
+    let output = Output { logits, gate_logits: Vec::new(), openings: Openings::new(Vec::new()).unwrap() };
+    let pull = Pull { targets: Vec::new(), factor: 0.0, polarisation: 0.0, temperature: 1.0 };
+    let labels = Tensor::from_slice(&labels);
+    for ((share, centre), expected) in cases.into_iter().zip(expected) {
+        let mix = centre.map_or(Mix::Blend { share }, |centre| Mix::paste(size, share, centre));
+        let found: Vec<f64> =
+            Vec::try_from(mix.images(&images).unwrap().flatten(0, -1).to_kind(tch::Kind::Double)).unwrap();
+        for (found, expected) in found.iter().zip(numbers(&expected["images"])) {
+            assert!((found - expected).abs() < 1e-6, "{mix:?}: {found} and {expected}");
+        }
+        let others = Some((Mix::others(&labels).unwrap(), mix.share()));
+        let answers = Answers { labels: labels.shallow_clone(), mixed: others, teacher: None };
+        let found = objective.terms(&output, &answers, &pull, &meter).unwrap().cross_entropy.double_value(&[]);
+        let expected = expected["cross_entropy"].as_f64().unwrap();
+        assert!((found - expected).abs() < 1e-6, "{mix:?}: {found} and {expected}");
+    }
+}
+
+#[test]
+fn erased_rectangles_are_distributed_as_torchvisions() {
+    let (size, count) = (64, 20_000);
+    let Some(expected) = pytorch(&[json!(["erased", { "size": size, "count": count }])]) else { return };
+    let expected: Vec<[i64; 4]> = serde_json::from_value(expected[0].clone()).unwrap();
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let found: Vec<[i64; 4]> = (0..count).map(|_| rectangle(size, &mut random).unwrap()).collect();
+    for side in 0..4 {
+        let deciles = |of: &[[i64; 4]]| -> Vec<i64> {
+            let mut values: Vec<i64> = of.iter().map(|rectangle| rectangle[side]).collect();
+            values.sort_unstable();
+            (1..10).map(|tenth| values[tenth * values.len() / 10]).collect()
+        };
+        let (found, expected) = (deciles(&found), deciles(&expected));
+        assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 1), "{side}: {found:?} and {expected:?}");
+    }
+}
