@@ -33,7 +33,7 @@ trap 'rm -rf "$work"' EXIT
 table=$work/table
 failed=0
 row() { # row RESULT WHAT FOUND
-    printf '%-8s%-44s%s\n' "$@" | tee -a "$table"
+    printf '%-8s%-56s%s\n' "$@" | tee -a "$table"
     [ "$1" != FAILED ] || failed=1
 }
 # compare WHAT EXPRESSION: a Python expression over `files`, JSON by name, that gives (whether it holds, what was found)
@@ -67,8 +67,9 @@ for precision in "${precisions[@]}"; do
         "(lambda found: (len(found) == 2 and 0 < found[1] < found[0], 'loss of two epochs: {:.3f}, {:.3f}'.format(*found)))(losses('$precision'))"
 done
 for precision in "${precisions[@]:1}"; do
-    compare "$precision learns as float32 does" \
-        "(lambda a, b: (abs(a - b) < 0.25 * a, '{:.3f} and {:.3f}'.format(a, b)))(losses('float32')[1], losses('$precision')[1])"
+    # From the same start, so few steps end apart by chance; what 16 bits must not do is learn less.
+    compare "$precision learns as much as float32" \
+        "(lambda a, b: (b[0] - b[1] > 0.6 * (a[0] - a[1]), 'loss down by {:.3f} and {:.3f}'.format(a[0] - a[1], b[0] - b[1])))(losses('float32'), losses('$precision'))"
 done
 
 for where in cpu "$device"; do

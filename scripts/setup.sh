@@ -48,10 +48,10 @@ need() { # need COMMAND PACKAGE
 [ "$(uname -s)" = Linux ] || fail "only Linux is supported so far; on another system set LIBTORCH and use cargo directly"
 need cargo "install Rust from https://rustup.rs"
 compiler=${CXX:-c++}
-command -v "${compiler%% *}" >/dev/null 2>&1 ||
-    fail "no C++ compiler ('$compiler'); install one: Debian and Ubuntu: g++, Fedora: gcc-c++, or set CXX"
+need "${compiler%% *}" "install a C++ compiler (g++ on Debian and Ubuntu, gcc-c++ on Fedora) or name yours in CXX"
 compiler=${CC:-cc}
-command -v "${compiler%% *}" >/dev/null 2>&1 || fail "no C compiler ('$compiler'); install one: Debian and Ubuntu, Fedora: gcc, or set CC"
+need "${compiler%% *}" "install a C compiler (gcc) or name yours in CC"
+need make "install it (make)"
 # rust-version in Cargo.toml
 rust=$(cargo --version | cut -d' ' -f2)
 [ "$(printf '%s\n' 1.89 "$rust" | sort -V | head -n 1)" = 1.89 ] || fail "cargo $rust is too old; 1.89 or newer is needed: rustup update"

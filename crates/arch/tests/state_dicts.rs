@@ -5,10 +5,10 @@
 use arch::state_dict::{StateDict, safetensors};
 use arch::{Classifier, NetSpec, Network};
 use gumbel_gates::GateKind;
+use reference::{PyTorch, repository, skip};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use tch::{Device, Kind, Tensor};
 
 fn network(seed: u64) -> Network {
@@ -191,15 +191,9 @@ fn a_state_dict_may_lie_in_a_dictionary_and_come_from_data_parallel_training() {
 
 /// The files of scripts/torch_save_samples.py; `None` without a Python that has PyTorch.
 fn torch_save_samples() -> Option<tempfile::TempDir> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let python = root.join(".venv/bin/python");
-    if !python.exists() {
-        let _ = writeln!(std::io::stderr(), "skipped: no PyTorch at {} (make setup brings it)", python.display());
-        return None;
-    }
+    let pytorch = PyTorch::find()?;
     let folder = tempfile::tempdir().unwrap();
-    let script = root.join("scripts/torch_save_samples.py");
-    assert!(Command::new(python).arg(script).arg(folder.path()).status().unwrap().success());
+    assert!(pytorch.script("torch_save_samples.py").arg(folder.path()).status().unwrap().success());
     Some(folder)
 }
 
@@ -270,11 +264,11 @@ fn every_kind_of_number_and_layout_loads_into_a_network() {
 
 #[test]
 fn the_published_cifar_weights_are_read() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/weights");
+    let folder = repository().join("../shared/weights");
     for (arch, file) in [("cifar-resnet20", "resnet20-12fca82f.th"), ("cifar-resnet56", "resnet56-4bfd9763.th")] {
         let path = folder.join(file);
         if !path.exists() {
-            let _ = writeln!(std::io::stderr(), "skipped: no {}", path.display());
+            skip(&format!("no {}", path.display()));
             continue;
         }
         let network = Network::build(&NetSpec::preset(arch, 10).unwrap(), Device::Cpu, 0).unwrap();

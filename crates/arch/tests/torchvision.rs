@@ -5,9 +5,8 @@
 use arch::state_dict::StateDict;
 use arch::{Classifier, Level, Mode, NetSpec, Network, Pass, Place, Preset};
 use gumbel_gates::{GateKind, Policy};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use reference::PyTorch;
+use std::path::PathBuf;
 use tch::{Device, Kind, Tensor};
 
 struct Reference {
@@ -18,17 +17,10 @@ struct Reference {
 impl Reference {
     /// What torchvision computes for `name`; `None` without a Python that has torchvision.
     fn of(name: &str) -> Option<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let python = root.join(".venv/bin/python");
-        if !python.exists() {
-            // Past the test harness, which would swallow it.
-            let _ =
-                writeln!(std::io::stderr(), "skipped: no torchvision at {} (make setup brings it)", python.display());
-            return None;
-        }
+        let pytorch = PyTorch::find()?;
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let status = Command::new(python)
-            .arg(root.join("scripts/torchvision_reference.py"))
+        let status = pytorch
+            .script("torchvision_reference.py")
             .args([name.as_ref(), folder.path().as_os_str()])
             .status()
             .expect("Python starts");

@@ -10,33 +10,15 @@ use crate::source::Source;
 use crate::synth::{SampleSet, draw};
 use crate::transform::{Normalise, Transform};
 use crate::{ColourJitter, Dataset, Split};
+use reference::{PyTorch, deciles, piped, repository, skip};
 use serde_json::{Value, json};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 /// In grey levels: a loader that is faithful cannot be told from torchvision by what a network learns.
 const MEAN_DIFFERENCE: f32 = 0.6;
 const SEED: u64 = 11;
-
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-/// Past the test harness, which would swallow it.
-fn skip(why: &str) {
-    let _ = writeln!(std::io::stderr(), "skipped: {why}");
-}
-
-fn python() -> Option<PathBuf> {
-    let python = repository().join(".venv/bin/python");
-    if !python.exists() {
-        skip(&format!("no torchvision at {} (make setup brings it)", python.display()));
-        return None;
-    }
-    Some(python)
-}
 
 fn drawn(folder: &Path) -> Arc<dyn Source> {
     let set = folder.join("set");
@@ -58,7 +40,7 @@ fn photographs(folder: &Path) -> Option<Arc<dyn Source>> {
 }
 
 /// Mean difference in grey levels of every image between the loader and torchvision, which is told the loader's crops.
-fn differences(python: &Path, source: &Arc<dyn Source>, transform: Transform, folder: &Path) -> Vec<f32> {
+fn differences(pytorch: &PyTorch, source: &Arc<dyn Source>, transform: Transform, folder: &Path) -> Vec<f32> {
     let size = transform.size();
     let order =
         if matches!(transform, Transform::ResizeCenterCrop { .. }) { Order::InOrder } else { Order::Shuffled(SEED) };
@@ -81,12 +63,9 @@ fn differences(python: &Path, source: &Arc<dyn Source>, transform: Transform, fo
         let geometry = transform.geometry(width, height, &mut generator(SEED, 0, item as u64));
         json!({ "path": path, "size": size, "crop": geometry.source_pixels(), "mirrored": geometry.mirrored })
     };
-    let list = serde_json::to_vec(&items.iter().map(entry).collect::<Vec<_>>()).unwrap();
+    let list = items.iter().map(entry).collect::<Vec<_>>();
     let out = folder.join("expected");
-    let script = repository().join("scripts/torchvision_transform.py");
-    let mut child = Command::new(python).arg(script).arg(&out).stdin(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(&list).unwrap();
-    assert!(child.wait().unwrap().success());
+    piped(pytorch.script("torchvision_transform.py").arg(&out), &list);
     let expected = std::fs::read(&out).unwrap();
     assert_eq!(pixels.len(), expected.len());
     let values = 3 * (size * size) as usize;
@@ -101,29 +80,18 @@ fn crop(size: u32) -> Transform {
     Transform::RandomResizedCrop { size, scale, ratio, flip: 0.5, colour }
 }
 
-fn assert_faithful(python: &Path, source: &Arc<dyn Source>, transforms: &[Transform], folder: &Path) {
+fn assert_faithful(pytorch: &PyTorch, source: &Arc<dyn Source>, transforms: &[Transform], folder: &Path) {
     for &transform in transforms {
-        let differences = differences(python, source, transform, folder);
+        let differences = differences(pytorch, source, transform, folder);
         let mean = differences.iter().sum::<f32>() / differences.len() as f32;
         let most = differences.iter().copied().fold(0.0, f32::max);
         assert!(most < MEAN_DIFFERENCE, "{transform:?}: {mean} grey levels on average, {most} in one image");
     }
 }
 
-/// The results of these calls of scripts/pytorch_training.py.
-fn torchvision(python: &Path, calls: &[Value]) -> Vec<Value> {
-    let mut command = Command::new(python);
-    command.arg(repository().join("scripts/pytorch_training.py")).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(&serde_json::to_vec(calls).unwrap()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success());
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
 #[test]
 fn colours_change_as_torchvision_changes_them() {
-    let Some(python) = python() else { return };
+    let Some(pytorch) = PyTorch::find() else { return };
     // Every corner and edge of the cube of colours, greys, and what lies between.
     let levels = [0u8, 1, 64, 100, 128, 200, 254, 255];
     let pixels: Vec<u8> =
@@ -144,11 +112,12 @@ fn colours_change_as_torchvision_changes_them() {
     ];
     let calls = changes
         .map(|(change, factor, _)| json!(["recoloured", { "pixels": pixels, "change": change, "factor": factor }]));
-    for ((name, factor, change), expected) in changes.into_iter().zip(torchvision(&python, &calls)) {
+    for ((name, factor, change), expected) in changes.into_iter().zip(pytorch.call(&calls)) {
         let expected: Vec<u8> = serde_json::from_value(expected).unwrap();
         let mut found = pixels.clone();
         change.apply(&mut found);
-        // torchvision cuts hues off where whole numbers are nearest here.
+        assert_eq!(found.len(), expected.len());
+        // torchvision truncates to whole numbers after turning the hue; here they are rounded.
         let allowed = u8::from(name == "hue");
         let worst = found.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max();
         assert!(worst <= Some(allowed), "{name} {factor}: {worst:?} grey levels");
@@ -157,11 +126,11 @@ fn colours_change_as_torchvision_changes_them() {
 
 #[test]
 fn crops_are_distributed_as_torchvisions() {
-    let Some(python) = python() else { return };
+    let Some(pytorch) = PyTorch::find() else { return };
     for (width, height) in [(500, 375), (100, 300)] {
         let count = 20_000;
         let calls = [json!(["cropped", { "width": width, "height": height, "count": count }])];
-        let expected: Vec<[u32; 4]> = serde_json::from_value(torchvision(&python, &calls)[0].clone()).unwrap();
+        let expected: Vec<[u32; 4]> = serde_json::from_value(pytorch.call(&calls)[0].clone()).unwrap();
         let found: Vec<[u32; 4]> = (0..count)
             .map(|item| {
                 let geometry = crop(224).geometry(width, height, &mut generator(SEED, 0, item));
@@ -169,46 +138,43 @@ fn crops_are_distributed_as_torchvisions() {
                 [top, left, height, width]
             })
             .collect();
-        for side in 0..4 {
-            let deciles = |of: &[[u32; 4]]| -> Vec<u32> {
-                let mut values: Vec<u32> = of.iter().map(|crop| crop[side]).collect();
-                values.sort_unstable();
-                (1..10).map(|tenth| values[tenth * values.len() / 10]).collect()
-            };
-            let (found, expected) = (deciles(&found), deciles(&expected));
+        for of_crop in 0..4 {
+            let of = |crops: &[[u32; 4]]| deciles(crops.iter().map(|crop| i64::from(crop[of_crop])).collect());
+            let (found, expected) = (of(&found), of(&expected));
             // Deciles of two samples of 20,000 differ by up to a percent of their range.
-            let close = |(a, b): (&u32, &u32)| a.abs_diff(*b) <= 1 + width.max(height) / 80;
-            assert!(found.iter().zip(&expected).all(close), "{side}: {found:?} and {expected:?}");
+            let allowed = u64::from(1 + width.max(height) / 80);
+            let close = found.iter().zip(&expected).all(|(a, b)| a.abs_diff(*b) <= allowed);
+            assert!(close, "{of_crop} of top, left, height, width: {found:?} and {expected:?}");
         }
     }
 }
 
 #[test]
 fn drawn_images_look_as_torchvision_prepares_them() {
-    let Some(python) = python() else { return };
+    let Some(pytorch) = PyTorch::find() else { return };
     let folder = tempfile::tempdir().unwrap();
     let source = drawn(folder.path());
     let evaluations = [(64, 56), (160, 144), (71, 64)]; // down, up, and a margin of half a pixel
     let mut transforms = evaluations.map(|(resize, size)| Transform::ResizeCenterCrop { resize, size }).to_vec();
     transforms.extend([24, 64, 150].map(crop));
-    assert_faithful(&python, &source, &transforms, folder.path());
+    assert_faithful(&pytorch, &source, &transforms, folder.path());
 }
 
 #[test]
 fn photographs_look_as_torchvision_prepares_them() {
-    let Some(python) = python() else { return };
+    let Some(pytorch) = PyTorch::find() else { return };
     let folder = tempfile::tempdir().unwrap();
     let Some(source) = photographs(folder.path()) else { return };
     // As networks see them; small ones, for which large images are decoded at a fraction of their size.
     let evaluations = [(256, 224), (36, 32)];
     let mut transforms = evaluations.map(|(resize, size)| Transform::ResizeCenterCrop { resize, size }).to_vec();
     transforms.extend([224, 32].map(crop));
-    assert_faithful(&python, &source, &transforms, folder.path());
+    assert_faithful(&pytorch, &source, &transforms, folder.path());
 }
 
 #[test]
 fn jpegs_of_every_kind_decode_to_pillows_pixels() {
-    let Some(python) = python() else { return };
+    let Some(pytorch) = PyTorch::find() else { return };
     let folder = tempfile::tempdir().unwrap();
     let script = r#"
 import sys
@@ -226,7 +192,7 @@ for name, (picture, options) in kinds.items():
     picture.save(f"{folder}/{name}.jpg", quality=90, **options)
     open(f"{folder}/{name}.raw", "wb").write(Image.open(f"{folder}/{name}.jpg").convert("RGB").tobytes())
 "#;
-    assert!(Command::new(python).args(["-c", script]).arg(folder.path()).status().unwrap().success());
+    assert!(pytorch.command().args(["-c", script]).arg(folder.path()).status().unwrap().success());
     for kind in ["plain", "full", "half", "progressive", "restarts", "grey", "ink"] {
         let file = |ending: &str| std::fs::read(folder.path().join(format!("{kind}.{ending}"))).unwrap();
         let (mut bytes, expected) = (file("jpg"), file("raw"));

@@ -18,8 +18,6 @@ pub struct SgdStep {
 /// The numbers of one step of Adam with decoupled weight decay (Loshchilov and Hutter 2019), as in `torch.optim.AdamW`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWStep {
-    /// The number of the step, from 1: the first means are corrected for having started at zero.
-    pub number: u64,
     /// Learning rate.
     pub learning_rate: f64,
     /// How much of the running means of the gradient and of its square stays.
@@ -65,9 +63,9 @@ unsafe extern "C" {
         means: *const *const torch_sys::C_tensor,
         squares: *const *const torch_sys::C_tensor,
         count: usize,
+        number: *const torch_sys::C_tensor,
         scale: *const torch_sys::C_tensor,
         skip: *const torch_sys::C_tensor,
-        step: f64,
         learning_rate: f64,
         beta1: f64,
         beta2: f64,
@@ -123,7 +121,8 @@ pub fn fused_sgd(parameters: &[Tensor], gradients: Gradients, momenta: &[Tensor]
 /// Updates `parameters` and the running means of their gradients and squared gradients in place: `torch._fused_adamw_`, one kernel per
 /// device for all of them.
 ///
-/// Element i of each list belongs together: same shape, device and kind. Call it under [`tch::no_grad`].
+/// Element i of each list belongs together: same shape, device and kind. `number` is that of the step, from 1, a float32 scalar on their
+/// device: the first means are corrected for having started at zero. Call it under [`tch::no_grad`].
 ///
 /// # Errors
 /// If the lists differ in length, or libtorch refuses the tensors.
@@ -132,6 +131,7 @@ pub fn fused_adamw(
     gradients: Gradients,
     means: &[Tensor],
     squares: &[Tensor],
+    number: &Tensor,
     step: &AdamWStep,
 ) -> Result<()> {
     let lists =
@@ -143,7 +143,7 @@ pub fn fused_adamw(
     let count = parameters.len();
     let (scale, skip) = (pointer(gradients.scale), pointer(gradients.skip));
     let [parameters, gradients, means, squares] = [parameters, gradients.values, means, squares].map(pointers);
-    // SAFETY: four arrays of `count` valid tensor pointers, and two pointers that are valid or null; all outlive the call, and
+    // SAFETY: four arrays of `count` valid tensor pointers, a valid pointer, and two that are valid or null; all outlive the call, and
     // the shim keeps none of them.
     check(unsafe {
         torch_ext_fused_adamw(
@@ -152,9 +152,9 @@ pub fn fused_adamw(
             means.as_ptr(),
             squares.as_ptr(),
             count,
+            number.as_ptr(),
             scale,
             skip,
-            step.number as f64,
             step.learning_rate,
             step.betas[0],
             step.betas[1],
@@ -284,9 +284,17 @@ mod tests {
         let [parameter, mean, square] = [[1.0f32, -2.0], [0.0; 2], [0.0; 2]].map(|values| Tensor::from_slice(&values));
         let (mut p, mut m, mut v) = ([1.0f64, -2.0], [0.0f64; 2], [0.0f64; 2]);
         for (number, gradient) in [(1, [0.5f32, 0.25]), (2, [-0.1, 0.4]), (3, [0.3, 0.0])] {
-            let step = AdamWStep { number, learning_rate: 0.1, betas: [0.9, 0.99], weight_decay: 0.01, epsilon: 1e-3 };
+            let step = AdamWStep { learning_rate: 0.1, betas: [0.9, 0.99], weight_decay: 0.01, epsilon: 1e-3 };
             let [p_, m_, v_] = [&parameter, &mean, &square].map(Tensor::shallow_clone);
-            fused_adamw(&[p_], [Tensor::from_slice(&gradient)].as_slice().into(), &[m_], &[v_], &step).unwrap();
+            fused_adamw(
+                &[p_],
+                [Tensor::from_slice(&gradient)].as_slice().into(),
+                &[m_],
+                &[v_],
+                &Tensor::from(number as f32),
+                &step,
+            )
+            .unwrap();
             for i in 0..2 {
                 let g = f64::from(gradient[i]);
                 m[i] = 0.9 * m[i] + 0.1 * g;
@@ -314,8 +322,9 @@ mod tests {
             let [p, mean, square] = [[1.0f32], [0.0], [0.0]].map(|value| Tensor::from_slice(&value));
             let values = [Tensor::from_slice(&[8.0f32])];
             let gradients = Gradients { values: &values, ..gradients };
-            let step = AdamWStep { number: 1, learning_rate: 0.1, betas: [0.9, 0.9], weight_decay: 0.0, epsilon: 0.5 };
-            fused_adamw(&[p.shallow_clone()], gradients, &[mean.shallow_clone()], &[square], &step).unwrap();
+            let step = AdamWStep { learning_rate: 0.1, betas: [0.9, 0.9], weight_decay: 0.0, epsilon: 0.5 };
+            let number = 1.0 - &skip;
+            fused_adamw(&[p.shallow_clone()], gradients, &[mean.shallow_clone()], &[square], &number, &step).unwrap();
             // The corrected mean is 0.5, the root of the corrected square too.
             let expected = if skip.double_value(&[]) == 1.0 { 1.0 } else { 1.0 - 0.1 * 0.5 };
             assert!((p.double_value(&[0]) - expected).abs() < 1e-6);

@@ -119,14 +119,14 @@ char *torch_ext_fused_sgd(at::Tensor *const *parameters, at::Tensor *const *grad
     });
 }
 
-// torch._fused_adamw_. All parameters are at the same step, counted from 1. `scale` and `skip` as above.
+// torch._fused_adamw_. `number` is that of the step, the same for all parameters, from 1. `scale` and `skip` as above.
 char *torch_ext_fused_adamw(at::Tensor *const *parameters, at::Tensor *const *gradients, at::Tensor *const *means,
-                            at::Tensor *const *squares, size_t count, const at::Tensor *scale, const at::Tensor *skip, double step,
-                            double learning_rate, double beta1, double beta2, double weight_decay, double epsilon) {
+                            at::Tensor *const *squares, size_t count, const at::Tensor *number, const at::Tensor *scale,
+                            const at::Tensor *skip, double learning_rate, double beta1, double beta2, double weight_decay,
+                            double epsilon) {
     return guarded([&] {
-        at::Tensor number = at::full({}, step, parameters[0]->options().dtype(at::kFloat));
         at::_fused_adamw_(list(parameters, count), list(gradients, count), list(means, count), list(squares, count),
-                          /*max_exp_avg_sqs=*/{}, std::vector<at::Tensor>(count, number), learning_rate, beta1, beta2, weight_decay,
+                          /*max_exp_avg_sqs=*/{}, std::vector<at::Tensor>(count, *number), learning_rate, beta1, beta2, weight_decay,
                           epsilon, /*amsgrad=*/false, /*maximize=*/false, optional(scale), optional(skip));
     });
 }

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
 use data::synth::{SampleSet, draw};
+use reference::{repository, skip};
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -527,10 +527,10 @@ fn an_interrupt_saves_and_resume_goes_on() {
 
 #[test]
 fn published_weights_reach_their_accuracy() {
-    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
+    let shared = repository().join("../shared");
     let (weights, images) = (shared.join("weights/resnet20-12fca82f.th"), shared.join("data/cifar10-jpeg.tar"));
     if !weights.exists() || !images.exists() {
-        let _ = writeln!(std::io::stderr(), "skipped: no CIFAR-10 weights and images in {}", shared.display());
+        skip(&format!("no CIFAR-10 weights and images in {}", shared.display()));
         return;
     }
     let folder = tempfile::tempdir().unwrap();

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
 use data::synth::{SampleSet, draw};
+use reference::PyTorch;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -189,19 +189,14 @@ fn python_and_cpp_run_exports_as_this_program_does() {
         assert!(stdout(&ran).contains("10 classes, images of 32 pixels") && stdout(&ran).contains("image 1: "));
     }
 
-    let python = root().join(".venv/bin/python");
-    if !python.exists() {
-        let _ = writeln!(std::io::stderr(), "skipped: no PyTorch at {} (make setup brings it)", python.display());
-        return;
-    }
-    let script = root().join("scripts/verify_export.py");
-    let verified = Command::new(&python).arg(&script).args(&exports).args(["--rounds", "0"]).output().unwrap();
+    let Some(pytorch) = PyTorch::find() else { return };
+    let verified = pytorch.script("verify_export.py").args(&exports).args(["--rounds", "0"]).output().unwrap();
     assert!(verified.status.success(), "{}{}", stdout(&verified), stderr(&verified));
     assert_eq!(stdout(&verified).matches("  agrees\n").count(), exports.len());
     // The check can fail: the images of one network are not those of another.
     fs::copy(at("pruned.pt"), at("other.pt")).unwrap();
     fs::copy(at("layers-skip.check.pt"), at("other.check.pt")).unwrap();
-    let differs = Command::new(&python).arg(&script).arg(at("other.pt")).args(["--rounds", "0"]).output().unwrap();
+    let differs = pytorch.script("verify_export.py").arg(at("other.pt")).args(["--rounds", "0"]).output().unwrap();
     assert!(!differs.status.success() && stdout(&differs).contains("DIFFERS"));
 }
 
@@ -217,13 +212,12 @@ fn a_state_dict_is_what_pytorch_saves() {
     // This program reads it back to the bit, and so does torchvision.
     let read = arch::state_dict::StateDict::read(&out).unwrap().tensors;
     assert!(read.iter().zip(tensors()).all(|((name, a), (own, b))| name == own && a == b));
-    let python = root().join(".venv/bin/python");
-    if python.exists() {
+    if let Some(pytorch) = PyTorch::find() {
         let code = "import sys, torch, torchvision\n\
                     network = torchvision.models.resnet18(num_classes=10)\n\
                     missing = network.load_state_dict(torch.load(sys.argv[1]), strict=False).missing_keys\n\
                     assert all(name.endswith('num_batches_tracked') for name in missing), missing\n";
-        assert!(Command::new(python).args(["-c", code, path(&out)]).status().unwrap().success());
+        assert!(pytorch.command().args(["-c", code, path(&out)]).status().unwrap().success());
     }
     let filters = &fixture().filters;
     let gated = folder.path().join("gated.pth");

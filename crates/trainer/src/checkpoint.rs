@@ -70,7 +70,7 @@ pub struct Training {
     pub batch: usize,
     /// Steps completed in all.
     pub step: u64,
-    /// Those of them whose images could be used, by which AdamW and the average of weights count.
+    /// Those of them whose images could be used, by which the average of weights counts.
     #[serde(default)]
     pub updates: u64,
     /// The evaluation after the last completed epoch.
@@ -85,7 +85,7 @@ pub struct Training {
     pub(crate) health: HealthState,
     /// Images of the unfinished epoch that could not be used.
     #[serde(default)]
-    pub(crate) left_out: usize,
+    pub(crate) bad_images: usize,
     /// Sums over the steps of the unfinished epoch.
     pub(crate) partial: Sums,
     /// What they were at the last log entry.

@@ -160,10 +160,11 @@ impl Fit {
     /// The training steps of one epoch, or what is left of it; `false` if interrupted.
     fn train_epoch(&mut self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<bool> {
         let mut totals = Totals::resume(&self.progress.partial, &self.meter)?;
-        let mut bad = BadImages { share: self.config.data.max_bad_share, count: self.progress.left_out };
+        let mut bad = BadImages::resume(self.config.data.max_bad_share, self.progress.bad_images);
         let (epoch, first, batches) = (self.progress.epoch + 1, self.progress.batch, self.steps_per_epoch());
-        tell(listeners, &Event::EpochStarted { epoch, first, batches, config: &self.config })?;
-        let (mut since, mut saved) = (Instant::now(), Instant::now());
+        // The pace is that of this process; what else is logged may have begun in an earlier one.
+        let (mut since, mut images_since) = (Instant::now(), self.progress.partial.images());
+        let mut saved = since;
         let mut clock = Clock::start(self.network.device());
         let mut images = self.train.epoch(self.progress.epoch, first)?;
         loop {
@@ -173,7 +174,7 @@ impl Fit {
             let is_logged = step % self.config.train.log_every == 0 || number == batches;
             clock.begin(is_logged);
             bad.add(&batch.bad, &self.train, listeners)?;
-            self.progress.left_out = bad.count;
+            self.progress.bad_images = bad.count;
             // Batch norm cannot learn from a single image; only bad files can leave so few.
             if batch.labels.len() >= 2 {
                 let lesson = self.lesson(self.progress.step, &batch)?;
@@ -192,11 +193,12 @@ impl Fit {
             if is_logged {
                 let sums = totals.read()?;
                 let recent = sums.since(&self.progress.logged).summary();
-                let images_per_second = recent.images as f64 / since.elapsed().as_secs_f64().max(1e-9);
+                let images_now = sums.images();
+                let images_per_second = (images_now - images_since) as f64 / since.elapsed().as_secs_f64().max(1e-9);
                 let (scheduled, time) = (self.scheduled(step - 1), clock.read());
                 tell(listeners, &Event::Logged { step, epoch, recent: &recent, scheduled, images_per_second, time })?;
                 self.progress.logged = sums;
-                since = Instant::now();
+                (since, images_since) = (Instant::now(), images_now);
             }
             let interrupted = interrupt.load(Ordering::Relaxed);
             if interrupted || (number < batches && self.save_is_due(saved)) {
@@ -226,12 +228,12 @@ impl Fit {
 
     /// How what is deployed is evaluated after an epoch that ends with this step: with the policy of the configuration, and while gates
     /// learn as they are sampled in training too.
-    pub(crate) fn strategies(&self, step: u64) -> Vec<Strategy> {
+    pub(crate) fn policies(&self, step: u64) -> Vec<Policy> {
         let policy = self.config.train.policy;
         let samples = matches!(policy, Policy::Sample { .. });
         let learns = !self.blocks_of_gates.is_empty() && !self.is_decided(step) && !samples;
         let sampled = Policy::Sample { temperature: 1.0, seed: derive_seed(self.config.train.seed, step) };
-        std::iter::once(policy).chain(learns.then_some(sampled)).map(Strategy::Policy).collect()
+        std::iter::once(policy).chain(learns.then_some(sampled)).collect()
     }
 
     /// The evaluations after an epoch, `None` if interrupted.
@@ -240,7 +242,7 @@ impl Fit {
         listeners: &mut [Box<dyn Listener>],
         interrupt: &AtomicBool,
     ) -> Result<Option<EpochEvaluations>> {
-        let strategies = self.strategies(self.progress.step);
+        let strategies: Vec<_> = self.policies(self.progress.step).into_iter().map(Strategy::Policy).collect();
         let evaluator = Evaluator {
             network: self.deployed(),
             cost: &self.cost,
@@ -334,7 +336,10 @@ impl Fit {
             Some(last) => last,
             // Resumed after the last epoch.
             None => match self.evaluate(listeners, interrupt)? {
-                Some(found) => (found.deployed, 0),
+                Some(found) => {
+                    let bad = found.deployed.bad;
+                    (found.deployed, bad)
+                }
                 None => return Ok(Outcome::Interrupted(self.run)),
             },
         };
@@ -351,41 +356,45 @@ impl Fit {
         listeners: &mut [Box<dyn Listener>],
         interrupt: &AtomicBool,
     ) -> Result<Option<(Evaluation, usize)>> {
+        let (first, batches) = (self.progress.batch, self.steps_per_epoch());
+        let (epoch, step) = (self.progress.epoch + 1, self.progress.step + (batches - first) as u64);
+        tell(listeners, &Event::EpochStarted { epoch, first, batches, config: &self.config })?;
         // A run interrupted after an epoch's last step goes on with its evaluation.
-        let has_steps = self.progress.batch < self.steps_per_epoch();
-        if has_steps && !self.train_epoch(listeners, interrupt)? || !self.calibrate(listeners, interrupt)? {
+        if first < batches && !self.train_epoch(listeners, interrupt)? {
+            return Ok(None);
+        }
+        if !self.calibrate(listeners, interrupt)? {
             return Ok(None);
         }
         let Some(found) = self.evaluate(listeners, interrupt)? else { return Ok(None) };
         let EpochEvaluations { deployed: evaluation, sampled, unaveraged } = found;
         // The last step may have broken what its own loss did not show yet; such a network is never saved.
         self.refuse_broken_evaluation(evaluation.summary.loss)?;
-        let train = std::mem::take(&mut self.progress.partial).summary();
-        self.progress.logged = Sums::default();
-        self.progress.epoch += 1;
-        self.progress.batch = 0;
-        self.progress.evaluation = Some(evaluation.summary.clone());
-        let (step, epoch) = (self.progress.step, self.progress.epoch);
-        let former = self.progress.best;
-        let ranking = self.rank(&evaluation.summary);
-        let is_best = ranking[0].0 == epoch;
-        let bad_images = std::mem::take(&mut self.progress.left_out) + evaluation.bad;
-        tell(
-            listeners,
-            &Event::EpochEnded {
-                step,
-                epoch,
-                train: &train,
-                evaluation: &evaluation,
-                sampled: sampled.as_ref(),
-                unaveraged: unaveraged.as_ref(),
-                scheduled: self.scheduled(step - 1),
-                is_best,
-                bad_images,
-            },
-        )?;
-        // After it was told: a run that is killed in between evaluates once more, and one that has this state never does.
-        self.save_evaluated(former, &ranking, listeners)?;
+        let ranking = self.rank(epoch, &evaluation.summary);
+        let bad_images = self.progress.bad_images + evaluation.bad;
+        let ended = Event::EpochEnded {
+            step,
+            epoch,
+            train: &self.progress.partial.summary(),
+            evaluation: &evaluation,
+            sampled: sampled.as_ref(),
+            unaveraged: unaveraged.as_ref(),
+            scheduled: self.scheduled(step - 1),
+            is_best: ranking.is_best,
+            bad_images,
+        };
+        // Told before it is saved: a run that is killed in between goes on from the state before and tells it again, one that has the new
+        // state never would.
+        if let Err(error) = tell(listeners, &ended) {
+            // The steps at least are not lost.
+            self.save_last(&self.state()?, &mut [])?;
+            return Err(error);
+        }
+        let progress = &mut self.progress;
+        (progress.epoch, progress.batch, progress.bad_images) = (epoch, 0, 0);
+        (progress.partial, progress.logged) = (Sums::default(), Sums::default());
+        progress.evaluation = Some(evaluation.summary.clone());
+        self.save_evaluated(ranking, listeners)?;
         Ok(Some((evaluation, bad_images)))
     }
 

@@ -48,13 +48,18 @@ pub struct Deviation {
 /// Counts the bad images of one pass and stops it past the allowed share of all images.
 #[derive(Debug)]
 pub(crate) struct BadImages {
-    pub share: f64,
+    share: f64,
     pub count: usize,
 }
 
 impl BadImages {
     pub fn new(share: f64) -> Self {
-        Self { share, count: 0 }
+        Self::resume(share, 0)
+    }
+
+    /// Goes on in a pass that had `count` of them before.
+    pub fn resume(share: f64, count: usize) -> Self {
+        Self { share, count }
     }
 
     pub fn add(&mut self, bad: &[BadImage], loader: &Loader, listeners: &mut [Box<dyn Listener>]) -> Result<()> {

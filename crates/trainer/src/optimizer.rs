@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use gumbel_gates::GATE_GROUP;
 use std::collections::HashMap;
 use std::path::Path;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 use torch_ext::{AdamWStep, Gradients, SgdStep, Tensors, fused_adamw, fused_sgd, norm};
 
 /// SGD with momentum or AdamW over groups of parameters.
@@ -13,6 +13,8 @@ use torch_ext::{AdamWStep, Gradients, SgdStep, Tensors, fused_adamw, fused_sgd, 
 pub struct Optimizer {
     config: OptimizerConfig,
     groups: Vec<Group>,
+    /// Steps that were not left out, by which AdamW corrects its means: float32 scalar.
+    steps: Tensor,
 }
 
 /// Parameters that share their learning rate factor and weight decay.
@@ -39,8 +41,6 @@ fn buffers(algorithm: Algorithm) -> &'static [&'static str] {
 /// The numbers of one step.
 #[derive(Debug, Clone, Copy)]
 pub struct Update<'a> {
-    /// Its number, from 1.
-    pub number: u64,
     /// Learning rate of the network's weights.
     pub learning_rate: f64,
     /// Whether the gates learn too.
@@ -85,7 +85,8 @@ impl Optimizer {
                 buffers.push(entry.tensor.f_detach()?.f_zeros_like()?);
             }
         }
-        Ok(Self { config: config.clone(), groups: vec![weights, others, gate] })
+        let steps = Tensor::f_zeros([], (Kind::Float, tensors.device()))?;
+        Ok(Self { config: config.clone(), groups: vec![weights, others, gate], steps })
     }
 
     /// Forgets the gradients of the last step.
@@ -118,6 +119,10 @@ impl Optimizer {
                 None => None,
                 Some(most) => Some(clip_factor(norm, update.scale, most)?),
             };
+            let _ = match update.skip {
+                None => self.steps.shallow_clone().f_add_scalar_(1.0)?,
+                Some(skip) => self.steps.shallow_clone().f_add_(&skip.f_neg()?.f_add_scalar(1.0)?)?,
+            };
             for group in self.learning(update.gates) {
                 let gradients = group.parameters.iter().map(Tensor::f_grad).collect::<tch::Result<Vec<_>>>()?;
                 if let Some(clip) = &clip {
@@ -125,7 +130,7 @@ impl Optimizer {
                         let _ = gradient.shallow_clone().f_mul_(clip)?;
                     }
                 }
-                group.step(&self.config, update, &gradients)?;
+                group.step(&self.config, update, &gradients, &self.steps)?;
             }
             Ok(())
         })
@@ -134,11 +139,13 @@ impl Optimizer {
     /// Every buffer by its name in a checkpoint.
     pub fn state(&self) -> impl Iterator<Item = (String, &Tensor)> {
         let kinds = buffers(self.config.algorithm);
-        self.groups.iter().flat_map(move |group| {
+        let steps = (self.config.algorithm == Algorithm::AdamW).then(|| ("steps".to_owned(), &self.steps));
+        let of_parameters = self.groups.iter().flat_map(move |group| {
             kinds.iter().zip(&group.buffers).flat_map(|(kind, buffers)| {
                 group.names.iter().zip(buffers).map(move |(name, buffer)| (format!("{kind}.{name}"), buffer))
             })
-        })
+        });
+        steps.into_iter().chain(of_parameters)
     }
 
     /// Takes over the buffers of the checkpoint `origin`.
@@ -166,15 +173,15 @@ impl Optimizer {
 }
 
 impl Group {
-    fn step(&self, config: &OptimizerConfig, update: &Update, gradients: &[Tensor]) -> Result<()> {
+    fn step(&self, config: &OptimizerConfig, update: &Update, gradients: &[Tensor], steps: &Tensor) -> Result<()> {
         let (parameters, weight_decay) = (&self.parameters, self.weight_decay);
         let learning_rate = update.learning_rate * self.learning_rate_factor;
         let gradients = Gradients { values: gradients, scale: update.scale, skip: update.skip };
         match (config.algorithm, self.buffers.as_slice()) {
             (Algorithm::AdamW, [means, squares]) => {
-                let (betas, epsilon, number) = (config.betas, config.epsilon, update.number);
-                let step = AdamWStep { number, learning_rate, betas, weight_decay, epsilon };
-                fused_adamw(parameters, gradients, means, squares, &step)?;
+                let (betas, epsilon) = (config.betas, config.epsilon);
+                let step = AdamWStep { learning_rate, betas, weight_decay, epsilon };
+                fused_adamw(parameters, gradients, means, squares, steps, &step)?;
             }
             (_, buffers) => {
                 let (momentum, nesterov) = (config.momentum, config.nesterov);

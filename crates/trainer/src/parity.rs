@@ -11,30 +11,10 @@ use arch::{Cost, Meter, NetSpec, Output};
 use gumbel_gates::Openings;
 use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
+use reference::{PyTorch, deciles};
 use serde_json::{Value, json};
-use std::io::Write;
-use std::path::Path;
-use std::process::{Command, Stdio};
 use tch::{Device, Tensor};
 use torch_ext::normal;
-
-/// The results of these calls of scripts/pytorch_training.py.
-fn pytorch(calls: &[Value]) -> Option<Vec<Value>> {
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let python = repository.join(".venv/bin/python");
-    if !python.exists() {
-        // Past the test harness, which would swallow it.
-        let _ = writeln!(std::io::stderr(), "skipped: no PyTorch at {} (make setup brings it)", python.display());
-        return None;
-    }
-    let mut command = Command::new(python);
-    command.args(["-W", "ignore"]).arg(repository.join("scripts/pytorch_training.py"));
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(&serde_json::to_vec(calls).unwrap()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success());
-    Some(serde_json::from_slice(&output.stdout).unwrap())
-}
 
 fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
@@ -61,7 +41,8 @@ fn learning_rates_are_pytorchs() {
             "factor": factor, "power": power,
         }])
     });
-    let Some(expected) = pytorch(&calls) else { return };
+    let Some(pytorch) = PyTorch::find() else { return };
+    let expected = pytorch.call(&calls);
     for (schedule, expected) in schedules.iter().zip(expected) {
         let expected = numbers(&expected);
         assert_eq!(expected.len() as u64, steps_per_epoch * epochs);
@@ -103,7 +84,8 @@ fn mixed_images_and_their_loss_are_torchvisions() {
             "centre": centre, "smoothing": smoothing,
         }])
     });
-    let Some(expected) = pytorch(&calls) else { return };
+    let Some(pytorch) = PyTorch::find() else { return };
+    let expected = pytorch.call(&calls);
     let spec = NetSpec::preset("resnet18", 5).unwrap();
     let cost = Cost::of(&spec, 32, 32).unwrap();
     let mut config = Config::default();
@@ -117,7 +99,9 @@ fn mixed_images_and_their_loss_are_torchvisions() {
         let mix = centre.map_or(Mix::Blend { share }, |centre| Mix::paste(size, share, centre));
         let found: Vec<f64> =
             Vec::try_from(mix.images(&images).unwrap().flatten(0, -1).to_kind(tch::Kind::Double)).unwrap();
-        for (found, expected) in found.iter().zip(numbers(&expected["images"])) {
+        let pixels = numbers(&expected["images"]);
+        assert_eq!(found.len(), pixels.len());
+        for (found, expected) in found.iter().zip(pixels) {
             assert!((found - expected).abs() < 1e-6, "{mix:?}: {found} and {expected}");
         }
         let others = Some((Mix::others(&labels).unwrap(), mix.share()));
@@ -131,17 +115,15 @@ fn mixed_images_and_their_loss_are_torchvisions() {
 #[test]
 fn erased_rectangles_are_distributed_as_torchvisions() {
     let (size, count) = (64, 20_000);
-    let Some(expected) = pytorch(&[json!(["erased", { "size": size, "count": count }])]) else { return };
+    let Some(pytorch) = PyTorch::find() else { return };
+    let expected = pytorch.call(&[json!(["erased", { "size": size, "count": count }])]);
     let expected: Vec<[i64; 4]> = serde_json::from_value(expected[0].clone()).unwrap();
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let found: Vec<[i64; 4]> = (0..count).map(|_| rectangle(size, &mut random).unwrap()).collect();
-    for side in 0..4 {
-        let deciles = |of: &[[i64; 4]]| -> Vec<i64> {
-            let mut values: Vec<i64> = of.iter().map(|rectangle| rectangle[side]).collect();
-            values.sort_unstable();
-            (1..10).map(|tenth| values[tenth * values.len() / 10]).collect()
-        };
-        let (found, expected) = (deciles(&found), deciles(&expected));
-        assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 1), "{side}: {found:?} and {expected:?}");
+    for of_rectangle in 0..4 {
+        let of = |rectangles: &[[i64; 4]]| deciles(rectangles.iter().map(|one| one[of_rectangle]).collect());
+        let (found, expected) = (of(&found), of(&expected));
+        let close = found.iter().zip(&expected).all(|(a, b)| a.abs_diff(*b) <= 1);
+        assert!(close, "{of_rectangle} of top, left, height, width: {found:?} and {expected:?}");
     }
 }

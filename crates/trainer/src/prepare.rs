@@ -248,7 +248,7 @@ fn start(
         best: None,
         runners_up: Vec::new(),
         health: HealthState::default(),
-        left_out: 0,
+        bad_images: 0,
         partial: Sums::default(),
         logged: Sums::default(),
     };

@@ -6,7 +6,6 @@ use crate::engine::Fit;
 use crate::error::{Error, Result};
 use crate::prepare::Resume;
 use crate::step::Lesson;
-use crate::strategy::Strategy;
 use crate::timing::{Clock, StepTime};
 use crate::totals::Totals;
 use arch::Pass;
@@ -42,8 +41,8 @@ pub struct DryRun {
 }
 
 impl DryRun {
-    /// Seconds the whole run would take at this pace. It leaves out how gates start and are decided, and checkpoints. Images that were
-    /// decoded ahead may hide a slow loader.
+    /// Seconds the whole run would take at this pace, as if gates learned to its end. It leaves out how they start and are decided, and
+    /// checkpoints. Images that were decoded ahead may hide a slow loader.
     pub fn projected(&self) -> f64 {
         let (epochs, steps, evaluations) = self.length;
         let calibration = self.calibration as f64 * (self.step.images + self.step.forward);
@@ -99,16 +98,15 @@ fn without_list(mut error: Error) -> Error {
 /// Seconds for one batch of all evaluations after an epoch.
 fn evaluation_batch(fit: &Fit) -> Result<f64> {
     let start = Instant::now();
-    let strategies = fit.strategies(0);
-    let mut ways = vec![(fit.deployed(), strategies.as_slice())];
+    let policies = fit.policies(0);
+    let mut ways = vec![(fit.deployed(), policies.as_slice())];
     if fit.average.is_some() {
-        ways.push((&fit.network, &strategies[..1]));
+        ways.push((&fit.network, &policies[..1]));
     }
-    for (network, strategies) in ways {
+    for (network, policies) in ways {
         let Some(batch) = fit.val.epoch(0, 0)?.next().filter(|batch| !batch.labels.is_empty()) else { continue };
         let (images, _) = to_tensors(&batch, fit.config.data.image_size, network.device())?;
-        for strategy in strategies {
-            let Strategy::Policy(policy) = *strategy else { continue };
+        for &policy in policies {
             let output = tch::no_grad(|| network.forward(&images, Pass::inference(policy)))?;
             // Waits for the device.
             output.logits.f_sum(tch::Kind::Double)?.f_double_value(&[])?;

@@ -12,34 +12,37 @@ use crate::totals::Summary;
 use std::path::PathBuf;
 use std::time::Instant;
 
+/// Where an evaluation stands among those before it.
+pub(crate) struct Ranked {
+    /// The best, it among them if it is.
+    best: Ranking,
+    /// Whether it is the best of all.
+    pub is_best: bool,
+}
+
 impl Fit {
     pub(crate) fn save_last(&self, state: &[u8], listeners: &mut [Box<dyn Listener>]) -> Result<()> {
         write_last(&self.run, self.config.checkpoints.keep_last, state)?;
         tell(listeners, &Event::Saved(&self.run.last()))
     }
 
-    /// Files an evaluation among the best; returns which those are now.
-    pub(crate) fn rank(&mut self, evaluation: &Summary) -> Ranking {
-        let (epoch, step, config) = (self.progress.epoch, self.progress.step, &self.config.checkpoints);
+    /// Files the evaluation after `epoch` among the best.
+    pub(crate) fn rank(&self, epoch: u64, evaluation: &Summary) -> Ranked {
+        let config = &self.config.checkpoints;
         // Before gates are decided the network spends more; that is no match for one within its budget.
-        let same_gates = |epoch: u64| self.is_decided(epoch * self.steps_per_epoch() as u64) == self.is_decided(step);
+        let is_decided = |epoch: u64| self.is_decided(epoch * self.steps_per_epoch() as u64);
         let before = self.progress.best.into_iter().chain(self.progress.runners_up.iter().copied());
-        let before: Ranking = before.filter(|&(epoch, _)| same_gates(epoch)).collect();
-        let ranking = ranked(before, epoch, config.best_by.of(evaluation), config);
-        self.progress.best = ranking.first().copied();
-        self.progress.runners_up = ranking.iter().skip(1).copied().collect();
-        ranking
+        let before: Ranking = before.filter(|&(other, _)| is_decided(other) == is_decided(epoch)).collect();
+        let best = ranked(before, epoch, config.best_by.of(evaluation), config);
+        Ranked { is_best: best[0].0 == epoch, best }
     }
 
-    /// Saves the state after an evaluation wherever it belongs. `former` was the best before it, `ranking` are the best now.
-    pub(crate) fn save_evaluated(
-        &self,
-        former: Option<(u64, f64)>,
-        ranking: &Ranking,
-        listeners: &mut [Box<dyn Listener>],
-    ) -> Result<()> {
-        let epoch = self.progress.epoch;
-        let (is_good, is_best) = (ranking.iter().any(|best| best.0 == epoch), ranking[0].0 == epoch);
+    /// Saves the state after an evaluation that was ranked so, wherever it belongs.
+    pub(crate) fn save_evaluated(&mut self, ranked: Ranked, listeners: &mut [Box<dyn Listener>]) -> Result<()> {
+        let (epoch, former, Ranked { best: ranking, is_best }) = (self.progress.epoch, self.progress.best, ranked);
+        self.progress.best = ranking.first().copied();
+        self.progress.runners_up = ranking.iter().skip(1).copied().collect();
+        let is_good = ranking.iter().any(|&(good, _)| good == epoch);
         let (config, state) = (&self.config.checkpoints, self.state()?);
         if config.keep_best > 1 {
             self.keep_former_best(former)?;
@@ -50,7 +53,7 @@ impl Fit {
         if is_best {
             self.save(self.run.best(), &state, listeners)?;
         }
-        forget(&self.run, ranking);
+        forget(&self.run, &ranking);
         if config.keep_every_epochs > 0 && epoch.is_multiple_of(config.keep_every_epochs) {
             self.save(self.run.after_epoch(epoch), &state, listeners)?;
         }

@@ -223,6 +223,10 @@ mod tests {
         close(at(30), 0.1);
         close(at(60), 0.01);
         close(at(99), 0.001);
+        // Counted from the start of the run, whatever the warm-up.
+        let warm = LearningRate { warmup_epochs: 5.0, ..schedule };
+        close(warm.factor(299, 10, 100), 1.0);
+        close(warm.factor(300, 10, 100), 0.1);
     }
 
     #[test]

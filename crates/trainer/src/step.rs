@@ -95,7 +95,6 @@ impl Fit {
         let skip = self.health.judge(step, &loss, &norm)?;
         self.progress.updates += 1;
         let update = Update {
-            number: self.progress.updates,
             learning_rate: self.learning_rate(step),
             gates: learn_gates,
             scale: scale.as_ref(),

@@ -65,6 +65,11 @@ impl Sums {
         }
     }
 
+    /// How many images they are of.
+    pub fn images(&self) -> u64 {
+        self.images
+    }
+
     /// What was added after `earlier`.
     pub fn since(&self, earlier: &Self) -> Self {
         let before = earlier.values.iter().copied().chain(std::iter::repeat(0.0));

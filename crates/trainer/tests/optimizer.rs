@@ -9,8 +9,8 @@ use torch_ext::normal;
 use trainer::config::{Algorithm, GateDecay};
 use trainer::{Config, Optimizer, Update};
 
-fn update(optimizer: &Optimizer, number: u64, learning_rate: f64) {
-    let update = Update { number, learning_rate, gates: true, scale: None, skip: None };
+fn update(optimizer: &Optimizer, learning_rate: f64) {
+    let update = Update { learning_rate, gates: true, scale: None, skip: None };
     optimizer.step(&update, &optimizer.norm(true).unwrap()).unwrap();
 }
 
@@ -31,7 +31,7 @@ fn every_parameter_moves_by_the_formula_whatever_its_layout() {
         optimizer.zero_gradients();
         output.logits.cross_entropy_for_logits(&Tensor::from_slice(&[1i64, 2, 3, 4])).backward();
         let before: Vec<Tensor> = network.tensors().parameters().map(|entry| entry.tensor.detach().copy()).collect();
-        update(&optimizer, step + 1, 0.1);
+        update(&optimizer, 0.1);
         for ((entry, before), momentum) in network.tensors().parameters().zip(&before).zip(&mut momenta) {
             let gate = entry.name.contains(".gate.");
             let decay = if gate {
@@ -73,7 +73,17 @@ fn adam_and_clipped_gradients_move_as_pytorch_moves_them() {
             gradients.iter().map(|gradient| gradient.square().sum(Kind::Double).double_value(&[])).sum::<f64>().sqrt();
         assert!((1e-2..1e6).contains(&total));
         let scale = clip_norm.map_or(1.0, |norm| (norm / (total + 1e-6)).min(1.0));
-        update(&optimizer, 1, 0.01);
+        // A step that is left out moves nothing and does not count.
+        let skipped = Update { learning_rate: 0.01, gates: true, scale: None, skip: Some(&Tensor::from(1.0f32)) };
+        optimizer.step(&skipped, &optimizer.norm(true).unwrap()).unwrap();
+        assert_eq!(copies(&Tensor::shallow_clone), before);
+        if clip_norm.is_some() {
+            // Clipped in place: anew.
+            for (entry, gradient) in network.tensors().parameters().zip(&gradients) {
+                entry.tensor.grad().copy_(gradient);
+            }
+        }
+        update(&optimizer, 0.01);
         for ((entry, before), gradient) in network.tensors().parameters().zip(&before).zip(&gradients) {
             // After one step the corrected means are the gradient and its square.
             let gradient = gradient * scale;

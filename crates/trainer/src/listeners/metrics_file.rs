@@ -1,5 +1,6 @@
 use crate::engine::Position;
 use crate::error::{Error, Result};
+use crate::evaluate::Evaluation;
 use crate::event::{Event, Listener, Scheduled};
 use crate::file::write_atomically;
 use crate::totals::Summary;
@@ -29,8 +30,14 @@ impl MetricsFile {
         Ok(Self { path: path.to_owned(), file })
     }
 
-    /// Appends a line of what happened after a step, with what the schedules said for it and more `values`.
-    fn write(&mut self, event: &str, (epoch, step): (u64, u64), scheduled: &Scheduled, values: Value) -> Result<()> {
+    /// Appends a line of what happened after a step: what the schedules said for it, and more `values`.
+    fn write<const N: usize>(
+        &mut self,
+        event: &str,
+        (epoch, step): (u64, u64),
+        scheduled: &Scheduled,
+        values: [(&str, Value); N],
+    ) -> Result<()> {
         let mut line = json!({
             "event": event,
             "step": step,
@@ -40,8 +47,8 @@ impl MetricsFile {
             "loss_factor": scheduled.loss_factor,
             "temperature": scheduled.temperature,
         });
-        if let (Value::Object(line), Value::Object(values)) = (&mut line, values) {
-            line.extend(values);
+        for (key, value) in values {
+            line[key] = value;
         }
         // One write per line, so that a crash leaves whole lines.
         let line = format!("{line}\n");
@@ -83,11 +90,11 @@ impl Listener for MetricsFile {
     fn on(&mut self, event: &Event) -> Result<()> {
         match event {
             Event::Logged { step, epoch, recent, scheduled, images_per_second, time } => {
-                let values = json!({
-                    "train": means(recent),
-                    "images_per_second": images_per_second,
-                    "step_seconds": time,
-                });
+                let values = [
+                    ("train", means(recent)),
+                    ("images_per_second", json!(images_per_second)),
+                    ("step_seconds", json!(time)),
+                ];
                 self.write("step", (*epoch, *step), scheduled, values)
             }
             Event::EpochEnded {
@@ -101,20 +108,51 @@ impl Listener for MetricsFile {
                 is_best,
                 bad_images,
             } => {
-                let values = json!({
-                    "train": means(train),
-                    "policy": evaluation.strategy.to_string(),
-                    "val": means(&evaluation.summary),
-                    "val_sampled": sampled.map(|sampled| means(&sampled.summary)),
-                    "val_unaveraged": unaveraged.map(|unaveraged| means(&unaveraged.summary)),
-                    "rates": evaluation.summary.rates,
-                    "bad_images": bad_images,
-                    "is_best": is_best,
-                    "evaluation_seconds": evaluation.seconds,
-                });
-                self.write("epoch", (*epoch, *step), scheduled, values)
+                let of = |evaluation: &Option<&Evaluation>| json!(evaluation.map(|found| means(&found.summary)));
+                let values = [
+                    ("train", means(train)),
+                    ("policy", json!(evaluation.strategy.to_string())),
+                    ("val", means(&evaluation.summary)),
+                    ("val_sampled", of(sampled)),
+                    ("val_unaveraged", of(unaveraged)),
+                    ("rates", json!(evaluation.summary.rates)),
+                    ("bad_images", json!(bad_images)),
+                    ("is_best", json!(is_best)),
+                    ("evaluation_seconds", json!(evaluation.seconds)),
+                ];
+                self.write("epoch", (*epoch, *step), scheduled, values)?;
+                // The state that is saved next says that this epoch is done, and that is synced.
+                let failed = |source| Error::Write { path: self.path.clone(), bytes: None, source };
+                self.file.sync_data().map_err(failed)
             }
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_will_happen_again_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let lines = [
+            r#"{"event":"step","step":4,"epoch":1}"#,
+            r#"{"event":"step","step":5,"epoch":1}"#,
+            r#"{"event":"epoch","step":5,"epoch":1}"#,
+            r#"{"event":"step","step":6,"epoch":2}"#,
+            r#"{"event":"step","st"#,
+        ];
+        for (epochs, steps, kept) in [(0, 4, 1), (0, 5, 2), (1, 5, 3), (1, 6, 4)] {
+            std::fs::write(&path, lines.join("\n")).unwrap();
+            MetricsFile::open(&path, Some(Position { epochs, steps })).unwrap();
+            let found = std::fs::read_to_string(&path).unwrap();
+            assert_eq!(found.lines().collect::<Vec<_>>(), lines[..kept], "after epoch {epochs}, step {steps}");
+        }
+        std::fs::write(&path, lines[3]).unwrap();
+        MetricsFile::open(&path, None).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), lines[3]);
     }
 }

@@ -111,7 +111,7 @@ fn metrics(out: &Path) -> Vec<Value> {
     text.lines().map(line).collect()
 }
 
-/// Those of epochs.
+/// The lines of epochs.
 fn epochs(out: &Path) -> Vec<Value> {
     metrics(out).into_iter().filter(|line| line["event"] == "epoch").collect()
 }

@@ -145,6 +145,55 @@ fn damaged_and_foreign_checkpoints_are_refused() {
 }
 
 #[test]
+fn images_that_were_left_out_before_a_stop_still_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config("");
+    config.train.epochs = 1;
+    config.data.max_bad_share = 0.1;
+    config.data.path = Some(damaged_set(folder.path(), 3));
+    let whole = folder.path().join("whole");
+    run(config.clone(), &whole, false, None).unwrap();
+    assert_eq!(epochs(&whole)[0]["bad_images"], 3);
+    for step in [3, 5] {
+        let parts = folder.path().join(format!("parts-{step}"));
+        assert!(run(config.clone(), &parts, false, Some(step)).unwrap().is_none());
+        run(config.clone(), &parts, true, None).unwrap().unwrap();
+        assert_eq!(metrics(&parts), metrics(&whole), "step {step}");
+    }
+}
+
+/// Cannot write down what an epoch came to.
+struct FullDisk;
+
+impl Listener for FullDisk {
+    fn on(&mut self, event: &Event) -> trainer::Result<()> {
+        match event {
+            Event::EpochEnded { .. } => {
+                let source = std::io::ErrorKind::StorageFull.into();
+                Err(Error::Write { path: "full".into(), bytes: None, source })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn an_epoch_that_cannot_be_told_is_not_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, out) = (folder.path().join("whole"), folder.path().join("run"));
+    run(config(""), &whole, false, None).unwrap();
+    let fit = Fit::prepare(config(""), Some(out.clone()), Resume::No, Device::Cpu).unwrap();
+    let metrics_file = MetricsFile::open(&fit.run_dir().metrics(), None).unwrap();
+    let failed = fit.run(&mut [Box::new(metrics_file), Box::new(FullDisk)], &AtomicBool::new(false)).unwrap_err();
+    assert!(failed.to_string().contains("full"), "{failed}");
+    let training = Checkpoint::read(&RunDir::at(&out).last()).unwrap().training.unwrap();
+    assert_eq!((training.step, training.epoch), (5, 0), "its steps are done, its evaluation is to come");
+    run(config(""), &out, true, None).unwrap().unwrap();
+    assert_eq!(metrics(&out), metrics(&whole));
+    assert_eq!(weights(&RunDir::at(&out).last()), weights(&RunDir::at(&whole).last()));
+}
+
+#[test]
 fn a_damaged_last_state_leaves_the_one_before_and_nothing_is_lost() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, out) = (folder.path().join("whole"), folder.path().join("run"));
