@@ -154,7 +154,7 @@ impl Block {
         };
         let mut openings = Vec::with_capacity(self.gates.len());
         for place in &self.gates {
-            openings.push(decide.site(place.gates.logits(&gate_input, statistics)?)?);
+            openings.push(decide.site(place.gates.logits(&gate_input, decide.statistics)?)?);
         }
         let decided = Decided { places: &self.gates, openings };
         let mut addends = Vec::with_capacity(2);

@@ -2,6 +2,7 @@ use crate::block::Block;
 use crate::conv::Conv;
 use crate::error::Result;
 use crate::spec::NetSpec;
+use crate::spec::Shortcut;
 use gumbel_gates::{Openings, Policy};
 use tch::{Device, Kind, Tensor};
 use torch_ext::{Autocast, Half, Init, Linear, Statistics, Tensors, derive_seed, to_device};
@@ -30,6 +31,8 @@ pub struct Pass {
     pub policy: Policy,
     /// What is computed.
     pub execution: Execution,
+    /// Whether gates decide as in inference whatever the mode: their batch norms use running statistics, and those stay.
+    pub frozen_gates: bool,
 }
 
 /// What a forward pass computes.
@@ -77,7 +80,7 @@ pub type Observe<'a> = dyn FnMut(&str, &Tensor) + 'a;
 impl Pass {
     /// Inference: running statistics, gates by `policy`.
     pub fn inference(policy: Policy) -> Self {
-        Self { mode: Mode::Inference, policy, execution: Execution::Masked }
+        Self { mode: Mode::Inference, policy, execution: Execution::Masked, frozen_gates: false }
     }
 
     /// Inference that computes only what is open.
@@ -88,7 +91,12 @@ impl Pass {
     /// Training: batch statistics, gates sampled and channels dropped with randomness from `seed`.
     pub fn training(temperature: f64, seed: u64) -> Self {
         let policy = Policy::Sample { temperature, seed };
-        Self { mode: Mode::Training { seed }, policy, execution: Execution::Masked }
+        Self { mode: Mode::Training { seed }, ..Self::inference(policy) }
+    }
+
+    /// What the batch norms of gates use.
+    fn gate_statistics(self) -> Statistics {
+        if self.frozen_gates { Statistics::Running } else { self.mode.statistics() }
     }
 }
 
@@ -114,6 +122,8 @@ impl Mode {
 #[derive(Debug)]
 pub(crate) struct Decide<'a> {
     policy: Policy,
+    /// What their batch norms use.
+    pub statistics: Statistics,
     /// Decisions made before the pass, which then go before the policy.
     made: Option<&'a [Tensor]>,
     /// Per site [N, n, 2].
@@ -123,8 +133,9 @@ pub(crate) struct Decide<'a> {
 }
 
 impl<'a> Decide<'a> {
-    fn new(policy: Policy, made: Option<&'a [Tensor]>) -> Self {
-        Self { policy, made, logits: Vec::new(), openings: Vec::new() }
+    fn new(pass: Pass, made: Option<&'a [Tensor]>) -> Self {
+        let (policy, statistics) = (pass.policy, pass.gate_statistics());
+        Self { policy, statistics, made, logits: Vec::new(), openings: Vec::new() }
     }
 
     /// The openings of the next site, whose logits are these.
@@ -141,7 +152,8 @@ impl<'a> Decide<'a> {
 }
 
 impl Network {
-    /// Makes the tensors of `spec` on `device`, with torchvision's initial values drawn from `seed`.
+    /// Makes the tensors of `spec` on `device`, with initial values drawn from `seed`: convolutions and batch norms as in torchvision, the
+    /// classifier as `torch.nn.Linear`.
     ///
     /// # Errors
     /// If the spec is not consistent or a tensor cannot be made.
@@ -168,13 +180,14 @@ impl Network {
         self.half = half;
     }
 
-    /// Sets the scale of the last batch norm of every residual branch to zero, so that each block starts as its shortcut:
+    /// Sets the scale of the last batch norm of every residual branch to zero, so that each block with a shortcut starts as that:
     /// torchvision's `zero_init_residual` (Goyal et al. 2017, section 5.1). Deep networks then train from scratch more easily.
     ///
     /// # Errors
     /// If libtorch refuses to write the tensors.
     pub fn zero_init_residual(&self) -> Result<()> {
-        for block in &self.spec.blocks {
+        // A block without a shortcut would give nothing, and learn nothing.
+        for block in self.spec.blocks.iter().filter(|block| block.shortcut != Shortcut::None) {
             let scale = block.branch.last().map(|conv| format!("{}.{}.weight", block.name, conv.norm));
             if let Some(entry) = scale.and_then(|name| self.tensors.get(&name)) {
                 let _ = tch::no_grad(|| entry.tensor.shallow_clone().f_zero_())?;
@@ -223,12 +236,13 @@ impl Network {
         if !pass.policy.ranks() || self.spec.gate_count() == 0 {
             return self.forward_observed(images, pass, &mut |_, _| {});
         }
-        let open = Pass { mode: pass.mode.without_effect(), policy: Policy::AlwaysOpen, execution: Execution::Masked };
+        let (mode, policy) = (pass.mode.without_effect(), Policy::AlwaysOpen);
+        let open = Pass { mode, policy, execution: Execution::Masked, ..pass };
         let open = self.forward_observed(images, open, &mut |_, _| {})?;
         let ranked = pass.policy.decide(&Tensor::f_cat(&open.gate_logits, 1)?, 0)?;
         let counts: Vec<i64> = self.spec.gate_sites().map(|(_, gates)| gates.count() as i64).collect();
         let made = ranked.f_split_with_sizes(counts, 1)?;
-        self.forward_with(images, pass, Decide::new(pass.policy, Some(&made)), &mut |_, _| {})
+        self.forward_with(images, pass, Decide::new(pass, Some(&made)), &mut |_, _| {})
     }
 
     /// As [`Self::forward`] with a policy that does not rank; `observe` is shown the features [N, C, H, W] behind the stem and every
@@ -237,7 +251,7 @@ impl Network {
     /// # Errors
     /// As [`Self::forward`].
     pub fn forward_observed(&self, images: &Tensor, pass: Pass, observe: &mut Observe) -> Result<Output> {
-        self.forward_with(images, pass, Decide::new(pass.policy, None), observe)
+        self.forward_with(images, pass, Decide::new(pass, None), observe)
     }
 
     fn forward_with(&self, images: &Tensor, pass: Pass, mut decide: Decide, observe: &mut Observe) -> Result<Output> {

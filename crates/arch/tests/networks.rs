@@ -489,6 +489,50 @@ fn calibration_leaves_the_mean_of_the_batch_statistics() {
 }
 
 #[test]
+fn frozen_gates_decide_in_training_as_in_inference() {
+    let spec = NetSpec::preset("cifar-resnet20", 4).unwrap().with_layer_gates(GateKind::Dependent, |_| true);
+    let network = Network::build(&spec, Device::Cpu, 3).unwrap();
+    let images = normal(&[4, 3, 32, 32], 1).unwrap();
+    let value = |name: &str| network.tensors().get(name).unwrap().tensor.copy();
+    // Statistics that fit no batch.
+    let mean = &network.tensors().get("layer1.0.gate.bn.running_mean").unwrap().tensor;
+    let _ = mean.shallow_clone().fill_(0.3);
+    let statistics = || -> Vec<Tensor> {
+        let gates =
+            network.tensors().iter().filter(|entry| entry.name.contains(".gate.") && entry.name.contains("running"));
+        gates.map(|entry| entry.tensor.copy()).collect()
+    };
+    let (before, stem) = (statistics(), value("bn1.running_mean"));
+    assert_eq!(before.len(), 18);
+    let training = Pass { mode: arch::Mode::Training { seed: 0 }, ..Pass::inference(Policy::Argmax) };
+    let logits = |pass| tch::no_grad(|| network.forward(&images, pass)).unwrap().gate_logits[0].copy();
+    let frozen = logits(Pass { frozen_gates: true, ..training });
+    assert_eq!(statistics(), before);
+    assert_ne!(value("bn1.running_mean"), stem, "the network's own follow the batch");
+    let learning = logits(training);
+    assert_ne!(learning, frozen);
+    assert_ne!(statistics(), before);
+}
+
+#[test]
+fn a_zero_start_leaves_every_layer_something_to_learn() {
+    for name in ["mobilenet_v2_x0.35", "resnet18"] {
+        let network = Network::build(&NetSpec::preset(name, 4).unwrap(), Device::Cpu, 3).unwrap();
+        network.zero_init_residual().unwrap();
+        let scale = |name: &str| network.tensors().get(name).unwrap().tensor.abs().max().double_value(&[]);
+        let (last, first) = match name {
+            "resnet18" => ("layer1.0.bn2.weight", "conv1.weight"),
+            _ => ("features.3.conv.3.weight", "features.0.0.weight"),
+        };
+        assert_eq!(scale(last), 0.0);
+        let output = network.forward(&normal(&[4, 3, 64, 64], 1).unwrap(), Pass::training(1.0, 1)).unwrap();
+        output.logits.cross_entropy_for_logits(&Tensor::from_slice(&[0i64, 1, 2, 3])).backward();
+        let gradient = network.tensors().get(first).unwrap().tensor.grad();
+        assert!(gradient.abs().max().double_value(&[]) > 0.0, "{name}");
+    }
+}
+
+#[test]
 fn ranking_gates_moves_no_statistic() {
     let preset = Preset::named("cifar-resnet20").unwrap();
     let spec = preset.spec(4).with_filter_gates(GateKind::Dependent, &preset.group_sizes(Level::Low), &Place::ALL);

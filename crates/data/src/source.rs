@@ -92,11 +92,13 @@ pub trait Source: Debug + Send + Sync {
         sampler::shuffled(self.len(), seed, epoch)
     }
 
-    /// Stands for which images there are and in what order, so that a resumed run notices others: FNV-1a over their names,
-    /// which stays the same where the source moves.
+    /// Stands for which images there are, in what order and with which labels, so that a resumed run notices others: FNV-1a over names and
+    /// labels, which stays the same where the source moves.
     fn fingerprint(&self) -> u64 {
-        let names = (0..self.len()).map(|image| self.name(image));
-        names.fold(FNV_OFFSET, |hash, name| fnv(fnv(hash, name.as_os_str().as_encoded_bytes()), &[0]))
+        (0..self.len()).fold(FNV_OFFSET, |hash, image| {
+            let name = fnv(fnv(hash, self.name(image).as_os_str().as_encoded_bytes()), &[0]);
+            fnv(name, &(self.label(image) as u32).to_le_bytes())
+        })
     }
 }
 

@@ -4,7 +4,7 @@
 
 use data::synth::{SampleSet, draw};
 use data::{Batch, Dataset, Loader, LoaderOptions, Order, Source, Split, Transform};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -185,6 +185,7 @@ fn a_file_of_labels_tells_the_classes_of_a_plain_folder() {
             ),
         ),
     ];
+    let mut fingerprints = HashMap::new();
     for (file, text) in forms {
         let inside = file.starts_with("val/");
         if !inside && root.join("val/images").exists() {
@@ -197,6 +198,8 @@ fn a_file_of_labels_tells_the_classes_of_a_plain_folder() {
         let opened = Dataset::open(&root).unwrap();
         assert_eq!(opened.classes(), classes, "{file}");
         assert_eq!((opened.val.len(), opened.notes.len()), (20, 0), "{file}");
+        let fingerprint = opened.val.fingerprint();
+        assert_eq!(*fingerprints.entry(inside).or_insert(fingerprint), fingerprint, "the same images and labels");
         let expected: Vec<usize> = labels.iter().map(|(_, label)| *label).collect();
         let found: Vec<usize> = (0..20).map(|image| opened.val.label(image)).collect();
         assert_eq!(found, expected, "{file}");
@@ -207,6 +210,9 @@ fn a_file_of_labels_tells_the_classes_of_a_plain_folder() {
         assert_eq!(opened.val.name(10), Path::new(tenth), "natural order");
         fs::remove_file(root.join(file)).unwrap();
     }
+    // Other labels are other images to a run that goes on.
+    fs::write(root.join("val.txt"), lines(&|name, label| format!("{name} {}\n", (label + 1) % classes.len()))).unwrap();
+    assert_ne!(Dataset::open(&root).unwrap().val.fingerprint(), fingerprints[&false]);
 }
 
 #[test]

@@ -300,8 +300,8 @@ mod tests {
                 m[i] = 0.9 * m[i] + 0.1 * g;
                 v[i] = 0.99 * v[i] + 0.01 * g * g;
                 p[i] *= 1.0 - 0.1 * 0.01;
-                let corrected = (v[i] / (1.0 - 0.99f64.powi(number as i32))).sqrt();
-                p[i] -= 0.1 * m[i] / (1.0 - 0.9f64.powi(number as i32)) / (corrected + 1e-3);
+                let corrected = (v[i] / (1.0 - 0.99f64.powi(number))).sqrt();
+                p[i] -= 0.1 * m[i] / (1.0 - 0.9f64.powi(number)) / (corrected + 1e-3);
                 assert!((parameter.double_value(&[i as i64]) - p[i]).abs() < 1e-6, "step {number}");
             }
         }

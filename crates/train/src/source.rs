@@ -91,6 +91,9 @@ impl Loaded {
             let folder = split.location().display();
             bail!("the network knows {network} classes and {folder} holds {data}; use the classes it was trained on");
         }
+        if let Some(note) = trainer::note_on_class_order(split.classes()) {
+            let _ = writeln!(std::io::stderr(), "{note}");
+        }
         Ok(())
     }
 }

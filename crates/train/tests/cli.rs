@@ -139,6 +139,18 @@ fn a_log_says_early_how_long_training_will_take() {
 }
 
 #[test]
+fn paths_on_the_command_line_are_checked_with_the_rest() {
+    let Fixture { config, data, .. } = fixture();
+    let (best, more) = (best(), tempfile::tempdir().unwrap());
+    let both = more.path().join("both.toml");
+    let text =
+        fs::read_to_string(config).unwrap().replace("[network]", "[network]\ncheckpoint = \"other.safetensors\"");
+    fs::write(&both, text).unwrap();
+    let message = failure(&["fit", "--config", path(&both), "--data", path(data), "--weights", path(&best)], 2);
+    assert!(message.contains("network.checkpoint has weights of its own; give one of the two"), "{message}");
+}
+
+#[test]
 fn training_steps_are_timed_side_by_side() {
     let arguments = ["bench", "step", "--arch", "cifar-resnet20", "--gates", "none,layer,4", "--batch", "4"];
     let more = ["--rounds", "2", "--device", "cpu"];
@@ -463,7 +475,7 @@ fn interrupted_run(out: &Path, signal: &str) {
     assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
-    let advice = format!("go on with: {} fit --resume --out {}", env!("CARGO_BIN_EXE_train"), path(out));
+    let advice = format!("go on with: {} fit --resume --out {} --device cpu", env!("CARGO_BIN_EXE_train"), path(out));
     assert!(stderr(&output).contains(&advice), "{}", stderr(&output));
 }
 

@@ -119,6 +119,34 @@ fn a_pruned_network_evaluates_trains_and_exports_like_any_other() {
 }
 
 #[test]
+fn decided_gates_stay_decided_and_within_their_budget_when_a_pruned_network_is_tuned() {
+    let Fixture { data, .. } = fixture();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (config, out, pruned, tuned) = (at("config.toml"), at("run"), at("pruned.safetensors"), at("tuned"));
+    let gates = "kind = \"dependent\"\nweighting = \"network\"\nloss = \"batch\"\ntarget = 0.6\n\
+                 learning_rate_factor = 30.0\ndecide_after = 1";
+    let text = format!(
+        "[network]\narch = \"cifar-resnet20\"\n[gates]\n{gates}\n[data]\nimage_size = 32\nresize = 32\n\
+         augment = \"padded-crop\"\n[train]\nepochs = 2\nbatch_size = 8\n[optimizer]\nlearning_rate = 0.02\n"
+    );
+    fs::write(&config, text).unwrap();
+    done(&["fit", "--config", path(&config), "--data", path(data), "--out", path(&out)]);
+    let checkpoint = out.join("checkpoints/last.safetensors");
+    let prune = ["prune", "--checkpoint", path(&checkpoint), "--data", path(data), "--out", path(&pruned)];
+    let macs = &json(&prune)["macs"];
+    let [before, after] = ["before", "after"].map(|when| macs[when].as_f64().unwrap());
+    assert!(after < before, "{macs}");
+    // An epoch less than gates once had to learn.
+    let tune = ["fit", "--checkpoint", path(&pruned), "--data", path(data), "--out", path(&tuned)];
+    done(&[&tune[..], &["--set", "train.epochs=1"]].concat());
+    let config: toml::Table = fs::read_to_string(tuned.join("config.toml")).unwrap().parse().unwrap();
+    let key = |key: &str| config["gates"][key].as_float().unwrap();
+    assert_eq!(key("decide_after"), 0.0);
+    assert!((key("target") - (0.6 * before / after).min(1.0)).abs() < 1e-9, "{} of {after}", key("target"));
+}
+
+#[test]
 fn a_fine_tuned_run_resumes_with_its_own_network() {
     let Fixture { data, filters, .. } = fixture();
     let folder = tempfile::tempdir().unwrap();

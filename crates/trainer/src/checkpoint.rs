@@ -4,7 +4,7 @@
 //! `optimizer.KIND.NAME`; the rest is one JSON text in the metadata. Where there are averaged weights, they are the network that the
 //! checkpoint stands for, and the others only serve to train on.
 
-use crate::config::Config;
+use crate::config::{Config, Weighting};
 use crate::error::{Error, Result};
 use crate::file::write_atomically;
 use crate::health::HealthState;
@@ -62,7 +62,7 @@ pub struct Input {
 pub struct Training {
     /// The resolved configuration.
     pub config: Config,
-    /// The images it trains and evaluates on: how many, and a fingerprint of their names.
+    /// The images it trains and evaluates on: how many, and a fingerprint of their names and labels.
     pub images: (usize, u64),
     /// Epochs completed.
     pub epoch: u64,
@@ -70,7 +70,7 @@ pub struct Training {
     pub batch: usize,
     /// Steps completed in all.
     pub step: u64,
-    /// Those of them whose images could be used, by which the average of weights counts.
+    /// Those of them that the average of weights follows, since it began.
     #[serde(default)]
     pub updates: u64,
     /// The evaluation after the last completed epoch.
@@ -108,6 +108,35 @@ struct Description {
 }
 
 impl Training {
+    /// The configuration to train on with in another run: gates that were decided stay decided, at the target they had arrived at.
+    pub fn config_to_go_on(&self) -> Config {
+        let mut config = self.config.clone();
+        let gates = &mut config.gates;
+        if gates.decide_after.is_some_and(|epoch| self.epoch as f64 >= epoch) {
+            gates.decide_after = Some(0.0);
+            gates.target = gates.target.clone().arrived();
+        }
+        config
+    }
+
+    /// Holds a network that was made smaller to the MACs that its target stood for, given what it cost and costs. A target for the number of
+    /// open gates stays as it is.
+    pub fn keep_budget(&mut self, before: &Cost, after: &Cost) {
+        let share = |target: f64, [before, after]: [u64; 2], more: f64| {
+            let budget = target * before as f64 - more;
+            if after == 0 { target } else { (budget / after as f64).clamp(0.0, 1.0) }
+        };
+        let more = after.constant() as f64 - before.constant() as f64;
+        let gates = &mut self.config.gates;
+        let weighting = gates.weighting;
+        gates.target = gates.target.clone().map(|target| match weighting {
+            Weighting::Gates => target,
+            // Gates that are open for good decide about nothing any more.
+            Weighting::Macs => share(target, [before.gated(), after.gated()], more),
+            Weighting::Network => share(target, [before.dense, after.dense], 0.0),
+        });
+    }
+
     /// Forgets what was measured, for a network that has changed since.
     pub fn forget_results(&mut self) {
         (self.evaluation, self.best) = (None, None);

@@ -2,7 +2,7 @@
 
 use crate::average::Average;
 use crate::budget::Budget;
-use crate::config::GateStart;
+use crate::config::{GateStart, Weighting};
 use crate::engine::Fit;
 use crate::error::Result;
 use crate::event::{Event, Listener, tell};
@@ -14,7 +14,7 @@ use tch::{Kind, Tensor};
 /// Training batches over which gates that look at the input are decided.
 const BUDGET_BATCHES: usize = 16;
 
-/// How far below its target a decision may end up unremarked.
+/// How far below its target a decision may end up unremarked, beyond what the largest gate decides about.
 const UNSPENT_WORTH_A_NOTE: f64 = 0.02;
 
 impl Fit {
@@ -42,7 +42,7 @@ impl Fit {
     }
 
     /// Makes gates start as open as what they decide about is important. `false` if interrupted.
-    pub(crate) fn start_gates(&self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<bool> {
+    pub(crate) fn start_gates(&mut self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<bool> {
         let gates = &self.config.gates;
         if !self.fresh_gates || self.blocks_of_gates.is_empty() {
             return Ok(true);
@@ -52,10 +52,12 @@ impl Fit {
             // They say how gates of one place compare; what they save in MACs is much the same.
             GateStart::Norms => self.network.gate_norms()?,
             GateStart::Taylor => {
+                // Gradients of a loss that is not scaled: 16 bits could not hold them.
+                self.network.compute_in(None);
                 let pass = self.training_pass(gates.start_batches);
-                let Some(importance) = importance::taylor(&self.network, &pass, listeners, interrupt)? else {
-                    return Ok(false);
-                };
+                let importance = importance::taylor(&self.network, &pass, listeners, interrupt);
+                self.network.compute_in(self.config.train.precision.half());
+                let Some(importance) = importance? else { return Ok(false) };
                 match &self.objective.gate_macs {
                     // What counts is what a gate saves.
                     Some(macs) => {
@@ -65,10 +67,24 @@ impl Fit {
                 }
             }
         };
-        let margins = importance::margins(&importance, gates.start_spread);
+        if let Some(gate) = importance.iter().position(|importance| !importance.is_finite()) {
+            return Err(self.not_finite("the measured importance", Some(format!("that of gate {}", gate + 1))));
+        }
+        let margins = importance::margins(&importance, self.config.gates.start_spread);
         let margins = Tensor::f_from_slice(&margins)?.f_to_kind(Kind::Float)?.f_to_device(self.network.device())?;
         self.network.shift_gates(&margins)?;
         Ok(true)
+    }
+
+    /// The activation that the gate which decides about most decides about.
+    fn largest_gate(&self) -> f64 {
+        let one = |gates: usize| 1.0 / gates.max(1) as f64;
+        let Some(macs) = &self.objective.gate_macs else { return one(self.blocks_of_gates.len()) };
+        let all = match self.config.gates.weighting {
+            Weighting::Network => self.cost.dense as f64,
+            Weighting::Macs | Weighting::Gates => macs.iter().sum(),
+        };
+        macs.iter().copied().fold(0.0, f64::max) / all.max(1.0)
     }
 
     /// The compute that the network may use when its gates are decided.
@@ -85,6 +101,7 @@ impl Fit {
 
     /// Lets the average of the weights, if there is one, begin with what they are now.
     pub(crate) fn restart_average(&mut self) -> Result<()> {
+        self.progress.updates = 0;
         self.average.as_mut().map_or(Ok(()), Average::restart)
     }
 
@@ -109,7 +126,7 @@ impl Fit {
             let name = self.config.gates.weighting.name();
             let note = format!("gates are decided: {name} {} (target {})", percent(found), percent(target));
             tell(listeners, &Event::Note(&note))?;
-            if found < target - UNSPENT_WORTH_A_NOTE {
+            if found < target - UNSPENT_WORTH_A_NOTE - self.largest_gate() {
                 let why = "what is left could not be spent: gates that are alike can only be decided alike; let them learn longer (gates.decide_after), or start \
                            them by importance (gates.start)";
                 tell(listeners, &Event::Note(why))?;

@@ -23,7 +23,7 @@ pub(crate) fn taylor(
     let mut sums = Tensor::f_zeros([gates], (Kind::Double, network.device()))?;
     let mut images = 0;
     let done = pass.run(ImagePass::Importance, listeners, interrupt, |batch, labels, _| {
-        // The batch's statistics, as in training, and nothing changes. New gates are open.
+        // The batch's statistics, as in training, and nothing changes. New gates are biased towards open, so argmax opens them.
         let mode = Mode::Calibration { momentum: 0.0 };
         let open = Pass { mode, ..Pass::inference(Policy::StraightThrough { temperature: 1.0 }) };
         let output = network.forward(batch, open)?;

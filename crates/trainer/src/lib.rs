@@ -59,7 +59,7 @@ pub use gate_use::{GateState, GateUse, ImageUse, Polarisation};
 pub use listeners::{MetricsFile, Progress, SiteName, TensorBoard, duration};
 pub use objective::{Answers, Objective, Pull, Terms};
 pub use optimizer::{Optimizer, Update};
-pub use prepare::{Resume, refuse_other_classes};
+pub use prepare::{Resume, note_on_class_order, refuse_other_classes};
 pub use rehearsal::{DryRun, StepBench, dry_run};
 pub use run_dir::RunDir;
 pub use schedule::{ActivationTarget, LearningRate, Ramp, RampShape, Schedule};

@@ -53,7 +53,7 @@ pub struct Update<'a> {
 
 impl Optimizer {
     /// An optimiser for all parameters of a network with `gate_count` gates: gates with their own factor and decay; of the
-    /// rest, weights decay and one-dimensional parameters (batch norms, biases) do not.
+    /// rest, weights decay, and one-dimensional parameters (batch norms, biases) do where the configuration says so.
     ///
     /// # Errors
     /// If the buffers cannot be made.
@@ -70,7 +70,7 @@ impl Optimizer {
         let gate_decay = gates.weight_decay.value(config.weight_decay, gate_count);
         let mut gate = group(true, gates.learning_rate_factor, gate_decay);
         let mut weights = group(false, 1.0, config.weight_decay);
-        let mut others = group(false, 1.0, 0.0);
+        let mut others = group(false, 1.0, if config.decay_all { config.weight_decay } else { 0.0 });
         for entry in tensors.parameters() {
             let group = if entry.group == GATE_GROUP {
                 &mut gate
@@ -177,16 +177,17 @@ impl Group {
         let (parameters, weight_decay) = (&self.parameters, self.weight_decay);
         let learning_rate = update.learning_rate * self.learning_rate_factor;
         let gradients = Gradients { values: gradients, scale: update.scale, skip: update.skip };
-        match (config.algorithm, self.buffers.as_slice()) {
-            (Algorithm::AdamW, [means, squares]) => {
+        // In the order of `buffers`.
+        match config.algorithm {
+            Algorithm::AdamW => {
                 let (betas, epsilon) = (config.betas, config.epsilon);
                 let step = AdamWStep { learning_rate, betas, weight_decay, epsilon };
-                fused_adamw(parameters, gradients, means, squares, steps, &step)?;
+                fused_adamw(parameters, gradients, &self.buffers[0], &self.buffers[1], steps, &step)?;
             }
-            (_, buffers) => {
+            Algorithm::Sgd => {
                 let (momentum, nesterov) = (config.momentum, config.nesterov);
                 let step = SgdStep { learning_rate, momentum, weight_decay, nesterov };
-                fused_sgd(parameters, gradients, &buffers[0], &step)?;
+                fused_sgd(parameters, gradients, &self.buffers[0], &step)?;
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Everything that has to be right before a run starts.
 
 use crate::average::Average;
-use crate::checkpoint::{Checkpoint, Input, Training};
+use crate::checkpoint::{Checkpoint, Input, Training, is_checkpoint};
 use crate::config::{ALL_ALIKE, Config, Fault, Faults, GateStart, Precision, Weighting};
 use crate::engine::Fit;
 use crate::error::{Error, Result};
@@ -18,7 +18,7 @@ use data::{Dataset, Loader, LoaderOptions, Order, Source};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use tch::Device;
+use tch::{Cuda, Device};
 use toml::Value;
 
 /// Whether a run goes on.
@@ -95,6 +95,8 @@ impl Fit {
             refuse_unreachable_target(&config, &cost)?;
         }
         torch_ext::allow_tf32(config.train.tf32);
+        // All batches have one shape: the fastest kernels are worth looking for.
+        Cuda::cudnn_set_benchmark(device.is_cuda());
         let half = config.train.precision.half();
         let mut network = Network::build(&spec, device, config.train.seed)?;
         network.compute_in(half);
@@ -224,7 +226,11 @@ fn start(
         notes.push(format!("goes on from {}", path.display()));
     }
     if let Some(path) = &config.network.weights {
-        let loaded = network.load(&Checkpoint::read_weights(path)?, Classifier::MayBeFresh)?;
+        let weights = Checkpoint::read_weights(path)?;
+        let loaded = network.load(&weights, Classifier::MayBeFresh)?;
+        if loaded.other_classes.is_none() && !is_checkpoint(&weights) {
+            notes.extend(note_on_class_order(dataset.classes()));
+        }
         fresh_gates = loaded.fresh_gates;
         let mut fresh = Vec::new();
         if loaded.fresh_gates {
@@ -288,8 +294,9 @@ fn continue_from(
     }
     optimizer.load_state(&path, checkpoint.optimizer())?;
     notes.push(format!("resumed {} after step {}", path.display(), training.step));
-    // What may change has changed.
-    let progress = Training { config: config.clone(), ..training.clone() };
+    // What may change has changed. An average that begins now has followed nothing yet.
+    let updates = if checkpoint.is_averaged() { training.updates } else { 0 };
+    let progress = Training { config: config.clone(), updates, ..training.clone() };
     // What was stopped before its first step was stopped while its gates started.
     Ok(Start { progress, fresh_gates: true, average, ago, faults })
 }
@@ -350,7 +357,7 @@ fn loaders(config: &Config, dataset: Dataset) -> Result<(Loader, Loader)> {
     ))
 }
 
-/// How many images, and a fingerprint of their names.
+/// How many images, and a fingerprint of their names and labels.
 fn images(dataset: &Dataset) -> (usize, u64) {
     let (train, val) = (&dataset.train, &dataset.val);
     (train.len() + val.len(), train.fingerprint() ^ val.fingerprint().rotate_left(1))
@@ -422,6 +429,15 @@ fn refuse_changes(
     }
     notes.push(format!("goes on with changes: {}", changes.join(", ")));
     Ok(())
+}
+
+/// What to say where a network whose weights name no classes meets these, which may be numbered otherwise than where it was trained.
+pub fn note_on_class_order(classes: &[String]) -> Option<String> {
+    let (first, second) = classes.iter().zip(classes.iter().skip(1)).find(|(first, second)| first > second)?;
+    Some(format!(
+        "classes are numbered in natural order, '{first}' before '{second}'; torchvision's ImageFolder numbers them by their characters, so \
+         weights that were trained on it take some of these classes for others"
+    ))
 }
 
 /// A network tells classes by their number: the folder must give each number the same name.

@@ -180,6 +180,23 @@ impl ActivationTarget {
         }
     }
 
+    /// Without its change over the run.
+    pub(crate) fn arrived(self) -> Self {
+        match self {
+            Self::Ramp(ramp) => Self::Constant(ramp.to),
+            other => other,
+        }
+    }
+
+    /// Every target that is one for all gates, changed.
+    pub(crate) fn map(self, change: impl Fn(f64) -> f64) -> Self {
+        match self {
+            Self::Constant(target) => Self::Constant(change(target)),
+            Self::Ramp(ramp) => Self::Ramp(Ramp { from: change(ramp.from), to: change(ramp.to), ..ramp }),
+            per_block @ Self::PerBlock(_) => per_block,
+        }
+    }
+
     /// The epoch after which it no longer changes.
     pub(crate) fn arrives(&self) -> f64 {
         match self {

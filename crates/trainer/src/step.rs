@@ -135,7 +135,7 @@ impl Fit {
             later => derive_seed(seed, LATER_PARTS - (later as u64 - 1)),
         };
         let pass = Pass::training(pull.temperature, seed);
-        if self.is_decided(step) { Pass { policy: Policy::Argmax, ..pass } } else { pass }
+        if self.is_decided(step) { Pass { policy: Policy::Argmax, frozen_gates: true, ..pass } } else { pass }
     }
 
     /// Tells of steps that were left out since the last call, and ends the run if they were too many. On a GPU it waits for the device.
@@ -245,7 +245,7 @@ impl Fit {
         Err(self.not_finite("the evaluation", first))
     }
 
-    fn not_finite(&self, what: &str, first: Option<String>) -> Error {
+    pub(crate) fn not_finite(&self, what: &str, first: Option<String>) -> Error {
         let step = self.progress.step;
         let learning_rate = self.learning_rate(step.saturating_sub(1));
         let diagnosis = Diagnosis { step, first, learning_rate, ..Diagnosis::default() };

@@ -8,7 +8,7 @@ use data::Loader;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tch::{Device, Tensor};
 
-/// A pass over some training batches, augmented as in training.
+/// A pass over some training batches, prepared as its loader prepares them.
 #[derive(Debug, Clone, Copy)]
 pub struct TrainingPass<'a> {
     /// Training images.

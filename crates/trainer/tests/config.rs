@@ -178,6 +178,7 @@ fn values_that_contradict_each_other_are_told() {
         ("decide_after = 1\ntarget = { from = 1.0, to = 0.5, epochs = 2 }", "expected a ramp that ends before"),
         ("decide_after = 1\n[train]\ncalibrate_batches = 3", "train.calibrate_batches: statistics estimated anew"),
         ("weighting = \"network\"", "gates.loss: gates.weighting = \"network\" is a target for all gates together"),
+        ("weighting = \"network\"\nloss = \"batch\"\ntarget = [0.5]", "expected one target for all blocks"),
     ] {
         let faults = fault(&format!("[gates]\n{text}"));
         assert!(faults.contains(part), "{part} is not in:\n{faults}");

@@ -16,7 +16,14 @@ fn update(optimizer: &Optimizer, learning_rate: f64) {
 
 #[test]
 fn every_parameter_moves_by_the_formula_whatever_its_layout() {
+    for decay_all in [false, true] {
+        moves_by_the_formula(decay_all);
+    }
+}
+
+fn moves_by_the_formula(decay_all: bool) {
     let mut config = Config::default();
+    config.optimizer.decay_all = decay_all;
     config.optimizer.weight_decay = 0.01;
     config.gates.learning_rate_factor = 5.0;
     config.gates.weight_decay = GateDecay::Constant(0.002);
@@ -36,7 +43,7 @@ fn every_parameter_moves_by_the_formula_whatever_its_layout() {
             let gate = entry.name.contains(".gate.");
             let decay = if gate {
                 0.002
-            } else if before.dim() > 1 {
+            } else if before.dim() > 1 || decay_all {
                 0.01
             } else {
                 0.0

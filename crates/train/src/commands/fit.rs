@@ -98,33 +98,35 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         Outcome::Finished(verdict) => Ok(Done::ok(if args.json { json(&verdict) } else { text(&verdict) })),
         Outcome::Interrupted(run) => {
             let (run, program) = (run.path().display(), std::env::args().next().unwrap_or_else(|| "train".into()));
+            let device = match device {
+                tch::Device::Cuda(number) => format!("cuda:{number}"),
+                _ => "cpu".to_owned(),
+            };
             Ok(Done::interrupted(format!(
-                "interrupted; the state is saved, go on with: {program} fit --resume --out {run}\n"
+                "interrupted; the state is saved, go on with: {program} fit --resume --out {run} --device {device}\n"
             )))
         }
     }
 }
 
 fn config(args: &Args) -> Result<Config> {
-    let overrides = overrides(&args.set)?;
+    let mut overrides = overrides(&args.set)?;
+    // Checked with all others, and before any work is done.
+    let flags =
+        [("data.path", &args.data), ("network.weights", &args.weights), ("network.checkpoint", &args.checkpoint)];
+    for (key, path) in flags {
+        if let Some(path) = path {
+            overrides.push((key.to_owned(), path_value(path)?));
+        }
+    }
     let mut config = match (&args.config, &args.checkpoint, &args.out) {
         (Some(path), ..) => Config::read(path, &overrides)?,
-        (None, Some(checkpoint), _) => of_checkpoint(checkpoint, overrides)?,
+        (None, Some(checkpoint), _) => of_checkpoint(checkpoint, &overrides)?,
         (None, None, Some(out)) => Config::read(&RunDir::at(out).config(), &overrides)?,
         (None, None, None) => {
             bail!(Usage("--resume needs the run: give --out DIR, or --config FILE for runs/NAME".into()))
         }
     };
-    if let Some(checkpoint) = &args.checkpoint {
-        config.network.checkpoint = Some(checkpoint.clone());
-        config.network.weights = None;
-    }
-    if let Some(data) = &args.data {
-        config.data.path = Some(data.clone());
-    }
-    if let Some(weights) = &args.weights {
-        config.network.weights = Some(weights.clone());
-    }
     // Absolute, so that the run can be continued from any folder.
     let (network, teacher) = (&mut config.network, &mut config.distillation.teacher);
     for path in [&mut config.data.path, &mut network.weights, &mut network.checkpoint, teacher].into_iter().flatten() {
@@ -140,17 +142,21 @@ fn config(args: &Args) -> Result<Config> {
     Ok(config)
 }
 
-/// The configuration a checkpoint was trained with, changed where asked.
-fn of_checkpoint(path: &Path, mut overrides: Vec<(String, String)>) -> Result<Config> {
+/// A path as the value of a key.
+fn path_value(path: &Path) -> Result<String> {
+    let text = path.to_str().ok_or_else(|| trainer::Error::PathNotText { path: path.to_owned() })?;
+    Ok(toml::Value::from(text).to_string())
+}
+
+/// The configuration a checkpoint was trained with, changed where asked. What its gates and blocks are is its own business now.
+fn of_checkpoint(path: &Path, overrides: &[(String, String)]) -> Result<Config> {
     let checkpoint = Checkpoint::read(path)?;
     let Some(training) = checkpoint.training else {
         bail!(Usage(format!("{} does not say how it was trained; give --config FILE too", path.display())));
     };
-    let mut config = training.config;
+    let mut config = training.config_to_go_on();
     (config.network.weights, config.network.checkpoint) = (None, None);
-    // What its gates and blocks are is its own business now.
-    overrides.insert(0, ("network.checkpoint".into(), format!("{:?}", path.display().to_string())));
-    Ok(trainer::config::parse(&path.display().to_string(), &config.to_toml(), &overrides)?)
+    Ok(trainer::config::parse(&path.display().to_string(), &config.to_toml(), overrides)?)
 }
 
 fn dry_text(found: &DryRun) -> String {

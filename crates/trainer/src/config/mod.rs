@@ -128,8 +128,10 @@ pub struct OptimizerConfig {
     pub betas: [f64; 2],
     /// `adamw`: added to the root of the mean square.
     pub epsilon: f64,
-    /// Weight decay of convolutions and the classifier; batch norms and biases have none.
+    /// Weight decay of convolutions and the classifier.
     pub weight_decay: f64,
+    /// Whether batch norms and biases have it too.
+    pub decay_all: bool,
     /// Largest norm of all gradients together; longer ones are scaled down to it. No limit if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
@@ -335,6 +337,7 @@ impl Default for OptimizerConfig {
             betas: [0.9, 0.999],
             epsilon: 1e-8,
             weight_decay: 1e-4,
+            decay_all: false,
             clip_norm: None,
         }
     }

@@ -167,6 +167,7 @@ fn unknown_key(key: &str) -> String {
     complete.distillation.teacher = Some(PathBuf::new());
     complete.optimizer.clip_norm = Some(1.0);
     complete.data.path = Some(PathBuf::new());
+    complete.data.batches_ahead = Some(1);
     let known: Vec<String> = complete.flatten().into_iter().map(|(key, _)| key).collect();
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
     let likeness = |candidate: &String| {

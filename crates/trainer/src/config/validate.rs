@@ -77,6 +77,11 @@ impl Config {
             !of_network || gates.loss == ActivationLoss::Batch,
             "gates.weighting = \"network\" is a target for all gates together; expected \"batch\"",
         );
+        check(
+            "gates.target",
+            !of_network || !matches!(gates.target, ActivationTarget::PerBlock(_)),
+            "gates.weighting = \"network\" is a target for all gates together; expected one target for all blocks",
+        );
         let learned = self.network.checkpoint.is_some() || self.network.weights.is_some();
         check(
             "gates.decide_after",

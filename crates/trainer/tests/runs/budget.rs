@@ -103,6 +103,28 @@ fn gates_of_another_run_are_no_fresh_start() {
 }
 
 #[test]
+fn frozen_gates_keep_their_parameters_and_statistics_and_averages_begin_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(&dependent());
+    config.train.average_decay = 0.99;
+    let out = folder.path().join("run");
+    // Decided after step 5, and again after step 10, before which gates are those of the decision.
+    assert!(run(config.clone(), &out, false, Some(6)).unwrap().is_none());
+    let gates = |path: &Path| -> Vec<(String, Vec<u8>)> {
+        weights(path).into_iter().filter(|(name, _)| name.contains(".gate.")).collect()
+    };
+    let before = gates(&RunDir::at(&out).last());
+    let updates = |path: &Path| Checkpoint::read(path).unwrap().training.unwrap().updates;
+    assert_eq!(updates(&RunDir::at(&out).last()), 1);
+    config.checkpoints.every_steps = 9;
+    run(config, &out, true, None).unwrap().unwrap();
+    let ninth = RunDir::at(&out).last_but(1);
+    assert_eq!(Checkpoint::read(&ninth).unwrap().training.unwrap().step, 9);
+    assert_eq!(gates(&ninth), before);
+    assert_eq!(updates(&ninth), 4);
+}
+
+#[test]
 fn gates_that_cannot_be_told_apart_are_remarked_on() {
     let folder = tempfile::tempdir().unwrap();
     let first = finished(config("[gates]\ngranularity = \"none\""), &folder.path().join("first"));
