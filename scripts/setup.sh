@@ -41,7 +41,7 @@ is_libtorch() { # is_libtorch DIR: whether DIR is a libtorch of the right versio
         [ "$(awk '/define TORCH_VERSION_(MAJOR|MINOR|PATCH) /{printf "%s%s", separator, $3; separator = "."}' "$version")" = "$torch_version" ]
 }
 
-need() { # need COMMAND PACKAGE
+need() { # need COMMAND ADVICE
     command -v "$1" >/dev/null 2>&1 || fail "'$1' was not found; $2"
 }
 
@@ -51,7 +51,7 @@ compiler=${CXX:-c++}
 need "${compiler%% *}" "install a C++ compiler (g++ on Debian and Ubuntu, gcc-c++ on Fedora) or name yours in CXX"
 compiler=${CC:-cc}
 need "${compiler%% *}" "install a C compiler (gcc) or name yours in CC"
-need make "install it (make)"
+need make "install make, which the build of jemalloc runs"
 # rust-version in Cargo.toml
 rust=$(cargo --version | cut -d' ' -f2)
 [ "$(printf '%s\n' 1.89 "$rust" | sort -V | head -n 1)" = 1.89 ] || fail "cargo $rust is too old; 1.89 or newer is needed: rustup update"

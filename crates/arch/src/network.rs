@@ -1,8 +1,7 @@
 use crate::block::Block;
 use crate::conv::Conv;
 use crate::error::Result;
-use crate::spec::NetSpec;
-use crate::spec::Shortcut;
+use crate::spec::{NetSpec, Shortcut};
 use gumbel_gates::{Openings, Policy};
 use tch::{Device, Kind, Tensor};
 use torch_ext::{Autocast, Half, Init, Linear, Statistics, Tensors, derive_seed, to_device};

@@ -489,7 +489,7 @@ fn calibration_leaves_the_mean_of_the_batch_statistics() {
 }
 
 #[test]
-fn frozen_gates_decide_in_training_as_in_inference() {
+fn frozen_gates_use_running_statistics_and_leave_them() {
     let spec = NetSpec::preset("cifar-resnet20", 4).unwrap().with_layer_gates(GateKind::Dependent, |_| true);
     let network = Network::build(&spec, Device::Cpu, 3).unwrap();
     let images = normal(&[4, 3, 32, 32], 1).unwrap();
@@ -515,7 +515,7 @@ fn frozen_gates_decide_in_training_as_in_inference() {
 }
 
 #[test]
-fn a_zero_start_leaves_every_layer_something_to_learn() {
+fn after_a_zero_start_gradients_reach_the_first_layer() {
     for name in ["mobilenet_v2_x0.35", "resnet18"] {
         let network = Network::build(&NetSpec::preset(name, 4).unwrap(), Device::Cpu, 3).unwrap();
         network.zero_init_residual().unwrap();

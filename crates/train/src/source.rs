@@ -91,7 +91,7 @@ impl Loaded {
             let folder = split.location().display();
             bail!("the network knows {network} classes and {folder} holds {data}; use the classes it was trained on");
         }
-        if let Some(note) = trainer::note_on_class_order(split.classes()) {
+        if let Some(note) = trainer::note_on_class_order(split) {
             let _ = writeln!(std::io::stderr(), "{note}");
         }
         Ok(())

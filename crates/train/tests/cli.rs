@@ -139,15 +139,24 @@ fn a_log_says_early_how_long_training_will_take() {
 }
 
 #[test]
-fn paths_on_the_command_line_are_checked_with_the_rest() {
+fn paths_on_the_command_line_go_before_those_of_the_configuration() {
     let Fixture { config, data, .. } = fixture();
-    let (best, more) = (best(), tempfile::tempdir().unwrap());
-    let both = more.path().join("both.toml");
-    let text =
-        fs::read_to_string(config).unwrap().replace("[network]", "[network]\ncheckpoint = \"other.safetensors\"");
-    fs::write(&both, text).unwrap();
-    let message = failure(&["fit", "--config", path(&both), "--data", path(data), "--weights", path(&best)], 2);
-    assert!(message.contains("network.checkpoint has weights of its own; give one of the two"), "{message}");
+    let (best, folder) = (best(), tempfile::tempdir().unwrap());
+    let dry = |keys: &str, arguments: &[&str]| {
+        let file = folder.path().join("config.toml");
+        let network = format!("[network]\n{keys}");
+        fs::write(&file, fs::read_to_string(config).unwrap().replace("[network]", &network)).unwrap();
+        let fit = ["fit", "--config", path(&file), "--data", path(data), "--dry-run"];
+        stdout(&train(&[&fit[..], arguments].concat()))
+    };
+    let found = dry("checkpoint = \"other.safetensors\"", &["--weights", path(&best)]);
+    assert!(found.contains("loaded ") && found.contains("best.safetensors"), "{found}");
+    let found = dry("weights = \"other.pth\"", &["--checkpoint", path(&best)]);
+    assert!(found.contains("goes on from ") && found.contains("best.safetensors"), "{found}");
+    let found = dry("weights = \"other.pth\"", &["--set", "network.weights="]);
+    assert!(found.contains("resnet18 with 8 gates") && !found.contains("loaded"), "{found}");
+    let message = failure(&["fit", "--config", path(config), "--data", path(data), "--set", "network.wieghts="], 2);
+    assert!(message.contains("did you mean network.weights?"), "{message}");
 }
 
 #[test]
@@ -560,7 +569,7 @@ fn published_weights_reach_their_accuracy() {
 
 #[test]
 fn weights_are_fetched_checked_and_never_overwritten() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/fetch_weights.sh");
+    let script = repository().join("scripts/fetch_weights.sh");
     let folder = tempfile::tempdir().unwrap();
     let (mirror, target) = (folder.path().join("mirror"), folder.path().join("weights"));
     fs::create_dir(&mirror).unwrap();

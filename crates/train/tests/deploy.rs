@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
 use data::synth::{SampleSet, draw};
-use reference::PyTorch;
+use reference::{PyTorch, repository};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -82,10 +82,6 @@ fn failure(arguments: &[&str], code: i32) -> String {
     message
 }
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
 /// Half of the filter gates closed, whatever training made of them.
 const HALF: [&str; 2] = ["--policy", "topk=60"];
 
@@ -144,6 +140,14 @@ fn decided_gates_stay_decided_and_within_their_budget_when_a_pruned_network_is_t
     let key = |key: &str| config["gates"][key].as_float().unwrap();
     assert_eq!(key("decide_after"), 0.0);
     assert!((key("target") - (0.6 * before / after).min(1.0)).abs() < 1e-9, "{} of {after}", key("target"));
+    // What the gates that are left compute from is what it was.
+    let gates = |file: &Path| -> Vec<(String, tch::Tensor)> {
+        let tensors = trainer::Checkpoint::read_weights(file).unwrap().tensors;
+        let is_kept = |name: &str| [".gate.fc1.weight", ".gate.bn.running_var"].iter().any(|end| name.ends_with(end));
+        tensors.into_iter().filter(|(name, _)| is_kept(name)).collect()
+    };
+    let [before, after] = [&pruned, &tuned.join("checkpoints/last.safetensors")].map(|file| gates(file));
+    assert!(!before.is_empty() && before == after);
 }
 
 #[test]
@@ -195,11 +199,11 @@ fn python_and_cpp_run_exports_as_this_program_does() {
         exports.push(out);
     }
     // The example in docs/ is built as its first lines say.
-    let (program, libtorch) = (at("classify"), root().join(".libtorch").canonicalize().unwrap());
+    let (program, libtorch) = (at("classify"), repository().join(".libtorch").canonicalize().unwrap());
     let library = libtorch.join("lib");
     let built = Command::new(std::env::var("CXX").unwrap_or_else(|_| "c++".into()))
         .args(["-std=c++17", "-w"])
-        .arg(root().join("docs/cpp/classify.cpp"))
+        .arg(repository().join("docs/cpp/classify.cpp"))
         .args([
             format!("-I{0}/include", path(&libtorch)),
             format!("-I{0}/include/torch/csrc/api/include", path(&libtorch)),

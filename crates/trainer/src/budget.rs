@@ -37,9 +37,11 @@ impl Budget<'_> {
         let dependent = self.network.spec().has_dependent_gates();
         let margins =
             |listeners: &mut [_]| if dependent { self.margins(listeners) } else { self.margins_of_any_image() };
+        // The gates' own MACs come on top of all that they decide about.
+        let target = if self.target < 1.0 { self.target } else { f64::INFINITY };
         for _ in 0..ROUNDS {
             let margins = margins(listeners)?;
-            let (threshold, activation) = lowest_threshold(&margins, self.target, of)?;
+            let (threshold, activation) = lowest_threshold(&margins, target, of)?;
             if threshold == 0.0 {
                 return Ok(activation);
             }

@@ -15,6 +15,8 @@ pub struct Calibration<'a> {
     pub network: &'a Network,
     /// How gates decide.
     pub policy: Policy,
+    /// Whether gates are decided: then their own statistics stay.
+    pub frozen_gates: bool,
     /// The training images it looks at.
     pub pass: TrainingPass<'a>,
 }
@@ -28,7 +30,7 @@ impl Calibration<'_> {
     pub fn run(&self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<Option<usize>> {
         self.pass.run(ImagePass::Calibration, listeners, interrupt, |images, _, used| {
             let mode = Mode::Calibration { momentum: 1.0 / (used as f64 + 1.0) };
-            let pass = Pass { mode, ..Pass::inference(self.policy.for_batch(used)) };
+            let pass = Pass { mode, frozen_gates: self.frozen_gates, ..Pass::inference(self.policy.for_batch(used)) };
             tch::no_grad(|| self.network.forward(images, pass))?;
             Ok(())
         })

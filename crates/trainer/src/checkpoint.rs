@@ -11,7 +11,7 @@ use crate::health::HealthState;
 use crate::optimizer::Optimizer;
 use crate::totals::{Summary, Sums};
 use arch::state_dict::{StateDict, safetensors};
-use arch::{Classifier, Cost, NetSpec, Network};
+use arch::{Classifier, Cost, Decision, NetSpec, Network};
 use data::{Normalise, Transform};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -73,6 +73,9 @@ pub struct Training {
     /// Those of them that the average of weights follows, since it began.
     #[serde(default)]
     pub updates: u64,
+    /// Whether its gates are decided.
+    #[serde(default)]
+    pub decided: bool,
     /// The evaluation after the last completed epoch.
     pub evaluation: Option<Summary>,
     /// Epoch (from 1) and value of the best evaluation so far, by `checkpoints.best_by`.
@@ -112,29 +115,29 @@ impl Training {
     pub fn config_to_go_on(&self) -> Config {
         let mut config = self.config.clone();
         let gates = &mut config.gates;
-        if gates.decide_after.is_some_and(|epoch| self.epoch as f64 >= epoch) {
+        if self.decided {
             gates.decide_after = Some(0.0);
             gates.target = gates.target.clone().arrived();
         }
         config
     }
 
-    /// Holds a network that was made smaller to the MACs that its target stood for, given what it cost and costs. A target for the number of
-    /// open gates stays as it is.
-    pub fn keep_budget(&mut self, before: &Cost, after: &Cost) {
-        let share = |target: f64, [before, after]: [u64; 2], more: f64| {
-            let budget = target * before as f64 - more;
-            if after == 0 { target } else { (budget / after as f64).clamp(0.0, 1.0) }
+    /// Holds a network that was made smaller by these decisions to what its target stood for, given what it cost and costs.
+    pub fn keep_budget(&mut self, decisions: &[Decision], before: &Cost, after: &Cost) {
+        let count = |wanted: Decision| decisions.iter().filter(|found| **found == wanted).count() as f64;
+        // What the target is a share of, then and now, and what of it is spent for good now.
+        let (then, now, for_good) = match self.config.gates.weighting {
+            Weighting::Gates => (decisions.len() as f64, count(Decision::Undecided), count(Decision::Open)),
+            Weighting::Macs => {
+                let for_good = after.constant() as f64 - before.constant() as f64;
+                (before.gated() as f64, after.gated() as f64, for_good)
+            }
+            Weighting::Network => (before.dense as f64, after.dense as f64, 0.0),
         };
-        let more = after.constant() as f64 - before.constant() as f64;
-        let gates = &mut self.config.gates;
-        let weighting = gates.weighting;
-        gates.target = gates.target.clone().map(|target| match weighting {
-            Weighting::Gates => target,
-            // Gates that are open for good decide about nothing any more.
-            Weighting::Macs => share(target, [before.gated(), after.gated()], more),
-            Weighting::Network => share(target, [before.dense, after.dense], 0.0),
-        });
+        if now > 0.0 {
+            let gates = &mut self.config.gates;
+            gates.target = gates.target.clone().map(|target| ((target * then - for_good) / now).clamp(0.0, 1.0));
+        }
     }
 
     /// Forgets what was measured, for a network that has changed since.
@@ -331,4 +334,64 @@ impl Checkpoint {
 /// Whether a file is a checkpoint rather than weights alone.
 pub fn is_checkpoint(file: &StateDict) -> bool {
     file.metadata.contains_key(KEY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+    use crate::schedule::ActivationTarget;
+    use gumbel_gates::GateKind;
+
+    fn training(gates: &str, decided: bool) -> Training {
+        Training {
+            config: parse("test", &format!("[gates]\n{gates}"), &[]).unwrap(),
+            images: (0, 0),
+            epoch: 1,
+            batch: 0,
+            step: 5,
+            updates: 0,
+            decided,
+            evaluation: None,
+            best: None,
+            runners_up: Vec::new(),
+            health: HealthState::default(),
+            bad_images: 0,
+            partial: Sums::default(),
+            logged: Sums::default(),
+        }
+    }
+
+    #[test]
+    fn what_is_trained_on_keeps_gates_that_were_decided_and_no_others() {
+        let gates = "decide_after = 1.5\ntarget = { from = 1.0, to = 0.5, epochs = 1 }";
+        let going_on = training(gates, true).config_to_go_on().gates;
+        assert_eq!((going_on.decide_after, going_on.target), (Some(0.0), ActivationTarget::Constant(0.5)));
+        let learning = training(gates, false);
+        assert_eq!(learning.config_to_go_on(), learning.config);
+    }
+
+    #[test]
+    fn a_smaller_network_has_the_budget_of_the_larger_one() {
+        let spec = |gated: fn(usize) -> bool| {
+            NetSpec::preset("resnet18", 2).unwrap().with_layer_gates(GateKind::Independent, gated)
+        };
+        // Of eight equal gates two are open for good and two closed: their blocks' branches are gone.
+        let before = Cost::of(&spec(|_| true), 64, 64).unwrap();
+        let after = Cost::of(&spec(|block| block < 4), 64, 64).unwrap();
+        let decisions = [vec![Decision::Undecided; 4], vec![Decision::Open; 2], vec![Decision::Closed; 2]].concat();
+        let target = |gates: &str| {
+            let mut training = training(gates, true);
+            training.keep_budget(&decisions, &before, &after);
+            training.config.gates.target.per_gate(&[0], 0.0)[0]
+        };
+        assert!((target("target = 0.5") - 0.5).abs() < 1e-12, "4 of 8, less 2, of 4");
+        assert!((target("target = 0.625") - 0.75).abs() < 1e-12, "5 of 8, less 2, of 4");
+        assert_eq!((target("target = 0.1"), target("target = 0.9")), (0.0, 1.0));
+        let network = |share: f64| target(&format!("loss = \"batch\"\nweighting = \"network\"\ntarget = {share}"));
+        assert!((network(0.5) * after.dense as f64 - 0.5 * before.dense as f64).abs() < 1.0);
+        let macs = target("weighting = \"macs\"\ntarget = 0.8");
+        let spent = after.constant() as f64 + macs * after.gated() as f64;
+        assert!((spent - before.constant() as f64 - 0.8 * before.gated() as f64).abs() < 1.0);
+    }
 }

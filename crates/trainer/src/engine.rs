@@ -196,8 +196,13 @@ impl Fit {
                 let images_now = sums.images();
                 let images_per_second = (images_now - images_since) as f64 / since.elapsed().as_secs_f64().max(1e-9);
                 let (scheduled, time) = (self.scheduled(step - 1), clock.read());
-                tell(listeners, &Event::Logged { step, epoch, recent: &recent, scheduled, images_per_second, time })?;
-                self.progress.logged = sums;
+                let logged = Event::Logged { step, epoch, recent: &recent, scheduled, images_per_second, time };
+                let told = tell(listeners, &logged);
+                self.progress.logged = sums.clone();
+                if let Err(error) = told {
+                    self.progress.partial = sums;
+                    return Err(self.keep_steps(error));
+                }
                 (since, images_since) = (Instant::now(), images_now);
             }
             let interrupted = interrupt.load(Ordering::Relaxed);
@@ -266,8 +271,8 @@ impl Fit {
     }
 
     /// Re-estimates the batch norm statistics before an evaluation, if the configuration asks for it; `false` if interrupted.
-    /// The batches are those of an epoch that training does not reach. Training itself uses the batches' own statistics, so it
-    /// goes on as if nothing had happened.
+    /// The batches are those of an epoch that training does not reach. Training itself uses the batches' own statistics, and
+    /// those of decided gates stay, so it goes on as if nothing had happened.
     fn calibrate(&self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<bool> {
         let train = &self.config.train;
         if train.calibrate_batches == 0 {
@@ -275,7 +280,8 @@ impl Fit {
         }
         for network in std::iter::once(&self.network).chain(self.average.as_ref().map(Average::network)) {
             let pass = self.training_pass(train.calibrate_batches);
-            let calibration = Calibration { network, policy: train.policy, pass };
+            let frozen_gates = self.is_decided(self.progress.step);
+            let calibration = Calibration { network, policy: train.policy, frozen_gates, pass };
             if calibration.run(listeners, interrupt)?.is_none() {
                 return Ok(false);
             }
@@ -386,9 +392,7 @@ impl Fit {
         // Told before it is saved: a run that is killed in between goes on from the state before and tells it again, one that has the new
         // state never would.
         if let Err(error) = tell(listeners, &ended) {
-            // The steps at least are not lost.
-            self.save_last(&self.state()?, &mut [])?;
-            return Err(error);
+            return Err(self.keep_steps(error));
         }
         let progress = &mut self.progress;
         (progress.epoch, progress.batch, progress.bad_images) = (epoch, 0, 0);

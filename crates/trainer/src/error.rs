@@ -80,7 +80,7 @@ pub enum Error {
         changes: Vec<String>,
     },
     /// A resumed run was given other images.
-    #[error("{} does not hold the files the run began with ({before} training and validation images then, {now} now), so it cannot go on exactly; start a new run, with --weights {} if you like", path.display(), checkpoint.display())]
+    #[error("{} does not hold the files and labels the run began with ({before} training and validation images then, {now} now), so it cannot go on exactly; start a new run, with --weights {} if you like", path.display(), checkpoint.display())]
     DataChanged {
         /// The data folder.
         path: PathBuf,

@@ -76,15 +76,14 @@ impl Fit {
         Ok(true)
     }
 
-    /// The activation that the gate which decides about most decides about.
+    /// The share of the target's whole that the gate which decides about most decides about.
     fn largest_gate(&self) -> f64 {
-        let one = |gates: usize| 1.0 / gates.max(1) as f64;
-        let Some(macs) = &self.objective.gate_macs else { return one(self.blocks_of_gates.len()) };
-        let all = match self.config.gates.weighting {
-            Weighting::Network => self.cost.dense as f64,
-            Weighting::Macs | Weighting::Gates => macs.iter().sum(),
-        };
-        macs.iter().copied().fold(0.0, f64::max) / all.max(1.0)
+        let most = || self.cost.per_gate().into_iter().max().unwrap_or(0) as f64;
+        match self.config.gates.weighting {
+            Weighting::Gates => 1.0 / self.blocks_of_gates.len().max(1) as f64,
+            Weighting::Macs => most() / self.cost.gated().max(1) as f64,
+            Weighting::Network => most() / self.cost.dense.max(1) as f64,
+        }
     }
 
     /// The compute that the network may use when its gates are decided.
@@ -114,6 +113,7 @@ impl Fit {
             return Ok(());
         }
         let Some(target) = self.objective.mean_target(&self.pull(step).targets) else { return Ok(()) };
+        self.progress.decided = true;
         let found = self.budget(target).meet(listeners)?;
         if step == from {
             // What weights were while gates were sampled is of no use to decided ones.

@@ -119,10 +119,12 @@ impl Optimizer {
                 None => None,
                 Some(most) => Some(clip_factor(norm, update.scale, most)?),
             };
-            let _ = match update.skip {
-                None => self.steps.shallow_clone().f_add_scalar_(1.0)?,
-                Some(skip) => self.steps.shallow_clone().f_add_(&skip.f_neg()?.f_add_scalar(1.0)?)?,
-            };
+            if self.config.algorithm == Algorithm::AdamW {
+                let _ = match update.skip {
+                    None => self.steps.shallow_clone().f_add_scalar_(1.0)?,
+                    Some(skip) => self.steps.shallow_clone().f_add_(&skip.f_neg()?.f_add_scalar(1.0)?)?,
+                };
+            }
             for group in self.learning(update.gates) {
                 let gradients = group.parameters.iter().map(Tensor::f_grad).collect::<tch::Result<Vec<_>>>()?;
                 if let Some(clip) = &clip {

@@ -2,7 +2,7 @@
 
 use crate::average::Average;
 use crate::checkpoint::{Checkpoint, Input, Training, is_checkpoint};
-use crate::config::{ALL_ALIKE, Config, Fault, Faults, GateStart, Precision, Weighting};
+use crate::config::{ALL_ALIKE, Config, Fault, Faults, GateStart, MOVES_MARGINS, Precision, Weighting};
 use crate::engine::Fit;
 use crate::error::{Error, Result};
 use crate::file::write_atomically;
@@ -95,7 +95,7 @@ impl Fit {
             refuse_unreachable_target(&config, &cost)?;
         }
         torch_ext::allow_tf32(config.train.tf32);
-        // All batches have one shape: the fastest kernels are worth looking for.
+        // Nearly all batches have one shape: the fastest kernels are worth looking for.
         Cuda::cudnn_set_benchmark(device.is_cuda());
         let half = config.train.precision.half();
         let mut network = Network::build(&spec, device, config.train.seed)?;
@@ -117,6 +117,9 @@ impl Fit {
         let at_once = begun.is_none() && config.gates.decided_from(steps) == Some(0);
         if at_once && fresh_gates && spec.gate_count() > 0 && config.gates.start == GateStart::Alike {
             return Err(fault("gates.decide_after", ALL_ALIKE.to_owned()));
+        }
+        if config.gates.decide_after.is_some() && config.train.calibrate_batches > 0 && spec.has_dependent_gates() {
+            return Err(fault("train.calibrate_batches", MOVES_MARGINS.to_owned()));
         }
         let about = format!(
             "{} with {} gates on {}; {} training and {} validation images of {} classes",
@@ -229,7 +232,7 @@ fn start(
         let weights = Checkpoint::read_weights(path)?;
         let loaded = network.load(&weights, Classifier::MayBeFresh)?;
         if loaded.other_classes.is_none() && !is_checkpoint(&weights) {
-            notes.extend(note_on_class_order(dataset.classes()));
+            notes.extend(note_on_class_order(&*dataset.train));
         }
         fresh_gates = loaded.fresh_gates;
         let mut fresh = Vec::new();
@@ -250,6 +253,7 @@ fn start(
         batch: 0,
         step: 0,
         updates: 0,
+        decided: false,
         evaluation: None,
         best: None,
         runners_up: Vec::new(),
@@ -319,7 +323,7 @@ fn refuse_other_targets(config: &Config, blocks: usize) -> Result<()> {
 fn refuse_unreachable_target(config: &Config, cost: &Cost) -> Result<()> {
     let least = cost.constant() as f64 / cost.dense as f64;
     let target = config.gates.target.last();
-    if config.gates.weighting != Weighting::Network || target >= least {
+    if config.gates.weighting != Weighting::Network || target >= least.min(1.0) {
         return Ok(());
     }
     let message = format!(
@@ -431,12 +435,15 @@ fn refuse_changes(
     Ok(())
 }
 
-/// What to say where a network whose weights name no classes meets these, which may be numbered otherwise than where it was trained.
-pub fn note_on_class_order(classes: &[String]) -> Option<String> {
-    let (first, second) = classes.iter().zip(classes.iter().skip(1)).find(|(first, second)| first > second)?;
+/// What to say where weights that name no classes meet class folders which torchvision would number otherwise.
+pub fn note_on_class_order(source: &dyn Source) -> Option<String> {
+    let classes = source.classes();
+    let in_folders = !source.is_empty() && source.name(0).starts_with(&classes[source.label(0)]);
+    let neighbours = classes.iter().zip(classes.iter().skip(1));
+    let (first, second) = neighbours.into_iter().find(|(first, second)| in_folders && first > second)?;
     Some(format!(
-        "classes are numbered in natural order, '{first}' before '{second}'; torchvision's ImageFolder numbers them by their characters, so \
-         weights that were trained on it take some of these classes for others"
+        "class folders are numbered in natural order, '{first}' before '{second}'; torchvision's ImageFolder compares characters, so weights \
+         that were trained with it would take some of these classes for others"
     ))
 }
 

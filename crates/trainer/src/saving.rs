@@ -26,6 +26,14 @@ impl Fit {
         tell(listeners, &Event::Saved(&self.run.last()))
     }
 
+    /// Saves the steps that are done, as far as that is possible, where something that is told of them failed with `error`.
+    pub(crate) fn keep_steps(&mut self, error: Error) -> Error {
+        let health = self.health.state().map(|health| self.progress.health = health);
+        // The first error is the one to tell.
+        let _ = health.and_then(|()| self.state()).and_then(|state| self.save_last(&state, &mut []));
+        error
+    }
+
     /// Files the evaluation after `epoch` among the best.
     pub(crate) fn rank(&self, epoch: u64, evaluation: &Summary) -> Ranked {
         let config = &self.config.checkpoints;

@@ -93,7 +93,6 @@ impl Fit {
         let norm = self.optimizer.norm(learn_gates)?;
         let scale = self.health.scale()?;
         let skip = self.health.judge(step, &loss, &norm)?;
-        self.progress.updates += 1;
         let update = Update {
             learning_rate: self.learning_rate(step),
             gates: learn_gates,
@@ -102,6 +101,7 @@ impl Fit {
         };
         self.optimizer.step(&update, &norm)?;
         if let Some(average) = &self.average {
+            self.progress.updates += 1;
             average.follow(self.progress.updates)?;
         }
         for Done { output, labels, losses: [total, cross_entropy, activation] } in &done {

@@ -11,7 +11,7 @@ fn fault(text: &str) -> String {
 
 #[test]
 fn shipped_configurations_are_valid_and_say_what_they_mean() {
-    let configs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    let configs = reference::repository().join("configs");
     let mut names = Vec::new();
     for entry in std::fs::read_dir(configs).unwrap() {
         let path = entry.unwrap().path();
@@ -31,7 +31,7 @@ fn shipped_configurations_are_valid_and_say_what_they_mean() {
 
 #[test]
 fn the_settings_that_make_suggests_to_try_things_fit_every_configuration() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let root = reference::repository();
     let makefile = std::fs::read_to_string(root.join("Makefile")).unwrap();
     let settings = |name: &str| -> Vec<(String, String)> {
         let line = makefile.lines().find_map(|line| line.strip_prefix(&format!("{name} := "))).unwrap();
@@ -49,7 +49,7 @@ fn the_settings_that_make_suggests_to_try_things_fit_every_configuration() {
 
 #[test]
 fn the_papers_recipe_gates_ten_blocks() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/resnet50-aig-paper.toml");
+    let path = reference::repository().join("configs/resnet50-aig-paper.toml");
     let config = Config::read(&path, &[]).unwrap();
     let spec = config.spec(1000).unwrap();
     assert_eq!(spec.gate_count(), 10, "16 blocks, six of them with target 1");

@@ -68,7 +68,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         epoch: 0,
         max_bad_share: args.reading.max_bad_share,
     };
-    let calibration = Calibration { network: &loaded.network, policy: args.policy.with_seed(args.seed), pass };
+    let frozen_gates = loaded.training.as_ref().is_some_and(|training| training.decided);
+    let policy = args.policy.with_seed(args.seed);
+    let calibration = Calibration { network: &loaded.network, policy, frozen_gates, pass };
     let mut progress: Vec<Box<dyn Listener>> = vec![Box::new(Progress::new(&cost, 0))];
     // Nothing sets the flag: a signal simply ends the program, and nothing was written.
     let Some(used) = calibration.run(&mut progress, &AtomicBool::new(false))? else { return Ok(Done::default()) };

@@ -21,7 +21,7 @@ use trainer::{
 
 /// Train a network
 ///
-/// Everything about the run comes from the configuration; --data, --weights and --set change single keys of it. The run's
+/// Everything about the run comes from the configuration; --data, --weights, --checkpoint and --set change single keys of it. The run's
 /// folder holds the resolved configuration, checkpoints, metrics.jsonl, TensorBoard events and what the gates did. An interrupt (Ctrl-C) finishes
 /// the step, saves, and exits with 130; --resume continues. --dry-run tries everything for two steps and tells how long the run would take.
 #[derive(clap::Args)]
@@ -32,7 +32,7 @@ pub(crate) struct Args {
     /// Configuration file; with --resume by default the run's own
     #[arg(long, value_name = "FILE", required_unless_present_any = ["resume", "checkpoint"])]
     config: Option<PathBuf>,
-    /// Change one key of the configuration, such as train.epochs=30 (repeatable)
+    /// Change one key of the configuration, such as train.epochs=30; KEY= takes it out (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Folder in ImageNet layout: train/CLASS/IMAGE.jpg and val/CLASS/IMAGE.jpg [data.path]
@@ -111,14 +111,16 @@ pub(crate) fn run(args: Args) -> Result<Done> {
 
 fn config(args: &Args) -> Result<Config> {
     let mut overrides = overrides(&args.set)?;
-    // Checked with all others, and before any work is done.
-    let flags =
-        [("data.path", &args.data), ("network.weights", &args.weights), ("network.checkpoint", &args.checkpoint)];
-    for (key, path) in flags {
+    let mut path_of = |key: &str, path: &Option<PathBuf>, instead_of: Option<&str>| -> Result<()> {
         if let Some(path) = path {
+            overrides.extend(instead_of.map(|other| (other.to_owned(), String::new())));
             overrides.push((key.to_owned(), path_value(path)?));
         }
-    }
+        Ok(())
+    };
+    path_of("data.path", &args.data, None)?;
+    path_of("network.weights", &args.weights, Some("network.checkpoint"))?;
+    path_of("network.checkpoint", &args.checkpoint, Some("network.weights"))?;
     let mut config = match (&args.config, &args.checkpoint, &args.out) {
         (Some(path), ..) => Config::read(path, &overrides)?,
         (None, Some(checkpoint), _) => of_checkpoint(checkpoint, &overrides)?,

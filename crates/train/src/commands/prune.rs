@@ -96,7 +96,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let costs = [Cost::of(loaded.network.spec(), size, size)?, Cost::of(pruned.spec(), size, size)?];
     let training = loaded.training.map(|mut training| {
         training.forget_results();
-        training.keep_budget(&costs[0], &costs[1]);
+        training.keep_budget(&decisions, &costs[0], &costs[1]);
         let left = |name: &str| pruned.spec().blocks.iter().any(|block| block.name == name);
         if let ActivationTarget::PerBlock(targets) = &mut training.config.gates.target {
             let mut blocks = loaded.network.spec().blocks.iter();

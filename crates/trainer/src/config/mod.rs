@@ -11,7 +11,7 @@ pub use gates::{
     SharedDecay, Weighting,
 };
 pub use parse::parse;
-pub(crate) use validate::ALL_ALIKE;
+pub(crate) use validate::{ALL_ALIKE, MOVES_MARGINS};
 
 use crate::schedule::LearningRate;
 use crate::totals::Summary;
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use torch_ext::Half;
 
-/// Everything about a run. Keys that are left out keep these defaults: the paper's ImageNet recipe.
+/// Everything about a run. Keys that are left out keep these defaults, most of them the papers' for ImageNet.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {

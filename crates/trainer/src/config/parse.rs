@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-/// Reads a configuration from TOML `text`, then `overrides` (`key`, `value`; a value that is no TOML is taken as a string).
+/// Reads a configuration from TOML `text`, then `overrides` (`key`, `value`; a value that is no TOML is taken as a string, an empty one takes
+/// the key out).
 /// `origin` is the name of the file for messages.
 ///
 /// # Errors
@@ -26,7 +27,11 @@ pub fn parse(origin: &str, text: &str, overrides: &[(String, String)]) -> Result
     let mut found = Vec::new();
     for (key, value) in overrides {
         positions.remove(key);
-        if let Err(message) = set(&mut table, key, value) {
+        if value.is_empty() {
+            if !remove(&mut table, key) && !known_keys().contains(key) {
+                found.push(Fault { key: key.clone(), line: None, from_command_line: true, message: unknown_key(key) });
+            }
+        } else if let Err(message) = set(&mut table, key, value) {
             found.push(Fault { key: key.clone(), line: None, from_command_line: true, message });
         }
     }
@@ -157,7 +162,7 @@ fn in_words(message: &str) -> String {
     }
 }
 
-fn unknown_key(key: &str) -> String {
+fn known_keys() -> Vec<String> {
     // Absent paths are keys too.
     let mut complete = Config::default();
     complete.network.weights = Some(PathBuf::new());
@@ -168,7 +173,11 @@ fn unknown_key(key: &str) -> String {
     complete.optimizer.clip_norm = Some(1.0);
     complete.data.path = Some(PathBuf::new());
     complete.data.batches_ahead = Some(1);
-    let known: Vec<String> = complete.flatten().into_iter().map(|(key, _)| key).collect();
+    complete.flatten().into_iter().map(|(key, _)| key).collect()
+}
+
+fn unknown_key(key: &str) -> String {
+    let known = known_keys();
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
     let likeness = |candidate: &String| {
         // The right key in the wrong section is as good a guess as a slip of the pen.

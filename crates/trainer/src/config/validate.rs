@@ -9,6 +9,10 @@ use gumbel_gates::{GateKind, Policy};
 pub(crate) const ALL_ALIKE: &str =
     "new gates are all alike, so none can be told from another yet; decide later, or set gates.start";
 
+/// What is wrong with re-estimating statistics where gates that look at the input are decided.
+pub(crate) const MOVES_MARGINS: &str =
+    "statistics estimated anew would move the margins of dependent gates past gates.decide_after; expected 0";
+
 impl Config {
     /// Reports every value out of range as (key, message).
     pub(super) fn validate(&self, fault: &mut impl FnMut(String, String)) {
@@ -64,12 +68,9 @@ impl Config {
                 arrived,
                 "expected a ramp that ends before gates.decide_after, which freezes the gates",
             );
-            let calibrated = gates.kind == GateKind::Dependent && self.train.calibrate_batches > 0;
-            check(
-                "train.calibrate_batches",
-                !calibrated,
-                "statistics estimated anew would move the margins of dependent gates past gates.decide_after; expected 0",
-            );
+            // Of a checkpoint it is known once that is read.
+            let dependent = self.network.checkpoint.is_none() && gates.kind == GateKind::Dependent;
+            check("train.calibrate_batches", !dependent || self.train.calibrate_batches == 0, MOVES_MARGINS);
         }
         let of_network = gates.weighting == Weighting::Network;
         check(

@@ -34,8 +34,9 @@ pub struct Progress {
     recent: String,
     /// Where the time of steps went in this epoch: a sum over its log entries.
     time: StepTime,
-    /// Steps between two log entries, until the first steps showed how long those take.
+    /// Steps between two log entries, until the first steps of this process showed how long those take.
     log_every: Option<u64>,
+    has_begun: bool,
 }
 
 const TEMPLATE: &str = "{prefix} {bar:16} {pos}/{len}  {wide_msg}";
@@ -70,6 +71,7 @@ impl Progress {
             recent: String::new(),
             time: StepTime::default(),
             log_every: None,
+            has_begun: false,
         }
     }
 
@@ -144,8 +146,7 @@ impl Listener for Progress {
         match event {
             Event::Note(text) => self.line(text),
             Event::EpochStarted { epoch, first, batches, config } => {
-                // Only for the first epoch of this process.
-                self.log_every = (self.epoch == 0).then_some(config.train.log_every);
+                self.log_every = (!self.has_begun).then_some(config.train.log_every);
                 (self.epoch, self.batches) = (*epoch, *batches);
                 self.batch_size = config.train.batch_size;
                 self.weighting = config.gates.weighting;
@@ -156,7 +157,7 @@ impl Listener for Progress {
                 self.restart(format!("epoch {epoch}/{}", self.epochs), *first, *batches);
             }
             Event::Step { batch, .. } => {
-                self.batch = *batch;
+                (self.batch, self.has_begun) = (*batch, true);
                 // A pass in the middle of an epoch had the bar.
                 if self.bar.length() != Some(self.batches as u64) {
                     self.restart(format!("epoch {}/{}", self.epoch, self.epochs), *batch, self.batches);

@@ -254,7 +254,7 @@ fn calibration_changes_statistics_alone_and_the_same_way_whatever_they_were() {
             epoch: 0,
             max_bad_share: 0.0,
         };
-        let calibration = Calibration { network: &network, policy, pass };
+        let calibration = Calibration { network: &network, policy, frozen_gates: false, pass };
         assert_eq!(calibration.run(&mut [], &AtomicBool::new(false)).unwrap(), Some(7));
         let first = copies(Role::Buffer);
         assert_ne!(first, statistics);
@@ -311,7 +311,7 @@ fn strategies_are_what_their_runs_come_to() {
 #[test]
 fn every_shipped_configuration_trains() {
     let folder = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs")).unwrap() {
+    for entry in fs::read_dir(reference::repository().join("configs")).unwrap() {
         let path = entry.unwrap().path();
         let mut config = Config::read(&path, &[]).unwrap();
         if config.data.image_size > 64 {

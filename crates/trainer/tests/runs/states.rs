@@ -162,35 +162,59 @@ fn images_that_were_left_out_before_a_stop_still_count() {
     }
 }
 
-/// Cannot write down what an epoch came to.
-struct FullDisk;
+/// Cannot write down what the first epoch came to, or a log entry before that.
+struct FullDisk {
+    at_step: Option<u64>,
+}
 
 impl Listener for FullDisk {
     fn on(&mut self, event: &Event) -> trainer::Result<()> {
-        match event {
-            Event::EpochEnded { .. } => {
-                let source = std::io::ErrorKind::StorageFull.into();
-                Err(Error::Write { path: "full".into(), bytes: None, source })
-            }
-            _ => Ok(()),
-        }
+        let is_full = match event {
+            Event::EpochEnded { .. } => true,
+            Event::Logged { step, .. } => Some(*step) == self.at_step,
+            _ => false,
+        };
+        let source = std::io::ErrorKind::StorageFull.into();
+        if is_full { Err(Error::Write { path: "full".into(), bytes: None, source }) } else { Ok(()) }
     }
 }
 
 #[test]
-fn an_epoch_that_cannot_be_told_is_not_lost() {
+fn steps_that_cannot_be_told_are_not_lost() {
     let folder = tempfile::tempdir().unwrap();
-    let (whole, out) = (folder.path().join("whole"), folder.path().join("run"));
+    let whole = folder.path().join("whole");
     run(config(""), &whole, false, None).unwrap();
-    let fit = Fit::prepare(config(""), Some(out.clone()), Resume::No, Device::Cpu).unwrap();
-    let metrics_file = MetricsFile::open(&fit.run_dir().metrics(), None).unwrap();
-    let failed = fit.run(&mut [Box::new(metrics_file), Box::new(FullDisk)], &AtomicBool::new(false)).unwrap_err();
-    assert!(failed.to_string().contains("full"), "{failed}");
-    let training = Checkpoint::read(&RunDir::at(&out).last()).unwrap().training.unwrap();
-    assert_eq!((training.step, training.epoch), (5, 0), "its steps are done, its evaluation is to come");
-    run(config(""), &out, true, None).unwrap().unwrap();
-    assert_eq!(metrics(&out), metrics(&whole));
-    assert_eq!(weights(&RunDir::at(&out).last()), weights(&RunDir::at(&whole).last()));
+    for at_step in [None, Some(4)] {
+        let out = folder.path().join(format!("run-{at_step:?}"));
+        let fit = Fit::prepare(config(""), Some(out.clone()), Resume::No, Device::Cpu).unwrap();
+        let metrics_file = MetricsFile::open(&fit.run_dir().metrics(), None).unwrap();
+        let mut listeners: [Box<dyn Listener>; 2] = [Box::new(metrics_file), Box::new(FullDisk { at_step })];
+        let failed = fit.run(&mut listeners, &AtomicBool::new(false)).unwrap_err();
+        assert!(failed.to_string().contains("full"), "{failed}");
+        let training = Checkpoint::read(&RunDir::at(&out).last()).unwrap().training.unwrap();
+        // Of the epoch its steps are done, its evaluation is to come.
+        assert_eq!((training.step, training.epoch), (at_step.unwrap_or(5), 0));
+        run(config(""), &out, true, None).unwrap().unwrap();
+        assert_eq!(metrics(&out), metrics(&whole), "{at_step:?}");
+        assert_eq!(weights(&RunDir::at(&out).last()), weights(&RunDir::at(&whole).last()), "{at_step:?}");
+    }
+}
+
+#[test]
+fn class_folders_that_torchvision_numbers_otherwise_are_remarked_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("set");
+    draw(&root, &SampleSet { train_per_class: 2, val_per_class: 1, seed: 3 }).unwrap();
+    let note = || {
+        let source = Dataset::open(&root).unwrap().train;
+        trainer::note_on_class_order(&*source)
+    };
+    assert_eq!(note(), None);
+    for split in ["train", "val"] {
+        fs::rename(root.join(split).join("disc"), root.join(split).join("9")).unwrap();
+        fs::rename(root.join(split).join("ring"), root.join(split).join("10")).unwrap();
+    }
+    assert!(note().unwrap().contains("'9' before '10'"), "{:?}", note());
 }
 
 #[test]
