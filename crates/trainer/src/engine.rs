@@ -187,8 +187,6 @@ impl Fit {
                 self.judge_health(listeners)?;
             }
             (self.progress.step, self.progress.batch) = (step, number);
-            // Before anything is saved, so that a resumed run finds it done.
-            self.decide(step, listeners)?;
             tell(listeners, &Event::Step { step, batch: number })?;
             if is_logged {
                 let sums = totals.read()?;
@@ -201,10 +199,13 @@ impl Fit {
                 self.progress.logged = sums.clone();
                 if let Err(error) = told {
                     self.progress.partial = sums;
+                    self.decide(step, &mut [])?;
                     return Err(self.keep_steps(error));
                 }
                 (since, images_since) = (Instant::now(), images_now);
             }
+            // After the log, whose times it is no part of; before anything is saved, so that a resumed run finds it done.
+            self.decide(step, listeners)?;
             let interrupted = interrupt.load(Ordering::Relaxed);
             if interrupted || (number < batches && self.save_is_due(saved)) {
                 self.judge_health(listeners)?;

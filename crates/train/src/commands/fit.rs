@@ -200,7 +200,12 @@ fn text(verdict: &Verdict) -> String {
     let (summary, cost) = (&verdict.evaluation.summary, &verdict.cost);
     let mut rows = vec![["block", "output", "target", "open", "MACs dense", "MACs used"].map(str::to_owned).to_vec()];
     for ((block, gates), used) in cost.blocks.iter().zip(&verdict.blocks).zip(&summary.block_macs) {
-        let target = gates.map_or("no gate".to_owned(), |gates| percent(gates.target));
+        let target = match (gates, verdict.config.gates.loss) {
+            (None, _) => "no gate".to_owned(),
+            (Some(gates), ActivationLoss::PerGate) => percent(gates.target),
+            // Only their mean has one.
+            (Some(_), ActivationLoss::Batch) => "–".to_owned(),
+        };
         rows.push(vec![
             block.name.clone(),
             format!("{}×{}", block.extent.0, block.extent.1),

@@ -177,9 +177,15 @@ fn text([before, after]: [&Network; 2], costs: &[Cost; 2], decisions: &[Decision
         Policy::Threshold(_) if undecided > 0 => format!("; use them with --policy {}", args.policy),
         _ => String::new(),
     };
+    let nothing = match old.dense == new.dense && undecided > 0 {
+        true => {
+            "nothing was cut away; what gates that look at the image close is left out as the network runs: train export --mode skip\n"
+        }
+        false => "",
+    };
     format!(
         "{}\ngates       {open} decided open, {closed} closed, {undecided} undecided: they stay{policy}\n\
-         parameters  {} of {}, {}\nMACs        {} of {}, {}\nwrote       {}\n",
+         parameters  {} of {}, {}\nMACs        {} of {}, {}\n{nothing}wrote       {}\n",
         table(&rows),
         grouped(new.parameters),
         grouped(old.parameters),
