@@ -111,6 +111,26 @@ struct Description {
 }
 
 impl Training {
+    /// Before the first step.
+    pub(crate) fn begin(config: Config, images: (usize, u64)) -> Self {
+        Self {
+            config,
+            images,
+            epoch: 0,
+            batch: 0,
+            step: 0,
+            updates: 0,
+            decided: false,
+            evaluation: None,
+            best: None,
+            runners_up: Vec::new(),
+            health: HealthState::default(),
+            bad_images: 0,
+            partial: Sums::default(),
+            logged: Sums::default(),
+        }
+    }
+
     /// The configuration to train on with in another run: gates that were decided stay decided, at the target they had arrived at.
     pub fn config_to_go_on(&self) -> Config {
         let mut config = self.config.clone();
@@ -344,22 +364,8 @@ mod tests {
     use gumbel_gates::GateKind;
 
     fn training(gates: &str, decided: bool) -> Training {
-        Training {
-            config: parse("test", &format!("[gates]\n{gates}"), &[]).unwrap(),
-            images: (0, 0),
-            epoch: 1,
-            batch: 0,
-            step: 5,
-            updates: 0,
-            decided,
-            evaluation: None,
-            best: None,
-            runners_up: Vec::new(),
-            health: HealthState::default(),
-            bad_images: 0,
-            partial: Sums::default(),
-            logged: Sums::default(),
-        }
+        let config = parse("test", &format!("[gates]\n{gates}"), &[]).unwrap();
+        Training { decided, ..Training::begin(config, (0, 0)) }
     }
 
     #[test]

@@ -6,13 +6,12 @@ use crate::config::{ALL_ALIKE, Config, Fault, Faults, GateStart, MOVES_MARGINS, 
 use crate::engine::Fit;
 use crate::error::{Error, Result};
 use crate::file::write_atomically;
-use crate::health::{Health, HealthState};
+use crate::health::Health;
 use crate::keep::{read_last, step_back};
 use crate::objective::Objective;
 use crate::optimizer::Optimizer;
 use crate::run_dir::RunDir;
 use crate::teacher::Teacher;
-use crate::totals::Sums;
 use arch::{BlockSpec, Classifier, Cost, Meter, Network};
 use data::{Dataset, Loader, LoaderOptions, Order, Source};
 use std::collections::BTreeSet;
@@ -246,22 +245,7 @@ fn start(
         let fresh = if fresh.is_empty() { String::new() } else { format!("; fresh: {}", fresh.join(" and ")) };
         notes.push(format!("loaded {}{fresh}", path.display()));
     }
-    let progress = Training {
-        config: config.clone(),
-        images: images(dataset),
-        epoch: 0,
-        batch: 0,
-        step: 0,
-        updates: 0,
-        decided: false,
-        evaluation: None,
-        best: None,
-        runners_up: Vec::new(),
-        health: HealthState::default(),
-        bad_images: 0,
-        partial: Sums::default(),
-        logged: Sums::default(),
-    };
+    let progress = Training::begin(config.clone(), images(dataset));
     Ok(Start { progress, fresh_gates, average: average(config, network)?, ago: 0, faults: Vec::new() })
 }
 
