@@ -363,8 +363,7 @@ impl Fit {
         listeners: &mut [Box<dyn Listener>],
         interrupt: &AtomicBool,
     ) -> Result<Option<(Evaluation, usize)>> {
-        let (first, batches) = (self.progress.batch, self.steps_per_epoch());
-        let (epoch, step) = (self.progress.epoch + 1, self.progress.step + (batches - first) as u64);
+        let (epoch, first, batches) = (self.progress.epoch + 1, self.progress.batch, self.steps_per_epoch());
         tell(listeners, &Event::EpochStarted { epoch, first, batches, config: &self.config })?;
         // A run interrupted after an epoch's last step goes on with its evaluation.
         if first < batches && !self.train_epoch(listeners, interrupt)? {
@@ -377,7 +376,7 @@ impl Fit {
         let EpochEvaluations { deployed: evaluation, sampled, unaveraged } = found;
         // The last step may have broken what its own loss did not show yet; such a network is never saved.
         self.refuse_broken_evaluation(evaluation.summary.loss)?;
-        let ranking = self.rank(epoch, &evaluation.summary);
+        let (step, ranking) = (self.progress.step, self.rank(epoch, &evaluation.summary));
         let bad_images = self.progress.bad_images + evaluation.bad;
         let ended = Event::EpochEnded {
             step,
