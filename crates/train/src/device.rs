@@ -1,6 +1,6 @@
 //! `--device`
 
-use crate::commands::Usage;
+use crate::usage::Usage;
 use anyhow::{Result, bail};
 use std::str::FromStr;
 use tch::{Cuda, Device};

@@ -1,7 +1,7 @@
 //! Where a command's images come from and how they are read.
 
-use crate::commands::Usage;
 use crate::source::Loaded;
+use crate::usage::Usage;
 use anyhow::{Result, bail};
 use clap::Args;
 use data::{Loader, LoaderOptions, Order, Split, Transform};

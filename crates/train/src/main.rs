@@ -3,14 +3,18 @@
 mod allocator;
 mod commands;
 mod device;
+mod done;
 mod images;
 mod source;
 mod table;
+mod usage;
 
 use clap::{Parser, Subcommand};
 use commands::{bench, calibrate, data, eval, export, fit, inspect, predict, prune};
+use done::Done;
 use std::io::Write;
 use std::process::ExitCode;
+use usage::Usage;
 
 /// Learns which layers and filters of a network are worth their compute, with Gumbel gates.
 #[derive(Parser)]
@@ -32,37 +36,6 @@ enum Command {
     Inspect(inspect::Args),
     Predict(predict::Args),
     Data(data::Args),
-}
-
-/// What a command that did not fail comes to.
-#[derive(Default)]
-pub(crate) struct Done {
-    /// The result.
-    stdout: String,
-    /// What is not a result.
-    stderr: String,
-    code: u8,
-}
-
-impl Done {
-    pub(crate) fn ok(stdout: String) -> Self {
-        Self { stdout, ..Self::default() }
-    }
-
-    /// The command did its work, and the answer is bad news.
-    pub(crate) fn with_code(stdout: String, code: u8) -> Self {
-        Self { stdout, code, ..Self::default() }
-    }
-
-    /// The command did a part of its work; `stderr` says what it could not do.
-    pub(crate) fn in_part(stdout: String, stderr: String) -> Self {
-        Self { stdout, stderr, code: 1 }
-    }
-
-    /// Stopped by the user, the state saved.
-    pub(crate) fn interrupted(stderr: String) -> Self {
-        Self { stderr, code: 130, ..Self::default() }
-    }
 }
 
 fn main() -> ExitCode {
@@ -96,7 +69,7 @@ fn main() -> ExitCode {
 
 /// Whether the command line or the configuration is to blame.
 fn is_wrong_usage(error: &anyhow::Error) -> bool {
-    error.is::<commands::Usage>()
+    error.is::<Usage>()
         || error.is::<trainer::config::Faults>()
         || matches!(error.downcast_ref(), Some(trainer::Error::Config(_)))
         || matches!(error.downcast_ref(), Some(arch::Error::UnknownPreset { .. }))

@@ -1,6 +1,6 @@
 //! Where a network comes from: `--checkpoint FILE`, or `--arch NAME [--weights FILE]`.
 
-use crate::commands::Usage;
+use crate::usage::Usage;
 use anyhow::{Result, bail};
 use arch::state_dict::StateDict;
 use arch::{Classifier, NetSpec, Network, Preset};

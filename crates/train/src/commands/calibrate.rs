@@ -1,9 +1,10 @@
 //! `train calibrate`
 
-use crate::Done;
 use crate::device::DeviceChoice;
+use crate::done::Done;
 use crate::images::Reading;
 use crate::source::Source;
+use crate::usage::refuse_existing;
 use anyhow::Result;
 use arch::Cost;
 use data::Order;
@@ -50,7 +51,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     args.reading.check()?;
-    super::refuse_existing(&args.out)?;
+    refuse_existing(&args.out)?;
     let device = args.device.resolve()?;
     let loaded = args.source.load(device)?;
     let trained_with = loaded.training.as_ref().map(|training| training.config.train.batch_size);

@@ -1,6 +1,6 @@
 //! `train data`
 
-use crate::Done;
+use crate::done::Done;
 use crate::table::{grouped, table};
 use anyhow::Result;
 use clap::Subcommand;

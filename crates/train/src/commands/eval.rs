@@ -1,11 +1,11 @@
 //! `train eval`
 
-use super::Usage;
-use crate::Done;
 use crate::device::DeviceChoice;
+use crate::done::Done;
 use crate::images::Reading;
 use crate::source::{Loaded, Source};
 use crate::table::{macs, percent, table};
+use crate::usage::Usage;
 use anyhow::{Result, bail};
 use arch::Cost;
 use data::Order;

@@ -1,9 +1,9 @@
 //! `train export`
 
-use super::Usage;
-use crate::Done;
 use crate::device::DeviceChoice;
+use crate::done::Done;
 use crate::source::{Loaded, Source};
+use crate::usage::{Usage, refuse_existing};
 use anyhow::{Result, bail};
 use arch::state_dict::torch_bytes;
 use arch::{Execution, Preset, ScriptOptions};
@@ -74,7 +74,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         Format::Safetensors | Format::StateDict => None,
     };
     for path in [Some(&args.out), beside.as_ref()].into_iter().flatten() {
-        super::refuse_existing(path)?;
+        refuse_existing(path)?;
     }
     // Exports run anywhere, so they are made on the CPU.
     let loaded = args.source.load(DeviceChoice::Cpu.resolve()?)?;

@@ -1,9 +1,9 @@
 //! `train inspect`
 
-use super::Usage;
-use crate::Done;
+use crate::done::Done;
 use crate::source::{Source, network_with_weights};
 use crate::table::{grouped, macs, metric_value, percent, table};
+use crate::usage::Usage;
 use anyhow::{Result, bail};
 use arch::{BlockSpec, Cost, GateSite, NetSpec, Preset, Site};
 use serde_json::json;

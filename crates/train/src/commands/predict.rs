@@ -1,7 +1,7 @@
 //! `train predict`
 
-use crate::Done;
 use crate::device::DeviceChoice;
+use crate::done::Done;
 use crate::source::Source;
 use crate::table::{macs, percent};
 use anyhow::Result;

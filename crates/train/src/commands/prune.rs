@@ -1,11 +1,11 @@
 //! `train prune`
 
-use super::Usage;
-use crate::Done;
 use crate::device::DeviceChoice;
+use crate::done::Done;
 use crate::images::{Reading, refuse_share};
 use crate::source::{Loaded, Source};
 use crate::table::{grouped, macs, percent, table};
+use crate::usage::{Usage, refuse_existing};
 use anyhow::{Result, bail};
 use arch::{BlockSpec, Cost, Decision, Network, Shortcut};
 use data::Order;
@@ -67,7 +67,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             args.policy
         )));
     }
-    super::refuse_existing(&args.out)?;
+    refuse_existing(&args.out)?;
     let device = args.device.resolve()?;
     let loaded = args.source.load(device)?;
     let gates = loaded.network.spec().gate_count();

@@ -1,11 +1,11 @@
 //! `train bench inference`
 
-use crate::Done;
-use crate::commands::Usage;
 use crate::device::DeviceChoice;
+use crate::done::Done;
 use crate::images::refuse_share;
 use crate::source::Source;
 use crate::table::{macs, percent, table};
+use crate::usage::Usage;
 use anyhow::{Result, bail};
 use arch::{Cost, Decision, Execution, Meter, Network, Pass, ScriptOptions};
 use gumbel_gates::{GateKind, Openings, Policy};

@@ -1,7 +1,7 @@
 //! `train bench loader`
 
-use crate::Done;
 use crate::commands::data::splits;
+use crate::done::Done;
 use crate::table::{bytes, grouped, percent, table};
 use anyhow::Result;
 use data::{LoadTime, Loader, LoaderOptions, Order, Source, Transform, check};

@@ -4,7 +4,7 @@ mod inference;
 mod loader;
 mod step;
 
-use crate::Done;
+use crate::done::Done;
 use anyhow::Result;
 use clap::Subcommand;
 use inference::{Inference, inference};

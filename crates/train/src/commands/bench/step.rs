@@ -1,9 +1,9 @@
 //! `train bench step`
 
-use crate::Done;
-use crate::commands::overrides;
 use crate::device::DeviceChoice;
+use crate::done::Done;
 use crate::table::{bytes, percent, table};
+use crate::usage::overrides;
 use anyhow::Result;
 use serde_json::{Value, json};
 use trainer::{Config, StepBench, StepTime};

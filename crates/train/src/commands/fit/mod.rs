@@ -1,9 +1,9 @@
 //! `train fit`
 
-use super::{Usage, overrides};
-use crate::Done;
 use crate::device::DeviceChoice;
+use crate::done::Done;
 use crate::table::{bytes, count, macs, metric_value, percent, table};
+use crate::usage::{Usage, overrides};
 use anyhow::{Result, bail};
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
