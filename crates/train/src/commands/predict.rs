@@ -11,7 +11,7 @@ use gumbel_gates::Policy;
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tch::Kind;
+use tch::{Kind, Tensor};
 use trainer::to_tensors;
 
 /// Classify images
@@ -41,10 +41,13 @@ pub(crate) struct Args {
     json: bool,
 }
 
+/// The name of a class and its probability.
+type Class = (String, f64);
+
 struct Prediction {
     path: PathBuf,
-    /// Class and probability, the most probable first.
-    classes: Vec<(String, f64)>,
+    /// The most probable first.
+    classes: Vec<Class>,
     macs: f64,
     open: usize,
 }
@@ -67,58 +70,58 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             continue;
         }
         let (images, _) = to_tensors(&batch, input.image_size, device)?;
-        let output = tch::no_grad(|| network.forward(&images, Pass::skipping(args.policy.for_batch(batch.number))))?;
-        let (probabilities, best) = output.logits.f_softmax(1, Kind::Double)?.f_topk(shown, 1, true, true)?;
+        let policy = args.policy.for_batch(batch.number);
+        let output = tch::no_grad(|| network.forward(&images, Pass::skipping(policy)))?;
+        let probabilities = output.logits.f_softmax(1, Kind::Double)?;
+        let (probabilities, best) = probabilities.f_topk(shown, 1, true, true)?;
         let used: Vec<f64> = match output.openings.is_empty() {
             true => vec![cost.dense as f64; batch.items.len()],
             false => Vec::try_from(meter.used(&output.openings)?)?,
         };
-        for (row, &item) in batch.items.iter().enumerate() {
-            let row = row as i64;
-            let classes: Vec<i64> = Vec::try_from(best.f_get(row)?)?;
-            let probabilities: Vec<f64> = Vec::try_from(probabilities.f_get(row)?)?;
+        for (row, (&item, macs)) in (0..).zip(batch.items.iter().zip(used)) {
+            let path = loader.source().path(item);
+            let classes = classes(&loaded.classes, &best.f_get(row)?, &probabilities.f_get(row)?)?;
             let mut open = 0;
             for site in output.openings.sites() {
                 open += site.f_get(row)?.f_sum(Kind::Double)?.f_double_value(&[])? as usize;
             }
-            predictions.push(Prediction {
-                path: loader.source().path(item),
-                classes: classes
-                    .iter()
-                    .map(|&class| loaded.classes[class as usize].clone())
-                    .zip(probabilities)
-                    .collect(),
-                macs: used[row as usize],
-                open,
-            });
+            predictions.push(Prediction { path, classes, macs, open });
         }
     }
     let gates = network.spec().gate_count();
-    let text = if args.json {
-        let images: Vec<_> = predictions
-            .iter()
-            .map(|prediction| {
-                let classes: Vec<_> =
-                    prediction.classes.iter().map(|(class, p)| json!({ "class": class, "probability": p })).collect();
-                json!({
-                    "image": prediction.path,
-                    "classes": classes,
-                    "macs": prediction.macs,
-                    "macs_dense": cost.dense,
-                    "open_gates": prediction.open,
-                    "gates": gates,
-                })
-            })
-            .collect();
-        format!("{:#}\n", json!({ "images": images, "unusable": bad }))
-    } else {
-        predictions.iter().map(|prediction| text(prediction, gates, &cost)).collect()
+    let text = match args.json {
+        true => json(&predictions, &bad, gates, &cost),
+        false => predictions.iter().map(|prediction| text(prediction, gates, &cost)).collect(),
     };
     if bad.is_empty() {
         return Ok(Done::ok(text));
     }
     let bad: String = bad.iter().map(|bad| format!("cannot use {bad}\n")).collect();
     Ok(Done::in_part(text, bad))
+}
+
+/// The names and probabilities of an image's classes, from their numbers [N] and probabilities [N].
+fn classes(names: &[String], numbers: &Tensor, probabilities: &Tensor) -> Result<Vec<Class>> {
+    let numbers: Vec<i64> = Vec::try_from(numbers)?;
+    let probabilities: Vec<f64> = Vec::try_from(probabilities)?;
+    let names = numbers.into_iter().map(|number| names[number as usize].clone());
+    Ok(names.zip(probabilities).collect())
+}
+
+fn json(predictions: &[Prediction], bad: &[String], gates: usize, cost: &Cost) -> String {
+    let class = |(class, p): &Class| json!({ "class": class, "probability": p });
+    let image = |prediction: &Prediction| {
+        json!({
+            "image": prediction.path,
+            "classes": prediction.classes.iter().map(class).collect::<Vec<_>>(),
+            "macs": prediction.macs,
+            "macs_dense": cost.dense,
+            "open_gates": prediction.open,
+            "gates": gates,
+        })
+    };
+    let images: Vec<_> = predictions.iter().map(image).collect();
+    format!("{:#}\n", json!({ "images": images, "unusable": bad }))
 }
 
 fn text(prediction: &Prediction, gates: usize, cost: &Cost) -> String {

@@ -6,22 +6,27 @@ use std::time::Duration;
 use trainer::config::{ActivationLoss, Metric, Weighting};
 use trainer::{DryRun, Polarisation, Verdict, duration};
 
+/// A name and what there is to say of it.
+type Fact = (&'static str, String);
+
+fn lines(facts: impl IntoIterator<Item = Fact>) -> String {
+    facts.into_iter().map(|(name, value)| format!("{name:<12}{value}\n")).collect()
+}
+
 pub(super) fn dry_text(found: &DryRun) -> String {
-    let mut text: String = found.notes.iter().flat_map(|note| [note.as_str(), "\n"]).collect();
-    let mut fact = |name: &str, value: String| text += &format!("{name:<12}{value}\n");
-    let (parameters, of_gates) = found.parameters;
-    fact("parameters", format!("{} and {} of gates", count(parameters), count(of_gates)));
-    if let Some(memory) = found.memory {
-        fact("memory", format!("{} at the peak", bytes(memory)));
-    }
-    fact("step", format!("{:.3} s: {}", found.step.total, found.step.shares()));
-    fact("evaluation", format!("{:.3} s a batch", found.evaluation));
-    fact("checkpoint", bytes(found.checkpoint as u64));
-    let (epochs, steps, evaluations) = found.length;
+    let notes: String = found.notes.iter().flat_map(|note| [note.as_str(), "\n"]).collect();
+    let ((parameters, of_gates), (epochs, steps, evaluations)) = (found.parameters, found.length);
+    let memory = found.memory.map(|memory| ("memory", format!("{} at the peak", bytes(memory))));
     let length = duration(Duration::from_secs_f64(found.projected()));
     let each = format!("{steps} steps and {evaluations} evaluation batches each");
-    fact("length", format!("about {length} for {epochs} epochs of {each}, at this pace"));
-    text
+    let parameters = format!("{} and {} of gates", count(parameters), count(of_gates));
+    let facts = [
+        ("step", format!("{:.3} s: {}", found.step.total, found.step.shares())),
+        ("evaluation", format!("{:.3} s a batch", found.evaluation)),
+        ("checkpoint", bytes(found.checkpoint as u64)),
+        ("length", format!("about {length} for {epochs} epochs of {each}, at this pace")),
+    ];
+    notes + &lines([("parameters", parameters)].into_iter().chain(memory).chain(facts))
 }
 
 pub(super) fn dry_json(found: &DryRun) -> String {
@@ -42,9 +47,16 @@ pub(super) fn dry_json(found: &DryRun) -> String {
 }
 
 pub(super) fn text(verdict: &Verdict) -> String {
-    let (summary, cost) = (&verdict.evaluation.summary, &verdict.cost);
-    let mut rows = vec![["block", "output", "target", "open", "MACs dense", "MACs used"].map(str::to_owned).to_vec()];
-    for ((block, gates), used) in cost.blocks.iter().zip(&verdict.blocks).zip(&summary.block_macs) {
+    let facts = quality(verdict).into_iter().chain(gates(verdict)).chain(costs(verdict));
+    format!("\n{}\n{}", table(&blocks(verdict)), lines(facts.chain(files(verdict))))
+}
+
+/// The rows of a table of the blocks.
+fn blocks(verdict: &Verdict) -> Vec<Vec<String>> {
+    let heading = ["block", "output", "target", "open", "MACs dense", "MACs used"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    let (cost, used) = (&verdict.cost, &verdict.evaluation.summary.block_macs);
+    for ((block, gates), used) in cost.blocks.iter().zip(&verdict.blocks).zip(used) {
         let target = match (gates, verdict.config.gates.loss) {
             (None, _) => "no gate".to_owned(),
             (Some(gates), ActivationLoss::PerGate) => percent(gates.target),
@@ -60,74 +72,81 @@ pub(super) fn text(verdict: &Verdict) -> String {
             macs(*used),
         ]);
     }
-    let mut text = format!("\n{}\n", table(&rows));
-    let mut fact = |name: &str, value: String| text += &format!("{name:<12}{value}\n");
-    let (metric, (best_epoch, best)) = (verdict.config.checkpoints.best_by, verdict.best);
+    rows
+}
+
+/// What the last evaluation measured, and the best one.
+fn quality(verdict: &Verdict) -> [Fact; 3] {
+    let summary = &verdict.evaluation.summary;
+    let (metric, (epoch, best)) = (verdict.config.checkpoints.best_by, verdict.best);
     let name = if metric == Metric::Top1 { String::new() } else { format!("{} ", metric.name()) };
-    fact(
-        "top-1",
-        format!("{}  (best {name}{} in epoch {best_epoch})", percent(summary.top1), metric_value(metric, best)),
-    );
-    fact("top-5", percent(summary.top5));
-    fact("policy", format!("{}, {} validation images", verdict.evaluation.strategy, summary.images));
-    let mut of_macs = String::new();
-    if let Some(activation) = verdict.activation {
-        let mean = match verdict.config.gates.loss {
-            ActivationLoss::PerGate => "",
-            ActivationLoss::Batch => " for this mean",
-        };
-        let target = format!(", target {}{mean}", percent(activation.target));
-        // Behind what it is a target of.
-        let (of_gates, of_gated_macs);
-        let nothing = String::new;
-        (of_gates, of_gated_macs, of_macs) = match verdict.config.gates.weighting {
-            Weighting::Gates => (target, None, nothing()),
-            Weighting::Macs => (nothing(), Some(target), nothing()),
-            Weighting::Network => (nothing(), None, target),
-        };
-        fact("opening", format!("{} on average over the gates{of_gates}", percent(summary.opening())));
-        if let Some(target) = of_gated_macs {
-            fact("gated MACs", format!("{} of them used{target}", percent(activation.found)));
-        }
-        let Polarisation { always_open, always_closed, conditional } = Polarisation::of(&summary.rates);
-        fact(
-            "gates",
-            format!("{always_open} always open, {always_closed} always closed, {conditional} open for some images"),
-        );
+    let best = format!("(best {name}{} in epoch {epoch})", metric_value(metric, best));
+    let (strategy, images) = (&verdict.evaluation.strategy, summary.images);
+    [
+        ("top-1", format!("{}  {best}", percent(summary.top1))),
+        ("top-5", percent(summary.top5)),
+        ("policy", format!("{strategy}, {images} validation images")),
+    ]
+}
+
+/// What the gates do, none of it without gates.
+fn gates(verdict: &Verdict) -> Vec<Fact> {
+    let Some(activation) = verdict.activation else { return Vec::new() };
+    let summary = &verdict.evaluation.summary;
+    let (opening, of_gates) = (percent(summary.opening()), target(verdict, Weighting::Gates));
+    let mut facts = vec![("opening", format!("{opening} on average over the gates{of_gates}"))];
+    if verdict.config.gates.weighting == Weighting::Macs {
+        let (found, of_macs) = (percent(activation.found), target(verdict, Weighting::Macs));
+        facts.push(("gated MACs", format!("{found} of them used{of_macs}")));
     }
-    fact(
-        "MACs",
-        format!(
-            "{} per image, {} of the dense {} (gates included: {}){of_macs}",
-            macs(summary.macs),
-            percent(summary.macs / cost.dense as f64),
-            macs(cost.dense as f64),
-            macs(cost.gates as f64)
-        ),
-    );
-    let minutes = verdict.seconds / 60.0;
-    fact(
-        "time",
-        format!("{minutes:.1} min for {} epoch{}", verdict.epochs, if verdict.epochs == 1 { "" } else { "s" }),
-    );
+    let Polarisation { always_open, always_closed, conditional } = Polarisation::of(&summary.rates);
+    let always = format!("{always_open} always open, {always_closed} always closed");
+    facts.push(("gates", format!("{always}, {conditional} open for some images")));
+    facts
+}
+
+/// The gates' target, to stand behind what `weighting` counts; nothing if it is of something else.
+fn target(verdict: &Verdict, weighting: Weighting) -> String {
+    let counts = verdict.config.gates.weighting == weighting;
+    let Some(activation) = verdict.activation.filter(|_| counts) else { return String::new() };
+    let mean = match verdict.config.gates.loss {
+        ActivationLoss::PerGate => "",
+        ActivationLoss::Batch => " for this mean",
+    };
+    format!(", target {}{mean}", percent(activation.target))
+}
+
+/// What the network and the run took.
+fn costs(verdict: &Verdict) -> Vec<Fact> {
+    let (cost, used, epochs) = (&verdict.cost, verdict.evaluation.summary.macs, verdict.epochs);
+    let (share, used) = (percent(used / cost.dense as f64), macs(used));
+    let (dense, gates) = (macs(cost.dense as f64), macs(cost.gates as f64));
+    let of_dense = format!("{share} of the dense {dense} (gates included: {gates})");
+    let target = target(verdict, Weighting::Network);
+    let (minutes, plural) = (verdict.seconds / 60.0, if epochs == 1 { "" } else { "s" });
+    let mut facts = vec![
+        ("MACs", format!("{used} per image, {of_dense}{target}")),
+        ("time", format!("{minutes:.1} min for {epochs} epoch{plural}")),
+    ];
     if verdict.bad > 0 {
-        fact("left out", format!("{} images that could not be used, in the last epoch", verdict.bad));
+        let left_out = format!("{} images that could not be used, in the last epoch", verdict.bad);
+        facts.push(("left out", left_out));
     }
+    facts
+}
+
+/// What the run left, and where.
+fn files(verdict: &Verdict) -> impl Iterator<Item = Fact> {
     let run = &verdict.run;
     let gate_use = verdict.activation.map(|_| ("gate use", run.gates()));
-    for (name, path) in [
+    let files = [
         ("best", run.best()),
         ("last", run.last()),
         ("config", run.config()),
         ("metrics", run.metrics()),
         ("tensorboard", run.tensorboard()),
-    ]
-    .into_iter()
-    .chain(gate_use)
-    {
-        fact(name, path.display().to_string());
-    }
-    text
+    ];
+    files.into_iter().chain(gate_use).map(|(name, path)| (name, path.display().to_string()))
 }
 
 pub(super) fn json(verdict: &Verdict) -> String {
