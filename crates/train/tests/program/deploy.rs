@@ -1,14 +1,16 @@
 //! From a trained network to files that other programs run: prune, fine-tune, export, and what Python and C++ make of it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
-
+use crate::calls::{done, failure, json, stderr, stdout};
+use crate::fixture::sample_set;
+use crate::support::path;
 use data::synth::{SampleSet, draw};
 use reference::{PyTorch, repository};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 use std::sync::OnceLock;
 
+/// A drawn set and networks trained on it.
 struct Fixture {
     _folder: tempfile::TempDir,
     data: PathBuf,
@@ -21,65 +23,26 @@ fn fixture() -> &'static Fixture {
     static FIXTURE: OnceLock<Fixture> = OnceLock::new();
     FIXTURE.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let data = folder.path().join("data");
-        draw(&data, &SampleSet { train_per_class: 4, val_per_class: 2, seed: 3 }).expect("the set is drawn");
+        let data = sample_set().to_owned();
         let fit = |name: &str, gates: &str| {
             let config = folder.path().join(format!("{name}.toml"));
             let text = format!(
-                "[network]\narch = \"cifar-resnet20\"\n[gates]\n{gates}\n[data]\nimage_size = 32\nresize = 32\n\
-                 augment = \"padded-crop\"\n[train]\nname = \"{name}\"\nepochs = 1\nbatch_size = 8\n[optimizer]\nlearning_rate = 0.02\n"
+                "[network]\narch = \"cifar-resnet20\"\n[gates]\n{gates}\n\
+                 [data]\nimage_size = 32\nresize = 32\naugment = \"padded-crop\"\n\
+                 [train]\nname = \"{name}\"\nepochs = 1\nbatch_size = 8\n\
+                 [optimizer]\nlearning_rate = 0.02\n"
             );
             fs::write(&config, text).expect("the configuration is written");
             let out = folder.path().join(name);
-            let output = train(&["fit", "--config", path(&config), "--data", path(&data), "--out", path(&out)]);
-            assert!(output.status.success(), "{}", stderr(&output));
+            done(&["fit", "--config", path(&config), "--data", path(&data), "--out", path(&out)]);
             out.join("checkpoints/last.safetensors")
         };
         // One high step of learning leaves the gates apart: half of them close.
-        let filters = fit("filters", "granularity = \"low\"\nkind = \"independent\"\nlearning_rate_factor = 30.0");
+        let filters = "granularity = \"low\"\nkind = \"independent\"\nlearning_rate_factor = 30.0";
+        let filters = fit("filters", filters);
         let layers = fit("layers", "granularity = \"layer\"\nkind = \"dependent\"");
         Fixture { data, filters, layers, _folder: folder }
     })
-}
-
-fn train(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_train"));
-    command.stdin(Stdio::null()).args(arguments);
-    if !["export", "inspect"].contains(&arguments[0]) && !arguments.contains(&"--help") {
-        command.args(["--device", "cpu"]);
-    }
-    command.output().expect("the program starts")
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().expect("temporary paths are UTF-8")
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn done(arguments: &[&str]) -> String {
-    let output = train(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
-    stdout(&output)
-}
-
-fn json(arguments: &[&str]) -> serde_json::Value {
-    serde_json::from_str(&done(&[arguments, &["--json"]].concat())).expect("the result is JSON")
-}
-
-/// Runs, expects an exit code and one clear message, and gives it back.
-fn failure(arguments: &[&str], code: i32) -> String {
-    let output = train(arguments);
-    let message = stderr(&output);
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
-    assert!(!message.contains("panicked") && output.stdout.is_empty(), "{message}");
-    message
 }
 
 /// Half of the filter gates closed, whatever training made of them.
@@ -258,99 +221,63 @@ fn a_state_dict_is_what_pytorch_saves() {
     assert!(message.contains("has not the shapes of the published cifar-resnet20: it has gates"), "{message}");
 }
 
+/// Runs what must fail with `code`, say `part`, and leave nothing at `out`.
+fn refused(arguments: &[&str], out: &Path, code: i32, part: &str) {
+    let message = failure(arguments, code);
+    assert!(message.contains(part), "{arguments:?}: {message}");
+    assert!(!out.exists() && !out.with_extension("check.pt").exists(), "nothing half-written");
+}
+
 #[test]
-fn what_cannot_be_deployed_is_told_and_leaves_nothing() {
-    let Fixture { data, filters, .. } = fixture();
+fn what_cannot_be_exported_is_told_and_leaves_nothing() {
+    let filters = path(&fixture().filters);
     let folder = tempfile::tempdir().unwrap();
-    let (out, taken) = (folder.path().join("out.pt"), folder.path().join("taken.pt"));
+    let at = |name: &str| folder.path().join(name);
+    let (out, taken, classifier) = (at("out.pt"), at("taken.pt"), at("classifier.safetensors"));
     fs::write(&taken, "mine").unwrap();
-    fs::write(folder.path().join("beside.check.pt"), "mine").unwrap();
-    let (filters, data) = (path(filters), path(data));
+    fs::write(at("beside.check.pt"), "mine").unwrap();
     // A file that holds a classifier alone.
-    let classifier = folder.path().join("classifier.safetensors");
     let weight = tch::Tensor::ones([10, 64], (tch::Kind::Float, tch::Device::Cpu));
-    let bytes = arch::state_dict::safetensors::to_bytes([("linear.weight", &weight)], ("k", String::new())).unwrap();
+    let tensors = [("linear.weight", &weight)];
+    let bytes = arch::state_dict::safetensors::to_bytes(tensors, ("k", String::new())).unwrap();
     fs::write(&classifier, bytes).unwrap();
-    let other = folder.path().join("other");
-    draw(&other, &SampleSet { train_per_class: 2, val_per_class: 1, seed: 3 }).unwrap();
-    fs::remove_dir_all(other.join("train/disc")).unwrap();
-    let beside = folder.path().join("beside.pt");
-    let nowhere = folder.path().join("no/such.pt");
-    for (arguments, code, part) in [
-        (&["export", "--checkpoint", filters, "--out", path(&taken)][..], 1, "taken.pt exists; choose another --out"),
-        (&["export", "--checkpoint", filters, "--out", path(&beside)], 1, "beside.check.pt exists"),
-        (&["export", "--checkpoint", filters, "--out", path(&nowhere)], 1, "is not a folder"),
-        (
-            &["export", "--checkpoint", filters, "--out", path(&out), "--policy", "threshold=1"],
-            1,
-            "every gate of the network is closed",
-        ),
-        (&["export", "--checkpoint", filters, "--out", path(&out), "--policy", "topk=3"], 1, "not by topk=3"),
-        (
-            &["export", "--arch", "cifar-resnet20", "--weights", path(&classifier), "--out", path(&out)],
-            1,
-            "tensors missing",
-        ),
-        (
-            &["prune", "--checkpoint", filters, "--out", path(&out), "--policy", "threshold=1"],
-            1,
-            "every gate of cifar-resnet20 is closed",
-        ),
-        (
-            &["export", "--checkpoint", filters, "--out", path(&out), "--format", "safetensors", "--fold-bn"],
-            2,
-            "are for --format torchscript",
-        ),
-        (&["export", "--checkpoint", filters, "--out", "x.check.pt"], 2, "choose another name than NAME.check.pt"),
-        (
-            &["prune", "--checkpoint", path(&fixture().layers), "--out", path(&out), "--policy", "topk=3"],
-            2,
-            "ranked anew for each",
-        ),
-        (
-            &["prune", "--checkpoint", filters, "--out", path(&out), "--policy", "sample"],
-            2,
-            "a policy that decides is needed",
-        ),
-        (
-            &["prune", "--checkpoint", filters, "--out", path(&out), "--share", "0.5"],
-            2,
-            "--share: expected a share above 0.5",
-        ),
-        (
-            &["prune", "--checkpoint", filters, "--out", path(&out), "--data", path(&other)],
-            1,
-            "the network knows the classes",
-        ),
-        (&["fit", "--checkpoint", filters, "--data", path(&other), "--out", path(&out)], 1, "only in val/: disc"),
-        (
-            &["fit", "--checkpoint", filters, "--data", data, "--out", path(&out), "--set", "gates.target=[0.5]"],
-            2,
-            "one target for each of the 9 blocks",
-        ),
-    ] {
-        let message = failure(arguments, code);
-        assert!(message.contains(part), "{arguments:?}: {message}");
-        assert!(!out.exists() && !folder.path().join("out.check.pt").exists(), "nothing half-written");
-    }
+    let export = |to: &str, more: &[&str], code, part: &str| {
+        let arguments = ["export", "--checkpoint", filters, "--out", to];
+        refused(&[&arguments[..], more].concat(), &out, code, part);
+    };
+    export(path(&taken), &[], 1, "taken.pt exists; choose another --out");
+    export(path(&at("beside.pt")), &[], 1, "beside.check.pt exists");
+    export(path(&at("no/such.pt")), &[], 1, "is not a folder");
+    export("x.check.pt", &[], 2, "choose another name than NAME.check.pt");
+    let to = path(&out);
+    export(to, &["--policy", "threshold=1"], 1, "every gate of the network is closed");
+    export(to, &["--policy", "topk=3"], 1, "not by topk=3");
+    let folded = ["--format", "safetensors", "--fold-bn"];
+    export(to, &folded, 2, "are for --format torchscript");
+    let alone = ["export", "--arch", "cifar-resnet20", "--weights", path(&classifier), "--out", to];
+    refused(&alone, &out, 1, "tensors missing");
     assert_eq!(fs::read_to_string(&taken).unwrap(), "mine");
 }
 
 #[test]
-fn inference_is_timed_in_all_its_forms() {
-    let arguments = ["bench", "inference", "--arch", "cifar-resnet20", "--batch", "1,2", "--rounds", "2"];
-    let result = json(&[&arguments[..], &["--gates", "4", "--macs", "0.6"]].concat());
-    let rows = result["timings"].as_array().unwrap();
-    let share = |variant: &str, what: &str| -> f64 {
-        rows.iter().find(|row| row["variant"] == variant).unwrap()[what].as_f64().unwrap()
+fn what_cannot_be_pruned_or_tuned_is_told_and_leaves_nothing() {
+    let Fixture { data, filters, layers, .. } = fixture();
+    let folder = tempfile::tempdir().unwrap();
+    let (out, other) = (folder.path().join("out.safetensors"), folder.path().join("other"));
+    draw(&other, &SampleSet { train_per_class: 2, val_per_class: 1, seed: 3 }).unwrap();
+    fs::remove_dir_all(other.join("train/disc")).unwrap();
+    let (filters, other) = (path(filters), path(&other));
+    let call = |command: &str, checkpoint: &str, more: &[&str], code, part: &str| {
+        let arguments = [command, "--checkpoint", checkpoint, "--out", path(&out)];
+        refused(&[&arguments[..], more].concat(), &out, code, part);
     };
-    for variant in ["dense", "masked", "skipping", "pruned", "pruned, exported", "pruned, exported and folded"] {
-        assert!(
-            share(variant, "median_seconds") > 0.0 && share(variant, "p95_seconds") >= share(variant, "median_seconds")
-        );
-    }
-    assert!((share("skipping", "macs_share") - 0.6).abs() < 0.02);
-    assert_eq!(share("dense", "time_share"), 1.0);
-    let text = done(&[&arguments[..], &["--gates", "layer"]].concat());
-    assert!(text.contains("cifar-resnet20, gates layer, decided at random") && text.contains("time / MACs"), "{text}");
+    let closed = ["--policy", "threshold=1"];
+    call("prune", filters, &closed, 1, "every gate of cifar-resnet20 is closed");
+    call("prune", path(layers), &["--policy", "topk=3"], 2, "ranked anew for each");
+    call("prune", filters, &["--policy", "sample"], 2, "a policy that decides is needed");
+    call("prune", filters, &["--share", "0.5"], 2, "--share: expected a share above 0.5");
+    call("prune", filters, &["--data", other], 1, "the network knows the classes");
+    call("fit", filters, &["--data", other], 1, "only in val/: disc");
+    let one = ["--data", path(data), "--set", "gates.target=[0.5]"];
+    call("fit", filters, &one, 2, "one target for each of the 9 blocks");
 }

@@ -1,4 +1,17 @@
-//! The program as a user meets it.
+//! The program as a user meets it: output, messages, exit codes, and that nothing is half-written.
 
-mod cli;
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
+
+mod bench;
+mod calls;
 mod deploy;
+mod fit;
+mod fixture;
+mod folders;
+#[cfg(unix)]
+mod interrupts;
+mod networks;
+#[path = "../support/mod.rs"]
+mod support;
+mod usage;
+mod weights;
