@@ -1,5 +1,6 @@
-//! What PyTorch and torchvision compute, for parity tests; nothing but tests depends on it. Where a machine lacks what a test compares
-//! with, the test says so and skips.
+//! What tests compare with: what PyTorch and torchvision compute, and what a run logged. Nothing
+//! but tests depends on it. Where a machine lacks what a test compares with, the test says so and
+//! skips.
 
 #![allow(clippy::expect_used)] // a test that cannot run is to fail
 
@@ -77,4 +78,21 @@ pub fn piped(command: &mut Command, input: &[Value]) -> Vec<u8> {
 pub fn deciles(mut values: Vec<i64>) -> Vec<i64> {
     values.sort_unstable();
     (1..10).map(|tenth| values[tenth * values.len() / 10]).collect()
+}
+
+/// The lines of a run's `metrics.jsonl` without what a clock measured: a run that was stopped and
+/// resumed has the same ones as a run that was left alone.
+///
+/// # Panics
+/// If the file cannot be read, or a line of it is no JSON object.
+pub fn metrics(file: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(file).expect("metrics were written");
+    let line = |line: &str| {
+        let mut line: Value = serde_json::from_str(line).expect("a line of JSON");
+        for key in ["images_per_second", "step_seconds", "evaluation_seconds"] {
+            line.as_object_mut().expect("an object").remove(key);
+        }
+        line
+    };
+    text.lines().map(line).collect()
 }

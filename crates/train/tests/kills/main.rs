@@ -1,13 +1,25 @@
 //! Runs that are killed without warning go on as if nothing had happened.
-#![cfg(unix)]
+//!
+//! No clock decides when. A process is killed at one of the things that it does to files: it reads
+//! an image or a state, logs a line, writes a state, gives it its name. Which one is spread over
+//! all that a run does; of three processes one lives on until a file is about to be written, and
+//! one until a file moves: half-written states are met, and moments without a last state.
+#![cfg(target_os = "linux")] // what tells of files
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
+#[path = "../support/mod.rs"]
+mod support;
+mod watch;
+
 use data::synth::{SampleSet, draw};
-use serde_json::Value;
+use reference::metrics;
+use rustix::fs::inotify::ReadFlags;
 use std::fs;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use support::{path, program};
+use watch::{Event, Watch};
 
 /// How many times a process is killed; `KILLS=200 cargo test --release --test kills` kills more.
 const KILLS: u32 = 8;
@@ -17,76 +29,112 @@ const CONFIG: &str = "[network]\narch = \"cifar-resnet20\"\n[data]\nimage_size =
      [optimizer]\nlearning_rate = 0.02\n[checkpoints]\nevery_steps = 1\n\
      [train]\nepochs = 2\nbatch_size = 8\nlog_every = 2\naverage_decay = 0.9\n";
 
-/// Starts the program; what it says goes to the end of `log`.
-fn spawn(arguments: &[&str], log: &Path) -> Child {
-    let log = fs::File::options().create(true).append(true).open(log).expect("the log can be written");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_train"));
-    // One thread each, so that a loaded machine does not stretch the run.
-    command.env("OMP_NUM_THREADS", "1").args(arguments).args(["--device", "cpu"]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("the program starts")
+/// The program at work: as an iterator, what happens to the files of the test until it ends.
+struct Process {
+    child: Child,
+    /// What it says goes to the end of this file.
+    log: PathBuf,
+    watch: Watch,
+    has_ended: bool,
 }
 
-fn path(path: &Path) -> &str {
-    path.to_str().expect("temporary paths are UTF-8")
-}
-
-/// When a process is killed: as a function of its number, spread over the time of a run.
-fn moment(process: u32, whole: Duration) -> Duration {
-    // Multiples of the golden ratio fill an interval evenly.
-    whole.mul_f64((f64::from(process) * 0.618_033_988_749_895).fract())
-}
-
-/// A line of metrics.jsonl without what a clock measured.
-fn timeless(mut line: Value) -> Value {
-    for key in ["images_per_second", "step_seconds", "evaluation_seconds"] {
-        line.as_object_mut().expect("an object").remove(key);
+impl Process {
+    /// Starts the program in the folder of the test.
+    fn start(folder: &Path, arguments: &[&str]) -> Self {
+        let (log, watch) = (folder.join("log"), Watch::below(folder));
+        let stderr = fs::File::options().create(true).append(true).open(&log);
+        let mut command = program();
+        // One thread each, so that a loaded machine does not stretch the run.
+        command.env("OMP_NUM_THREADS", "1").args(arguments).args(["--device", "cpu"]);
+        command.stdout(Stdio::null()).stderr(stderr.expect("the log can be written"));
+        let child = command.spawn().expect("the program starts");
+        Self { child, log, watch, has_ended: false }
     }
-    line
+
+    /// What it said, after those before it.
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).expect("the log can be read")
+    }
+}
+
+impl Iterator for Process {
+    type Item = Event;
+
+    fn next(&mut self) -> Option<Event> {
+        if self.has_ended {
+            return None;
+        }
+        let event = self.watch.next();
+        // A process that is killed closes it as well.
+        self.has_ended = event.path == self.log && event.what.contains(ReadFlags::CLOSE_WRITE);
+        (!self.has_ended).then_some(event)
+    }
+}
+
+/// What a process sees of the `events` of a whole run before its moment comes, as a function of its
+/// number. It goes on where the one before was killed, so half of a run is long enough to meet all.
+fn lifetime(process: u32, events: usize) -> usize {
+    // Multiples of the golden ratio fill an interval evenly.
+    (0.5 * events as f64 * (f64::from(process) * 0.618_033_988_749_895).fract()) as usize
+}
+
+/// Whether a process is killed at an event once its moment came.
+fn is_deadly(process: u32, event: &Event) -> bool {
+    let name = event.path.file_name().expect("a file").to_string_lossy();
+    match process % 3 {
+        0 => true,
+        // A file is about to be written, such as a state.
+        1 => name.starts_with(".writing-") && event.what.contains(ReadFlags::CREATE),
+        // A state moves out of the way of a new one, or a new file to its place.
+        _ => event.what.contains(ReadFlags::MOVED_FROM),
+    }
 }
 
 #[test]
 fn a_run_that_is_killed_at_any_moment_resumes_to_the_same_bits() {
     let kills = std::env::var("KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
     let folder = tempfile::tempdir().unwrap();
-    let (data, config) = (folder.path().join("data"), folder.path().join("config.toml"));
+    let folder = folder.path();
+    let (data, config) = (folder.join("data"), folder.join("config.toml"));
     draw(&data, &SampleSet { train_per_class: 4, val_per_class: 1, seed: 3 }).unwrap();
     fs::write(&config, CONFIG).unwrap();
-    let log = folder.path().join("log");
-    let fresh =
-        |out: &Path| spawn(&["fit", "--config", path(&config), "--data", path(&data), "--out", path(out)], &log);
-    let last = |out: &Path| fs::read(out.join("checkpoints/last.safetensors")).unwrap();
-    let metrics = |out: &Path| -> Vec<Value> {
-        let text = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
-        text.lines().map(|line| timeless(serde_json::from_str(line).unwrap())).collect()
+    let fresh = |out: &Path| {
+        let fit = ["fit", "--config", path(&config), "--data", path(&data), "--out", path(out)];
+        Process::start(folder, &fit)
     };
+    let last = |out: &Path| fs::read(out.join("checkpoints/last.safetensors")).unwrap();
+    let metrics = |out: &Path| metrics(&out.join("metrics.jsonl"));
 
-    let whole = folder.path().join("whole");
-    let start = Instant::now();
-    assert!(fresh(&whole).wait().unwrap().success());
-    let (duration, expected, logged) = (start.elapsed(), last(&whole), metrics(&whole));
+    let whole = folder.join("whole");
+    let mut process = fresh(&whole);
+    let events = process.by_ref().count();
+    let status = process.child.wait().unwrap();
+    assert!(status.success(), "{status}: {}", process.log());
+    let (expected, logged) = (last(&whole), metrics(&whole));
     assert_eq!(logged.iter().filter(|line| line["event"] == "epoch").count(), 2);
 
-    // A process may end before its moment comes; the next one has another.
+    // A process may end before it is killed; the next one has another moment.
     let (mut processes, mut killed, mut finished) = (0, 0, 0);
     while killed < kills || finished == 0 {
-        let out = folder.path().join(format!("run-{finished}"));
-        let mut child = fresh(&out);
+        let out = folder.join(format!("run-{finished}"));
+        let mut process = fresh(&out);
         loop {
-            let mut is_killed = false;
-            if killed < kills {
-                std::thread::sleep(moment(processes, duration));
-                processes += 1;
-                is_killed = child.try_wait().unwrap().is_none();
-                killed += u32::from(is_killed);
-                // SIGKILL.
-                let _ = child.kill();
+            let (number, lifetime) = (processes, lifetime(processes, events));
+            processes += 1;
+            let mut later = process.by_ref().skip(lifetime);
+            let is_killed = killed < kills && later.any(|event| is_deadly(number, &event));
+            if is_killed {
+                let _ = process.child.kill();
             }
-            if child.wait().unwrap().success() {
+            let status = process.child.wait().unwrap();
+            if status.success() {
                 break;
             }
-            assert!(is_killed, "it failed by itself: {}", fs::read_to_string(&log).unwrap());
-            child = if out.join("config.toml").exists() {
-                spawn(&["fit", "--resume", "--out", path(&out)], &log)
+            let is_killed = is_killed && status.signal() == Some(9);
+            assert!(is_killed, "it failed by itself, {status}: {}", process.log());
+            killed += 1;
+            process = if out.join("config.toml").exists() {
+                Process::start(folder, &["fit", "--resume", "--out", path(&out)])
             } else {
                 // Killed before it had made its folder whole.
                 let _ = fs::remove_dir_all(&out);
