@@ -1,4 +1,4 @@
-use crate::decode::{BadImage, Need, decode_part};
+use crate::decode::formats::{BadImage, Need, decode_part};
 use crate::source::Source;
 use rayon::prelude::*;
 

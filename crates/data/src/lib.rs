@@ -5,31 +5,21 @@
 //! of the seed alone, whatever the number of threads. A [`Source`] is where images come from, one of your own included; [`synth`]
 //! draws a sample set.
 
+mod batches;
 mod check;
-mod colour;
 mod decode;
 mod error;
-mod folder;
-mod index;
-mod index_cache;
-mod jpeg;
-mod labels;
-mod loader;
-mod memory;
-mod names;
-mod natural_order;
 mod parity;
 mod sampler;
-mod shards;
 mod source;
+mod sources;
 pub mod synth;
-mod transform;
 
+pub use batches::colour::ColourJitter;
+pub use batches::loader::{Batch, Batches, LoadTime, Loader, LoaderOptions, Order, Pixels, Rank};
+pub use batches::transform::{Normalise, Transform};
 pub use check::{Check, check};
-pub use colour::ColourJitter;
-pub use decode::{BadImage, decode};
+pub use decode::formats::{BadImage, decode};
 pub use error::{Error, Result};
-pub use index::{Dataset, IMAGE_ENDINGS, Split};
-pub use loader::{Batch, Batches, LoadTime, Loader, LoaderOptions, Order, Pixels, Rank};
 pub use source::{Source, images_per_class};
-pub use transform::{Normalise, Transform};
+pub use sources::dataset::{Dataset, IMAGE_ENDINGS, Split};

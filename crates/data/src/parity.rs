@@ -2,13 +2,13 @@
 
 #![cfg(test)]
 
-use crate::colour::Change;
-use crate::decode::{Need, decode_part};
-use crate::loader::{Loader, LoaderOptions, Order};
+use crate::batches::colour::Change;
+use crate::batches::loader::{Loader, LoaderOptions, Order};
+use crate::batches::transform::{Normalise, Transform};
+use crate::decode::formats::{Need, decode_part};
 use crate::sampler::generator;
 use crate::source::Source;
 use crate::synth::{SampleSet, draw};
-use crate::transform::{Normalise, Transform};
 use crate::{ColourJitter, Dataset, Split};
 use reference::{PyTorch, deciles, piped, repository, skip};
 use serde_json::{Value, json};

@@ -1,9 +1,9 @@
 //! Images in one folder, and a file that says which class each is of.
 
 use crate::error::{Error, Result};
-use crate::index::{Split, is_image};
-use crate::names::Names;
-use crate::natural_order::natural_order;
+use crate::sources::dataset::{Split, is_image};
+use crate::sources::names::Names;
+use crate::sources::natural_order::natural_order;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};

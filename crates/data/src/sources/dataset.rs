@@ -1,10 +1,10 @@
 //! What lies in a folder of images: class folders, tar shards, or images with a file of labels.
 
 use crate::error::{Error, Result};
-use crate::names::Names;
-use crate::shards::Shards;
 use crate::source::Source;
-use crate::{folder, index_cache, labels, shards};
+use crate::sources::names::Names;
+use crate::sources::shards::Shards;
+use crate::sources::{class_folders, kept_index, labels, shards};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -121,8 +121,8 @@ impl Split {
             return labels::open(root, &file, classes);
         }
         // Tar files beside class folders are what those were unpacked from.
-        index_cache::cached(root, || match shards::find(root)? {
-            tars if tars.is_empty() || folder::has_folders(root)? => folder::open(root),
+        kept_index::cached(root, || match shards::find(root)? {
+            tars if tars.is_empty() || class_folders::has_folders(root)? => class_folders::open(root),
             tars => shards::open(root, tars),
         })
     }

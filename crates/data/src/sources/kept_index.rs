@@ -1,10 +1,10 @@
 //! Indices kept for the next start: walking a million files takes minutes on a network disk.
 
 use crate::error::Result;
-use crate::index::Split;
-use crate::names::Names;
-use crate::shards::Shards;
 use crate::source::{FNV_OFFSET, Source, fnv};
+use crate::sources::dataset::Split;
+use crate::sources::names::Names;
+use crate::sources::shards::Shards;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -169,7 +169,7 @@ fn load(file: &Path, root: &Path) -> Option<Split> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{folder as class_folders, shards};
+    use crate::sources::{class_folders, shards};
     use std::cell::Cell;
     use std::fs::File;
 

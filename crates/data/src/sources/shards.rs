@@ -1,11 +1,11 @@
 //! Images in tar files, as WebDataset and others pack them, so that a network disk sees few large reads.
 
 use crate::error::{Error, Result};
-use crate::index::{MOST_BYTES_OF_A_FILE, Split, is_image};
-use crate::index_cache::{Indexed, Stamp};
-use crate::names::Names;
-use crate::natural_order::natural_order;
 use crate::sampler::order_generator;
+use crate::sources::dataset::{MOST_BYTES_OF_A_FILE, Split, is_image};
+use crate::sources::kept_index::{Indexed, Stamp};
+use crate::sources::names::Names;
+use crate::sources::natural_order::natural_order;
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use std::collections::HashMap;

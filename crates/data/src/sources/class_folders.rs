@@ -1,10 +1,10 @@
 //! Class folders with images: `CLASS/…/IMAGE.jpg`.
 
 use crate::error::{Error, Result};
-use crate::index::{Split, is_image};
-use crate::index_cache::{Indexed, Stamp};
-use crate::names::Names;
-use crate::natural_order::natural_order;
+use crate::sources::dataset::{Split, is_image};
+use crate::sources::kept_index::{Indexed, Stamp};
+use crate::sources::names::Names;
+use crate::sources::natural_order::natural_order;
 use rayon::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,11 +1,11 @@
 //! Batches, decoded ahead of their use.
 
-use crate::decode::{BadImage, decode_part};
+use crate::batches::memory;
+use crate::batches::transform::{Normalise, Transform};
+use crate::decode::formats::{BadImage, decode_part};
 use crate::error::{Error, Result};
-use crate::memory;
 use crate::sampler;
 use crate::source::Source;
-use crate::transform::{Normalise, Transform};
 use fast_image_resize::images::Image;
 use fast_image_resize::{PixelType, Resizer};
 use rayon::prelude::*;

@@ -1,7 +1,7 @@
 //! Image files to pixels.
 
-use crate::index::read_file;
-use crate::jpeg::Layout;
+use crate::decode::jpeg::Layout;
+use crate::sources::dataset::read_file;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
 use std::cell::Cell;
 use std::fmt;

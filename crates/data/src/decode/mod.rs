@@ -1,0 +1,4 @@
+//! Encoded images to pixels.
+
+pub(crate) mod formats;
+mod jpeg;
