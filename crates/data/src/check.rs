@@ -1,4 +1,7 @@
-use crate::decode::formats::{BadImage, Need, decode_part};
+//! Every image of a source, looked at before a run depends on it.
+
+use crate::decode::formats::{BadImage, decode_part};
+use crate::decode::part::Need;
 use crate::source::Source;
 use rayon::prelude::*;
 

@@ -1,3 +1,6 @@
+//! What can go wrong with a set of images.
+
+use crate::image_file::IMAGE_ENDINGS;
 use std::path::PathBuf;
 
 /// What can go wrong with a data set as a whole. A single bad image is no error: see [`crate::BadImage`].
@@ -28,7 +31,7 @@ pub enum Error {
         split: &'static str,
     },
     /// A split holds no class folders or no images.
-    #[error("{} holds no images; looked for CLASS/IMAGE with the endings {}", path.display(), crate::IMAGE_ENDINGS.join(", "))]
+    #[error("{} holds no images; looked for CLASS/IMAGE with the endings {}", path.display(), IMAGE_ENDINGS.join(", "))]
     NoImages {
         /// The split's folder.
         path: PathBuf,

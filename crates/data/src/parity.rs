@@ -2,14 +2,16 @@
 
 #![cfg(test)]
 
-use crate::batches::colour::Change;
+use crate::batches::colour::{Change, ColourJitter};
 use crate::batches::loader::{Loader, LoaderOptions, Order};
 use crate::batches::transform::{Normalise, Transform};
-use crate::decode::formats::{Need, decode_part};
+use crate::decode::formats::decode_part;
+use crate::decode::part::Need;
 use crate::sampler::generator;
 use crate::source::Source;
+use crate::sources::dataset::Dataset;
+use crate::sources::split::Split;
 use crate::synth::{SampleSet, draw};
-use crate::{ColourJitter, Dataset, Split};
 use reference::{PyTorch, deciles, piped, repository, skip};
 use serde_json::{Value, json};
 use std::path::Path;

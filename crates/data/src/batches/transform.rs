@@ -1,7 +1,7 @@
 //! Crops, resizing and normalisation, with torchvision's arithmetic.
 
 use crate::batches::colour::ColourJitter;
-use crate::decode::formats::{Need, Part};
+use crate::decode::part::{Need, Part};
 use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use rand::{Rng, RngExt};

@@ -1,7 +1,8 @@
 //! Image files to pixels.
 
 use crate::decode::jpeg::Layout;
-use crate::sources::dataset::read_file;
+use crate::decode::part::{MOST_PIXELS, Need, Part};
+use crate::image_file::read_file;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
 use std::cell::Cell;
 use std::fmt;
@@ -25,35 +26,8 @@ impl fmt::Display for BadImage {
     }
 }
 
-/// No image with more pixels is decoded, because a header can claim anything: where Pillow too refuses.
-pub(crate) const MOST_PIXELS: u64 = 178_956_970;
 /// Most bytes a decoder may ask for beside the pixels.
 const MOST_BYTES: u64 = 1 << 30;
-
-/// The upper part of an image in memory, three bytes a pixel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Part {
-    pub width: u32,
-    pub height: u32,
-    /// Pixels of the file per pixel in memory, along each side.
-    pub scale: u32,
-}
-
-/// What is needed of an image of a known size.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Need {
-    /// Rows from the top.
-    pub rows: u32,
-    /// How much it will be resized down, per side.
-    pub shrink: f64,
-}
-
-impl Need {
-    /// Every pixel of an image of that size.
-    pub(crate) fn all(_: u32, rows: u32) -> Self {
-        Self { rows, shrink: 1.0 }
-    }
-}
 
 /// Decodes an image file to 8-bit RGB; grey is spread, transparency dropped, 16 bits are scaled to 8 and an orientation tag is
 /// ignored, as torchvision does. The content decides about the format, not the ending. Of an animation the first picture counts.

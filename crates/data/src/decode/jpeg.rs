@@ -1,7 +1,7 @@
 //! JPEG files to pixels: only the rows that are needed, at a size close to the one that is needed, byte for byte what libjpeg-turbo
 //! and so Pillow and torchvision decode.
 
-use crate::decode::formats::{MOST_PIXELS, Part};
+use crate::decode::part::{MOST_PIXELS, Part};
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat, ScalingFactor};
 
 /// How much larger than the result an image decoded at a fraction of its size still is at least, per side. With less the

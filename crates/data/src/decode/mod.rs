@@ -2,3 +2,4 @@
 
 pub(crate) mod formats;
 mod jpeg;
+pub(crate) mod part;

@@ -1,10 +1,12 @@
 //! Class folders with images: `CLASS/…/IMAGE.jpg`.
 
 use crate::error::{Error, Result};
-use crate::sources::dataset::{Split, is_image};
-use crate::sources::kept_index::{Indexed, Stamp};
+use crate::image_file::is_image;
+use crate::sources::indexed::{Indexed, Stamp};
 use crate::sources::names::Names;
 use crate::sources::natural_order::natural_order;
+use crate::sources::split::Split;
+use crate::sources::walk;
 use rayon::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -75,19 +77,12 @@ pub(crate) fn open(root: &Path) -> Result<Indexed> {
 fn class_folder(root: &Path, folder: &Path) -> Result<ClassFolder> {
     let (mut images, mut ignored, mut stamps) = (Vec::new(), 0, Vec::new());
     let below = |path: &Path| path.strip_prefix(root).unwrap_or(path).to_owned();
-    let hidden = |entry: &walkdir::DirEntry| entry.depth() > 0 && entry.file_name().to_string_lossy().starts_with('.');
-    for entry in WalkDir::new(folder).follow_links(true).into_iter().filter_entry(|entry| !hidden(entry)) {
-        match entry {
-            Ok(entry) if entry.file_type().is_dir() => stamps.push(Stamp::of(root, &below(entry.path()))),
+    for entry in walk::entries(folder, WalkDir::new(folder)) {
+        match entry? {
+            Some(entry) if entry.file_type().is_dir() => stamps.push(Stamp::of(root, &below(entry.path()))),
             // Opening a named pipe would wait for ever.
-            Ok(entry) if entry.file_type().is_file() && is_image(entry.path()) => images.push(below(entry.path())),
-            Ok(_) => ignored += 1,
-            // A link that loops or points nowhere is no image.
-            Err(error) if error.loop_ancestor().is_some() || error.path().is_some_and(Path::is_symlink) => ignored += 1,
-            Err(error) => {
-                let path = error.path().unwrap_or(folder).to_owned();
-                return Err(Error::Read { path, source: error.into() });
-            }
+            Some(entry) if entry.file_type().is_file() && is_image(entry.path()) => images.push(below(entry.path())),
+            _ => ignored += 1,
         }
     }
     images.par_sort_by(|a, b| natural_order(a.as_os_str().as_encoded_bytes(), b.as_os_str().as_encoded_bytes()));

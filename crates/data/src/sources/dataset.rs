@@ -1,37 +1,12 @@
-//! What lies in a folder of images: class folders, tar shards, or images with a file of labels.
+//! A data set in a folder: its two splits, and how a split is opened, whatever its layout.
 
 use crate::error::{Error, Result};
 use crate::source::Source;
-use crate::sources::names::Names;
-use crate::sources::shards::Shards;
+use crate::sources::split::Split;
 use crate::sources::{class_folders, kept_index, labels, shards};
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// File name endings of images, compared without regard to case. torchvision's list, and GIF.
-pub const IMAGE_ENDINGS: [&str; 10] = ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp", "gif"];
-
-/// More bytes than any image: a file as large is something else, and reading it would not end well.
-pub(crate) const MOST_BYTES_OF_A_FILE: u64 = 1 << 29;
-
-/// The images of one folder, in memory at well below 150 bytes each.
-#[derive(Debug)]
-pub struct Split {
-    /// The folder; paths are given below it.
-    pub(crate) root: PathBuf,
-    /// Class names, by label.
-    pub(crate) classes: Vec<String>,
-    /// Label of every image.
-    pub(crate) labels: Vec<u32>,
-    /// Path below the root of every image; in a shard, below the shard.
-    pub(crate) names: Names,
-    /// Where the images are in tar files, if they are.
-    pub(crate) shards: Option<Shards>,
-    /// Files that are no images, or have no label.
-    pub(crate) ignored: usize,
-}
 
 /// A training and a validation split with the same classes.
 #[derive(Debug, Clone)]
@@ -126,79 +101,4 @@ impl Split {
             tars => shards::open(root, tars),
         })
     }
-
-    /// Files by themselves, of which the classes are not known.
-    pub fn of_files<P: AsRef<Path>>(files: impl IntoIterator<Item = P>) -> Self {
-        let mut names = Names::default();
-        files.into_iter().for_each(|file| names.push(file.as_ref()));
-        let (root, labels) = (PathBuf::new(), vec![0; names.len()]);
-        Self { root, classes: vec!["unknown".into()], labels, names, shards: None, ignored: 0 }
-    }
-
-    /// What to know about it, for a log: what was left out.
-    pub fn note(&self) -> Option<String> {
-        let (root, ignored) = (self.root.display(), self.ignored);
-        (ignored > 0).then(|| format!("{root}: {ignored} files that are no images, or have no label, are left out"))
-    }
-
-    /// Number of files in it that are left out: no images by their names, or without a label.
-    pub fn ignored(&self) -> usize {
-        self.ignored
-    }
-}
-
-impl Source for Split {
-    fn classes(&self) -> &[String] {
-        &self.classes
-    }
-
-    fn len(&self) -> usize {
-        self.names.len()
-    }
-
-    fn label(&self, image: usize) -> usize {
-        self.labels[image] as usize
-    }
-
-    fn location(&self) -> &Path {
-        &self.root
-    }
-
-    fn name(&self, image: usize) -> PathBuf {
-        match &self.shards {
-            None => self.names.get(image).to_owned(),
-            Some(shards) => shards.file_of(image).join(self.names.get(image)),
-        }
-    }
-
-    fn read(&self, image: usize, bytes: &mut Vec<u8>) -> io::Result<()> {
-        match &self.shards {
-            None => read_file(&self.path(image), bytes),
-            Some(shards) => shards.read(image, bytes),
-        }
-    }
-
-    fn shuffled(&self, seed: u64, epoch: u64) -> Vec<u32> {
-        match &self.shards {
-            None => crate::sampler::shuffled(self.len(), seed, epoch),
-            Some(shards) => shards.shuffled(seed, epoch),
-        }
-    }
-}
-
-/// Appends a file's content to `bytes`.
-pub(crate) fn read_file(path: &Path, bytes: &mut Vec<u8>) -> io::Result<()> {
-    let file = File::open(path)?;
-    let length = file.metadata()?.len();
-    if length > MOST_BYTES_OF_A_FILE {
-        return Err(io::Error::other(format!("{length} bytes are more than an image has")));
-    }
-    bytes.reserve(length as usize);
-    file.take(MOST_BYTES_OF_A_FILE).read_to_end(bytes).map(|_| ())
-}
-
-/// Whether a name ends like an image's.
-pub(crate) fn is_image(path: &Path) -> bool {
-    let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
-    ending.is_some_and(|ending| IMAGE_ENDINGS.contains(&ending.as_str()))
 }

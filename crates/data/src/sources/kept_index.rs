@@ -2,15 +2,16 @@
 
 use crate::error::Result;
 use crate::source::{FNV_OFFSET, Source, fnv};
-use crate::sources::dataset::Split;
+use crate::sources::chunks::Shards;
+use crate::sources::indexed::{Indexed, Stamp};
 use crate::sources::names::Names;
-use crate::sources::shards::Shards;
+use crate::sources::split::Split;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 /// An index that takes no time is not worth a file.
 const FEWEST_IMAGES: usize = 20_000;
@@ -18,39 +19,6 @@ const FEWEST_IMAGES: usize = 20_000;
 const MAGIC: &[u8] = b"gumbel-gates index 1\n";
 /// A folder that changed so shortly before it was walked may change again without showing another time.
 const TOO_FRESH: Duration = Duration::from_secs(2);
-
-/// A split, and what has to be the same for it to be used again.
-pub(crate) struct Indexed {
-    pub split: Split,
-    pub stamps: Vec<Stamp>,
-}
-
-/// When a folder or shard changed last, and a shard's size.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Stamp {
-    /// Below the split's folder; absent if it is no text.
-    path: Option<String>,
-    /// Nanoseconds since 1970.
-    modified: u64,
-    length: u64,
-}
-
-impl Stamp {
-    pub(crate) fn of(root: &Path, below: &Path) -> Self {
-        let found = fs::metadata(root.join(below)).ok();
-        let modified = found.as_ref().and_then(|found| found.modified().ok()).map_or(0, nanoseconds);
-        let length = found.map_or(0, |found| if found.is_file() { found.len() } else { 0 });
-        Self { path: below.to_str().map(str::to_owned), modified, length }
-    }
-
-    fn still_holds(&self, root: &Path) -> bool {
-        self.path.as_ref().is_some_and(|path| Self::of(root, Path::new(path)) == *self)
-    }
-}
-
-fn nanoseconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
-}
 
 /// What stands before the blocks of numbers and names.
 #[derive(Serialize, Deserialize)]
@@ -82,9 +50,9 @@ fn cached_in(
     if let Some(split) = file.as_ref().and_then(|file| load(file, root)) {
         return Ok(split);
     }
-    let started = nanoseconds(SystemTime::now() - TOO_FRESH);
+    let settled = SystemTime::now() - TOO_FRESH;
     let Indexed { split, stamps } = walk()?;
-    let settled = stamps.iter().all(|stamp| stamp.path.is_some() && stamp.modified < started);
+    let settled = stamps.iter().all(|stamp| stamp.settled_before(settled));
     if let Some(file) = file.filter(|_| settled && split.len() >= fewest) {
         // A cache that cannot be written costs time, not the run.
         let _ = save(&file, &split, stamps);

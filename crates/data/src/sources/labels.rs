@@ -1,9 +1,11 @@
 //! Images in one folder, and a file that says which class each is of.
 
 use crate::error::{Error, Result};
-use crate::sources::dataset::{Split, is_image};
+use crate::image_file::is_image;
 use crate::sources::names::Names;
 use crate::sources::natural_order::natural_order;
+use crate::sources::split::Split;
+use crate::sources::walk;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -92,22 +94,14 @@ pub(crate) fn open(root: &Path, file: &Path, classes: Option<&[String]>) -> Resu
     };
 
     let (mut images, mut ignored) = (Vec::new(), 0);
-    let hidden = |entry: &walkdir::DirEntry| entry.depth() > 0 && entry.file_name().to_string_lossy().starts_with('.');
-    let entries = WalkDir::new(root).follow_links(true).sort_by_file_name().into_iter();
-    for entry in entries.filter_entry(|entry| !hidden(entry)) {
-        let entry = match entry {
-            Ok(entry) if entry.file_type().is_dir() || entry.path() == file => continue,
-            Ok(entry) => entry,
-            // A link that loops or points nowhere is no image.
-            Err(error) if error.loop_ancestor().is_some() || error.path().is_some_and(Path::is_symlink) => {
-                ignored += 1;
-                continue;
-            }
-            Err(error) => {
-                let path = error.path().unwrap_or(root).to_owned();
-                return Err(Error::Read { path, source: error.into() });
-            }
+    for entry in walk::entries(root, WalkDir::new(root).sort_by_file_name()) {
+        let Some(entry) = entry? else {
+            ignored += 1;
+            continue;
         };
+        if entry.file_type().is_dir() || entry.path() == file {
+            continue;
+        }
         let below = entry.path().strip_prefix(root).unwrap_or(entry.path()).to_owned();
         let usable = entry.file_type().is_file() && is_image(&below);
         match labels.take(&below).filter(|_| usable) {

@@ -1,3 +1,5 @@
+//! The names of a million images.
+
 use std::ffi::OsStr;
 use std::path::Path;
 
