@@ -1,3 +1,5 @@
+//! The gates of one site: where their logits come from, and what computing them costs.
+
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::cell::OnceCell;

@@ -1,3 +1,5 @@
+//! What the gates of a network decided in one forward pass.
+
 use crate::error::{Error, Result};
 use tch::{Kind, Tensor};
 

@@ -1,3 +1,5 @@
+//! Precision: operations of a thread in 16 bits or in float32, and TF32 in the whole process.
+
 use crate::error::{Result, check};
 use std::ffi::{c_char, c_int};
 use std::marker::PhantomData;
@@ -90,6 +92,7 @@ impl Drop for Autocast {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
     use tch::{Kind, Tensor};
 
     fn product() -> Kind {
@@ -112,7 +115,7 @@ mod tests {
             assert_eq!(product(), Kind::BFloat16);
             let fails = || -> Result<()> {
                 let _guard = Autocast::off(Device::Cpu)?;
-                Err(crate::Error::ZeroByte(String::new()))
+                Err(Error::ZeroByte(String::new()))
             };
             fails().unwrap_err();
             assert_eq!(product(), Kind::BFloat16);

@@ -1,3 +1,5 @@
+//! CUDA: libtorch's libraries loaded when somebody asks for a GPU, and copies to it.
+
 use crate::error::{Result, check};
 use std::ffi::c_char;
 use std::sync::OnceLock;

@@ -1,3 +1,5 @@
+//! What can go wrong, on this side of the C++ shim and behind it.
+
 use std::ffi::{CStr, c_char};
 
 /// What can go wrong in this crate.

@@ -1,3 +1,5 @@
+//! Products, activations, sums and means of features in one pass over memory.
+
 use crate::error::{Result, check};
 use std::ffi::c_char;
 use tch::Tensor;

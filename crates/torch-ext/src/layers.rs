@@ -1,4 +1,6 @@
-use crate::error::Result;
+//! Layers with the names and initial values of PyTorch.
+
+use crate::error::{Error, Result};
 use crate::tensors::{Init, Path};
 use tch::Tensor;
 
@@ -82,7 +84,7 @@ impl BatchNorm {
             Statistics::Batch { momentum } => (true, momentum),
         };
         if of_the_batch && input.numel() as i64 <= self.weight.size()[0] {
-            return Err(crate::Error::OneValuePerChannel(input.size()));
+            return Err(Error::OneValuePerChannel(input.size()));
         }
         Ok(input.f_batch_norm(
             Some(&self.weight),
@@ -133,7 +135,7 @@ impl Linear {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Tensors;
+    use crate::tensors::Tensors;
     use tch::{Device, Kind};
 
     #[test]

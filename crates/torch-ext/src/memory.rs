@@ -1,3 +1,5 @@
+//! How much memory was in use.
+
 use crate::error::check;
 use std::ffi::c_char;
 use tch::Device;

@@ -1,3 +1,5 @@
+//! Steps of optimizers, norms and averages over many tensors in one call.
+
 use crate::error::{Error, Result, check};
 use std::ffi::c_char;
 use tch::Tensor;

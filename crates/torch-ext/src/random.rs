@@ -1,3 +1,5 @@
+//! Random values that are a function of an explicit seed.
+
 use crate::error::{Result, check};
 use std::ffi::c_char;
 use tch::Tensor;

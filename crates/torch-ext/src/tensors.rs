@@ -1,3 +1,5 @@
+//! Named parameters and buffers in a fixed order: a state dict, and how its tensors are made.
+
 use crate::error::{Error, Result};
 use crate::random::{derive_seed, normal, uniform};
 use std::collections::HashMap;
