@@ -1,3 +1,5 @@
+//! What can go wrong with gates.
+
 /// What can go wrong in this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -28,8 +30,12 @@ pub enum Error {
     /// There is no gate to compute an activation of.
     #[error("the network has no gates, so there is no activation to pull towards a target")]
     NoGates,
-    /// A policy's name was not understood.
-    #[error("unknown policy '{0}'; expected argmax, always-open, sample, threshold=P with P from 0 to 1, or topk=K")]
+    /// No policy is written like this.
+    #[error(
+        "unknown policy '{0}'; expected argmax, always-open, sample, threshold=P with P from 0 to 1, \
+         or topk=K; also sample=TEMPERATURE[:SEED] or straight-through[=TEMPERATURE], the temperature \
+         above 0"
+    )]
     UnknownPolicy(String),
 }
 

@@ -1,3 +1,5 @@
+//! How gates decide, and how that is written as text.
+
 use crate::error::{Error, Result};
 use crate::sampling;
 use serde::{Deserialize, Serialize};
@@ -6,7 +8,22 @@ use std::str::FromStr;
 use tch::Tensor;
 use torch_ext::derive_seed;
 
-/// How gates decide in one forward pass. An argument of forward, never hidden state. Written as text, a policy is its name.
+/// How gates decide in one forward pass. An argument of forward, never hidden state.
+///
+/// As text, in configurations and on the command line: `argmax`, `always-open`, `threshold=P`,
+/// `topk=K`; `sample`, `sample=TEMPERATURE` and `sample=TEMPERATURE:SEED`, by default temperature 1
+/// and seed 0; `straight-through` and `straight-through=TEMPERATURE`, by default 1. serde writes the
+/// shortest of these that says all; [`fmt::Display`] writes the name alone.
+///
+/// ```
+/// use gumbel_gates::Policy;
+///
+/// let policy: Policy = "sample=0.5:7".parse()?;
+/// assert_eq!(policy, Policy::Sample { temperature: 0.5, seed: 7 });
+/// assert_eq!(String::from(policy), "sample=0.5:7");
+/// assert_eq!(policy.to_string(), "sample");
+/// # Ok::<(), gumbel_gates::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Policy {
@@ -81,17 +98,27 @@ impl Policy {
 
 impl TryFrom<String> for Policy {
     type Error = Error;
-    fn try_from(name: String) -> Result<Self> {
-        name.parse()
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
     }
 }
 
+/// The text that serde writes. It loses nothing: [`FromStr`] reads the same policy back with its
+/// temperature and seed, which the name ([`fmt::Display`]) leaves out.
 impl From<Policy> for String {
     fn from(policy: Policy) -> Self {
-        policy.to_string()
+        match policy {
+            Policy::Sample { temperature, seed: 0 } if temperature != 1.0 => format!("sample={temperature}"),
+            Policy::Sample { temperature, seed } if seed != 0 => format!("sample={temperature}:{seed}"),
+            Policy::StraightThrough { temperature } if temperature != 1.0 => {
+                format!("straight-through={temperature}")
+            }
+            _ => policy.to_string(),
+        }
     }
 }
 
+/// The name for people, in logs and results: without temperature and seed.
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
@@ -105,23 +132,32 @@ impl fmt::Display for Policy {
     }
 }
 
+/// Reads what serde writes, and with it every name. A temperature that is not told is 1, a seed 0.
 impl FromStr for Policy {
     type Err = Error;
-    fn from_str(name: &str) -> Result<Self> {
-        let unknown = || Error::UnknownPolicy(name.to_owned());
-        match name.split_once('=') {
-            None => match name {
-                "sample" => Ok(Self::Sample { temperature: 1.0, seed: 0 }),
-                "argmax" => Ok(Self::Argmax),
-                "always-open" => Ok(Self::AlwaysOpen),
-                _ => Err(unknown()),
-            },
-            Some(("threshold", p)) => match p.parse() {
-                Ok(p) if (0.0..=1.0).contains(&p) => Ok(Self::Threshold(p)),
-                _ => Err(unknown()),
-            },
-            Some(("topk", k)) => Ok(Self::TopK(k.parse().map_err(|_| unknown())?)),
-            Some(_) => Err(unknown()),
-        }
+    fn from_str(text: &str) -> Result<Self> {
+        read(text).ok_or_else(|| Error::UnknownPolicy(text.to_owned()))
     }
+}
+
+/// The policy that is written so, if one is.
+fn read(text: &str) -> Option<Policy> {
+    let temperature = |text: &str| text.parse().ok().filter(|&t: &f64| t.is_finite() && t > 0.0);
+    Some(match text.split_once('=') {
+        None => match text {
+            "sample" => Policy::Sample { temperature: 1.0, seed: 0 },
+            "argmax" => Policy::Argmax,
+            "straight-through" => Policy::StraightThrough { temperature: 1.0 },
+            "always-open" => Policy::AlwaysOpen,
+            _ => return None,
+        },
+        Some(("sample", numbers)) => {
+            let (t, seed) = numbers.split_once(':').unwrap_or((numbers, "0"));
+            Policy::Sample { temperature: temperature(t)?, seed: seed.parse().ok()? }
+        }
+        Some(("straight-through", t)) => Policy::StraightThrough { temperature: temperature(t)? },
+        Some(("threshold", p)) => Policy::Threshold(p.parse().ok().filter(|p| (0.0..=1.0).contains(p))?),
+        Some(("topk", k)) => Policy::TopK(k.parse().ok()?),
+        Some(_) => return None,
+    })
 }

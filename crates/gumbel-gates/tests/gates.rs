@@ -119,6 +119,69 @@ fn policies_have_names() {
 }
 
 #[test]
+fn policies_are_saved_and_read_back_with_all_they_hold() {
+    let temperatures = [1.0, 0.5, 0.1, 1.0 / 3.0, 2.0, 1.0 + f64::EPSILON, 1e-300, f64::from_bits(1), f64::MAX];
+    let mut policies = vec![Policy::Argmax, Policy::AlwaysOpen];
+    policies.extend([0.0, 0.1, 1.0 / 3.0, 1.0].map(Policy::Threshold));
+    policies.extend([0, 12, usize::MAX].map(Policy::TopK));
+    for temperature in temperatures {
+        policies.push(Policy::StraightThrough { temperature });
+        let seeds = [0, 1, (1 << 53) + 1, u64::MAX];
+        policies.extend(seeds.map(|seed| Policy::Sample { temperature, seed }));
+    }
+    for policy in policies {
+        let text = String::from(policy);
+        assert_eq!(text.parse::<Policy>().unwrap(), policy, "{text}");
+        let json = serde_json::to_string(&policy).unwrap();
+        assert_eq!(json, format!("\"{text}\""));
+        assert_eq!(serde_json::from_str::<Policy>(&json).unwrap(), policy, "{json}");
+        // Its name is that of a policy too.
+        policy.to_string().parse::<Policy>().unwrap();
+    }
+}
+
+#[test]
+fn saved_policies_stay_readable() {
+    let sample = |temperature, seed| Policy::Sample { temperature, seed };
+    let straight_through = |temperature| Policy::StraightThrough { temperature };
+    let texts = [
+        (Policy::Argmax, "argmax"),
+        (Policy::AlwaysOpen, "always-open"),
+        (Policy::Threshold(0.25), "threshold=0.25"),
+        (Policy::TopK(12), "topk=12"),
+        (sample(1.0, 0), "sample"),
+        (sample(0.5, 0), "sample=0.5"),
+        (sample(1.0, 9), "sample=1:9"),
+        (sample(0.5, u64::MAX), "sample=0.5:18446744073709551615"),
+        (straight_through(1.0), "straight-through"),
+        (straight_through(2.5), "straight-through=2.5"),
+    ];
+    for (policy, text) in texts {
+        assert_eq!(String::from(policy), text);
+        assert_eq!(text.parse::<Policy>().unwrap(), policy);
+    }
+    let names = [sample(0.5, 9), straight_through(2.5)].map(|policy| policy.to_string());
+    assert_eq!(names, ["sample", "straight-through"]);
+}
+
+#[test]
+fn what_is_no_policy_is_refused() {
+    let numbers = ["", "0", "-1", "NaN", "inf", "1e400", "1e-400", "x", ":3", "1:2:3", "1,7"];
+    let seeds = ["1:", "1:-1", "1:0.5", "1:18446744073709551616"];
+    let others = ["", "Sample", " sample", "sample:3", "argmax=1", "always-open=1", "straight-through=1:2"];
+    let mut texts = others.map(String::from).to_vec();
+    texts.extend(numbers.iter().chain(&seeds).map(|number| format!("sample={number}")));
+    texts.extend(numbers.iter().map(|number| format!("straight-through={number}")));
+    for text in texts {
+        let error = text.parse::<Policy>().unwrap_err().to_string();
+        for form in ["sample=TEMPERATURE[:SEED]", "straight-through[=TEMPERATURE]"] {
+            assert!(error.contains(form), "{text}: {error}");
+        }
+        assert!(serde_json::from_value::<Policy>(text.into()).is_err());
+    }
+}
+
+#[test]
 fn decisions_without_noise_are_argmaxs_and_have_the_gradient_of_the_probability() {
     let logits = (normal(&[20, 3, 2], 8).unwrap() * 2.0).set_requires_grad(true);
     let openings = sampling::decide(&logits, 0.5).unwrap();
