@@ -8,6 +8,24 @@
 //! The method is "Channel selection using Gumbel Softmax" (Herrmann, Bowen, Zabih; ECCV 2020, arXiv 1812.04180) and
 //! "Convolutional networks with adaptive inference graphs" (Veit, Belongie; ECCV 2018). Tensors in, tensors out: nothing here
 //! knows of convolutions or data sets.
+//!
+//! ```
+//! use gumbel_gates::Policy;
+//! use tch::{Kind, Tensor};
+//!
+//! // The logits (closed, open) of two gates for one image: [N, n, 2].
+//! let logits = Tensor::from_slice(&[0.1f32, 2.0, 0.5, 0.0]).view([1, 2, 2]);
+//! let logits = logits.set_requires_grad(true);
+//! let openings = Policy::Sample { temperature: 1.0, seed: 7 }.decide(&logits, 0)?;
+//! let values: Vec<f32> = Vec::try_from(openings.detach().view([-1]))?;
+//! assert!(values.iter().all(|&opening| opening == 0.0 || opening == 1.0));
+//!
+//! // The choice is hard, and yet it has a gradient: the softmax's.
+//! openings.sum(Kind::Float).backward();
+//! let gradient = logits.grad();
+//! assert!(gradient.defined() && gradient.abs().min().double_value(&[]) > 0.0);
+//! # Ok::<(), gumbel_gates::Error>(())
+//! ```
 
 mod error;
 mod gates;
