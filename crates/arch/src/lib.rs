@@ -5,30 +5,20 @@
 //! Tensor names are torchvision's (`layer1.0.conv1.weight`), so a state dict moves both ways without a translation table;
 //! gates add `….gate.*` beside them.
 
-mod block;
-mod channels;
-mod conv;
 mod cost;
 mod error;
-mod gating;
-mod meter;
+mod export;
 mod network;
-mod norms;
-mod presets;
 mod prune;
-mod script;
 mod spec;
 pub mod state_dict;
-mod weights;
 
-pub use channels::Channels;
-pub use cost::{BlockCost, Cost};
+pub use cost::{BlockCost, Cost, Meter};
 pub use error::{Error, Result};
-pub use gating::{GateSite, GroupSizes, Groups, Place, Site};
-pub use meter::Meter;
-pub use network::{CLASSIFIER_GROUP, Execution, Mode, Network, Observe, Output, Pass};
-pub use presets::{Level, PRESETS, Preset};
+pub use export::ScriptOptions;
+pub use network::{CLASSIFIER_GROUP, Classifier, Execution, Loaded, Mode, Network, Observe, Output, Pass};
 pub use prune::Decision;
-pub use script::ScriptOptions;
-pub use spec::{Activation, BlockSpec, ConvSpec, HeadSpec, NetSpec, PoolSpec, Shortcut, StemSpec};
-pub use weights::{Classifier, Loaded};
+pub use spec::{
+    Activation, BlockSpec, Channels, ConvSpec, GateSite, GroupSizes, Groups, HeadSpec, Level, NetSpec, PRESETS, Place,
+    PoolSpec, Preset, Shortcut, Site, StemSpec,
+};

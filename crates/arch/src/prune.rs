@@ -1,13 +1,9 @@
 //! Taking decided gates away, with everything they closed.
 
-use crate::block::{compose, positions};
-use crate::channels::Channels;
 use crate::error::{Error, Result};
-use crate::gating::{GateSite, Groups, OpenChannels, Site};
-use crate::network::Network;
-use crate::spec::{Activation, BlockSpec, ConvSpec, NetSpec, Shortcut};
+use crate::network::{Classifier, Network, compose, positions};
+use crate::spec::{Activation, BlockSpec, Channels, ConvSpec, GateSite, Groups, NetSpec, OpenChannels, Shortcut, Site};
 use crate::state_dict::StateDict;
-use crate::weights::Classifier;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use tch::{Device, Kind, Tensor};

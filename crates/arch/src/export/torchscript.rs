@@ -1,11 +1,9 @@
 //! A network as TorchScript: source that the spec writes, compiled by libtorch's own compiler, so that conditional execution is
 //! real control flow and not the trace of one image.
 
-use crate::channels::Channels;
 use crate::error::{Error, Result};
-use crate::gating::{GateSite, Site};
 use crate::network::{Execution, Network};
-use crate::spec::{Activation, BlockSpec, ConvSpec, NetSpec, Shortcut};
+use crate::spec::{Activation, BlockSpec, Channels, ConvSpec, GateSite, NetSpec, Shortcut, Site};
 use gumbel_gates::{GateKind, Policy};
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;

@@ -1,5 +1,5 @@
-use crate::block::Block;
-use crate::conv::Conv;
+use super::block::Block;
+use super::conv::Conv;
 use crate::error::Result;
 use crate::spec::{NetSpec, Shortcut};
 use gumbel_gates::{Openings, Policy};

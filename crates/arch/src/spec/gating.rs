@@ -1,6 +1,6 @@
 //! Where gates sit in a block.
 
-use crate::spec::{BlockSpec, ConvSpec, NetSpec, Shortcut};
+use super::net::{BlockSpec, ConvSpec, NetSpec, Shortcut};
 use gumbel_gates::GateKind;
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -1,9 +1,7 @@
-use crate::channels::Channels;
-use crate::conv::Conv;
+use super::conv::Conv;
+use super::net::{Decide, Execution};
 use crate::error::Result;
-use crate::gating::{GateSite, OpenChannels, Site};
-use crate::network::{Decide, Execution};
-use crate::spec::{BlockSpec, Shortcut};
+use crate::spec::{BlockSpec, Channels, GateSite, OpenChannels, Shortcut, Site};
 use gumbel_gates::{GateInput, Gates};
 use tch::{Device, Kind, Tensor};
 use torch_ext::{Init, Path, Pointwise, Statistics, scale, scaled_sum};

@@ -1,4 +1,4 @@
-use crate::cost::Cost;
+use super::macs::Cost;
 use crate::error::Result;
 use gumbel_gates::Openings;
 use tch::{Device, Kind, Tensor};

@@ -1,8 +1,8 @@
 //! Published architectures as data.
 
+use super::gating::GroupSizes;
+use super::net::{Activation, BlockSpec, ConvSpec, HeadSpec, NetSpec, PoolSpec, Shortcut, StemSpec};
 use crate::error::{Error, Result};
-use crate::gating::GroupSizes;
-use crate::spec::{Activation, BlockSpec, ConvSpec, HeadSpec, NetSpec, PoolSpec, Shortcut, StemSpec};
 
 /// A published architecture and the images it was published for.
 #[derive(Debug, Clone, Copy)]

@@ -1,8 +1,7 @@
 //! What a forward pass costs, in multiply-accumulates (1 MAC = 2 FLOPs).
 
 use crate::error::{Error, Result};
-use crate::gating::Site;
-use crate::spec::{BlockSpec, ConvSpec, NetSpec, Shortcut};
+use crate::spec::{BlockSpec, ConvSpec, NetSpec, Shortcut, Site};
 use gumbel_gates::Gates;
 
 /// The cost of a network for one image, from its spec alone. Convolutions and fully connected layers count; batch norm,

@@ -1,8 +1,8 @@
 //! What a network is: plain data.
 
-use crate::channels::Channels;
+use super::channels::Channels;
+use super::gating::{GateSite, Site};
 use crate::error::{Error, Result};
-use crate::gating::{GateSite, Site};
 use serde::{Deserialize, Serialize};
 
 /// A network: stem, residual blocks, head. Only data; see [`crate::Network`] for its tensors.

@@ -1,7 +1,7 @@
 //! Moving a state dict into a network.
 
+use super::net::{CLASSIFIER_GROUP, Network};
 use crate::error::{Error, Result};
-use crate::network::{CLASSIFIER_GROUP, Network};
 use crate::state_dict::StateDict;
 use gumbel_gates::GATE_GROUP;
 use std::collections::HashMap;

@@ -1,9 +1,8 @@
 //! What weights alone say about the importance of what gates decide about.
 
+use super::net::Network;
 use crate::error::Result;
-use crate::gating::{GateSite, Site};
-use crate::network::Network;
-use crate::spec::{BlockSpec, ConvSpec, Shortcut};
+use crate::spec::{BlockSpec, ConvSpec, GateSite, Shortcut, Site};
 use tch::{Kind, Tensor};
 
 impl Network {

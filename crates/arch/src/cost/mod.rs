@@ -1,0 +1,7 @@
+//! What a network costs: from its spec alone, and for the openings of a pass.
+
+mod macs;
+mod meter;
+
+pub use macs::{BlockCost, Cost};
+pub use meter::Meter;
