@@ -1,3 +1,5 @@
+//! What can go wrong in this crate.
+
 use std::path::PathBuf;
 
 /// What can go wrong in this crate.
@@ -13,10 +15,12 @@ pub enum Error {
     #[error(transparent)]
     Gates(#[from] gumbel_gates::Error),
     /// No preset has this name.
-    #[error("unknown architecture '{name}'; known are {}; mobilenet_v2 takes a width multiplier from 0.1 to 4, as in mobilenet_v2_x0.5", crate::PRESETS.map(|p| p.name).join(", "))]
+    #[error("unknown architecture '{name}'; known are {}; mobilenet_v2 takes a width multiplier from 0.1 to 4, as in mobilenet_v2_x0.5", known.join(", "))]
     UnknownPreset {
         /// The name asked for.
         name: String,
+        /// The names there are.
+        known: Vec<&'static str>,
     },
     /// A spec contradicts itself.
     #[error("the network description is not consistent: {}", faults.join("; "))]

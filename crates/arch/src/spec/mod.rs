@@ -1,13 +1,15 @@
-//! What a network is, as plain data: its layers, the sites where gates sit, and the published architectures. Nothing here knows a
-//! tensor.
+//! What a network is, as plain data: its layers, the sites where gates sit, and the published
+//! architectures. Nothing here knows a tensor.
 
 mod channels;
 mod gating;
 mod net;
 mod presets;
+mod sites;
+mod validate;
 
 pub use channels::Channels;
 pub(crate) use gating::OpenChannels;
-pub use gating::{GateSite, GroupSizes, Groups, Place, Site};
 pub use net::{Activation, BlockSpec, ConvSpec, HeadSpec, NetSpec, PoolSpec, Shortcut, StemSpec};
 pub use presets::{Level, PRESETS, Preset};
+pub use sites::{GateSite, GroupSizes, Groups, Place, Site};

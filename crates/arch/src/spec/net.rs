@@ -1,8 +1,7 @@
 //! What a network is: plain data.
 
 use super::channels::Channels;
-use super::gating::{GateSite, Site};
-use crate::error::{Error, Result};
+use super::sites::GateSite;
 use serde::{Deserialize, Serialize};
 
 /// A network: stem, residual blocks, head. Only data; see [`crate::Network`] for its tensors.
@@ -144,6 +143,12 @@ pub struct HeadSpec {
 }
 
 impl ConvSpec {
+    /// Its state dict name in a block of that name; a stem's convolution lies in a block without a
+    /// name.
+    pub(crate) fn full_name(&self, block: &str) -> String {
+        if block.is_empty() { self.name.clone() } else { format!("{block}.{}", self.name) }
+    }
+
     /// Output extent for an input extent, in pixels; `None` if the kernel does not fit.
     pub fn output_extent(&self, extent: usize) -> Option<usize> {
         output_extent(extent, self.kernel, self.stride, self.padding)
@@ -172,101 +177,3 @@ impl Shortcut {
         }
     }
 }
-
-impl NetSpec {
-    /// Checks that the pieces fit together. Specs come from files too, so sizes are bounded.
-    ///
-    /// # Errors
-    /// All contradictions at once.
-    pub fn validate(&self) -> Result<()> {
-        let mut faults = Vec::new();
-        let mut conv = |block: &str, conv: &ConvSpec, inputs: usize| {
-            let name = if block.is_empty() { conv.name.clone() } else { format!("{block}.{}", conv.name) };
-            if conv.inputs != inputs {
-                faults.push(format!("'{name}' reads {} channels where {inputs} arrive", conv.inputs));
-            }
-            let sizes = [conv.inputs, conv.outputs, conv.kernel, conv.stride, conv.groups];
-            if sizes.iter().any(|&size| size == 0 || size > MAX_SIZE) || conv.padding > MAX_SIZE {
-                faults.push(format!("'{name}' has a size outside 1 to {MAX_SIZE}"));
-            } else if !conv.inputs.is_multiple_of(conv.groups) || !conv.outputs.is_multiple_of(conv.groups) {
-                faults.push(format!("'{name}' has channels that {} groups do not divide", conv.groups));
-            }
-        };
-        conv("", &self.stem.conv, 3);
-        let mut channels = self.stem.conv.outputs;
-        let mut block_faults = Vec::new();
-        if let Some(pool) = &self.stem.pool
-            && (pool.kernel == 0 || pool.stride == 0 || pool.padding > pool.kernel / 2 || pool.kernel > MAX_SIZE)
-        {
-            block_faults.push("the stem's pooling has a window, stride or padding that cannot be".to_owned());
-        }
-        for block in &self.blocks {
-            let (inputs, outputs) = (channels, block.outputs);
-            if block.inputs != inputs {
-                block_faults
-                    .push(format!("block '{}' reads {} channels where {inputs} arrive", block.name, block.inputs));
-            }
-            for (name, selection, of) in [
-                ("reads", &block.reads, inputs),
-                ("writes", &block.writes, outputs),
-                ("projects", &block.projects, outputs),
-            ] {
-                if let Some(fault) = selection.as_ref().and_then(|channels| channels.fault(of)) {
-                    block_faults.push(format!("'{name}' of block '{}' {fault}", block.name));
-                }
-            }
-            let selected = |selection: &Option<Channels>, all| selection.as_ref().map_or(all, Channels::count);
-            let mut width = selected(&block.reads, inputs);
-            for layer in &block.branch {
-                conv(&block.name, layer, width);
-                width = layer.outputs;
-            }
-            if let Shortcut::Projection(layer) = &block.shortcut {
-                conv(&block.name, layer, inputs);
-            }
-            let around = match &block.shortcut {
-                Shortcut::None => None,
-                Shortcut::Identity => Some((inputs, outputs)),
-                Shortcut::Projection(layer) => Some((layer.outputs, selected(&block.projects, outputs))),
-                Shortcut::ZeroPadded { outputs: padded, .. } => Some((*padded, outputs)),
-            };
-            if block.outputs == 0 || block.outputs > MAX_SIZE {
-                block_faults.push(format!("block '{}' has a size outside 1 to {MAX_SIZE}", block.name));
-            }
-            if let Shortcut::ZeroPadded { stride, outputs } = block.shortcut
-                && (stride == 0 || stride > MAX_SIZE || outputs < inputs || !(outputs - inputs).is_multiple_of(2))
-            {
-                block_faults.push(format!("block '{}' cannot pad {inputs} channels to {outputs}", block.name));
-            }
-            let gated = block.gates.iter().any(|gates| gates.site != Site::Projection);
-            if block.branch.is_empty() && (block.shortcut == Shortcut::None || gated) {
-                block_faults.push(format!("block '{}' has no convolution", block.name));
-            }
-            let written = selected(&block.writes, outputs);
-            if !block.branch.is_empty() && width != written {
-                block_faults
-                    .push(format!("the branch of block '{}' makes {width} channels and writes {written}", block.name));
-            }
-            if let Some((found, expected)) = around.filter(|(found, expected)| found != expected) {
-                block_faults
-                    .push(format!("the shortcut of block '{}' makes {found} channels for {expected}", block.name));
-            }
-            channels = outputs;
-            block_faults.extend(block.gate_faults());
-        }
-        if self.head.inputs != channels || self.head.classes == 0 || self.head.classes > 1 << 20 {
-            block_faults.push(format!(
-                "the head reads {} channels where {channels} arrive, for {} classes",
-                self.head.inputs, self.head.classes
-            ));
-        }
-        if !(0.0..1.0).contains(&self.head.dropout) {
-            block_faults.push(format!("the head has a dropout of {}; expected 0 to below 1", self.head.dropout));
-        }
-        faults.extend(block_faults);
-        if faults.is_empty() { Ok(()) } else { Err(Error::Spec { faults }) }
-    }
-}
-
-/// No width, kernel or stride of a network is larger.
-const MAX_SIZE: usize = 1 << 16;

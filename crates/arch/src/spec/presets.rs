@@ -1,7 +1,7 @@
 //! Published architectures as data.
 
-use super::gating::GroupSizes;
 use super::net::{Activation, BlockSpec, ConvSpec, HeadSpec, NetSpec, PoolSpec, Shortcut, StemSpec};
+use super::sites::GroupSizes;
 use crate::error::{Error, Result};
 
 /// A published architecture and the images it was published for.
@@ -105,7 +105,8 @@ impl Preset {
     /// # Errors
     /// If there is none, or no network of that width.
     pub fn named(name: &str) -> Result<Self> {
-        let unknown = || Error::UnknownPreset { name: name.to_owned() };
+        let known = || PRESETS.iter().map(|preset| preset.name).collect();
+        let unknown = || Error::UnknownPreset { name: name.to_owned(), known: known() };
         if let Some(found) = PRESETS.iter().find(|preset| preset.name == name) {
             return Ok(*found);
         }
