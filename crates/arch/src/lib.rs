@@ -16,7 +16,7 @@ pub mod state_dict;
 pub use cost::{BlockCost, Cost, Meter};
 pub use error::{Error, Result};
 pub use export::ScriptOptions;
-pub use network::{CLASSIFIER_GROUP, Classifier, Execution, Loaded, Mode, Network, Observe, Output, Pass};
+pub use network::{CLASSIFIER_GROUP, Classifier, Execution, Loaded, Mode, Network, Observer, Output, Pass};
 pub use prune::Decision;
 pub use spec::{
     Activation, BlockSpec, Channels, ConvSpec, GateSite, GroupSizes, Groups, HeadSpec, Level, NetSpec, PRESETS, Place,

@@ -1,7 +1,7 @@
 //! Taking decided gates away, with everything they closed.
 
 use crate::error::{Error, Result};
-use crate::network::{Classifier, Network, compose, positions};
+use crate::network::{Classifier, Network, positions};
 use crate::spec::{Activation, BlockSpec, Channels, ConvSpec, GateSite, Groups, NetSpec, OpenChannels, Shortcut, Site};
 use crate::state_dict::StateDict;
 use std::collections::HashMap;
@@ -26,9 +26,9 @@ impl Network {
     ///
     /// Input channels that only copying could leave out are read with weights of zero where the copy would cost more than it saves.
     ///
-    /// A place that is closed altogether in front of a batch norm leaves a constant, because the batch norm's bias stays: it
-    /// becomes the block's `bias`, or, where a padded convolution makes it no constant or gates remain, one channel with
-    /// weights of zero.
+    /// A site that is closed altogether in front of a batch norm leaves a constant, because the
+    /// batch norm's bias stays: it becomes the block's `bias`, or, where a padded convolution makes
+    /// it no constant or gates remain, one channel with weights of zero.
     ///
     /// # Errors
     /// If there is not one decision per gate, or nothing would be left to reach the classifier.
@@ -201,7 +201,7 @@ impl Pruning {
         if kept.len() < conv.outputs {
             tensors.keep_filters(&self.block.name, conv, &kept)?;
             conv.outputs = kept.len();
-            self.block.projects = Some(compose(self.block.projects.as_ref(), &kept));
+            self.block.projects = Some(Channels::within(self.block.projects.as_ref(), &kept));
         }
         if nothing {
             tensors.zero(&format!("{}.{}.weight", self.block.name, conv.name))?;
@@ -211,11 +211,11 @@ impl Pruning {
         self.update_gates(Site::Projection, kept.len(), tensors)
     }
 
-    /// What the branch comes to if one of its places is closed altogether and the rest of it is pointwise: [1, C, 1, 1] over the
-    /// branch's last filters.
+    /// What the branch comes to if one of its sites is closed altogether and the rest of it is
+    /// pointwise: [1, C, 1, 1] over the branch's last filters.
     fn constant(&self, tensors: &Tensors) -> Result<Option<Tensor>> {
-        let places = std::iter::once(&self.kept.input).chain(&self.kept.behind);
-        let Some(closed) = places.collect::<Vec<_>>().iter().rposition(|kept| kept.is_empty()) else { return Ok(None) };
+        let sites: Vec<_> = std::iter::once(&self.kept.input).chain(&self.kept.behind).collect();
+        let Some(closed) = sites.iter().rposition(|kept| kept.is_empty()) else { return Ok(None) };
         let (first, rest) = self.block.branch[closed..].split_at(1);
         let pointwise = rest.iter().all(|conv| conv.kernel == 1 && conv.padding == 0 && conv.groups == 1);
         let undecided = self.is_undecided(Site::Layer)
@@ -291,7 +291,7 @@ impl Pruning {
         let first = &self.block.branch[0];
         if before.len() < first.inputs {
             if first.is_depthwise() || selecting_pays(first, before.len(), self.kept.behind[0].len()) {
-                self.block.reads = Some(compose(self.block.reads.as_ref(), &before));
+                self.block.reads = Some(Channels::within(self.block.reads.as_ref(), &before));
             } else {
                 // Everything is read, what is closed with weights of zero.
                 tensors.zero_inputs(&format!("{name}.{}.weight", first.name), &before)?;
@@ -318,7 +318,7 @@ impl Pruning {
             before.clone_from(kept);
         }
         if before.len() < self.block.writes.as_ref().map_or(self.block.outputs, Channels::count) {
-            self.block.writes = Some(compose(self.block.writes.as_ref(), &before));
+            self.block.writes = Some(Channels::within(self.block.writes.as_ref(), &before));
         }
         let sites: Vec<Site> = self.block.gates.iter().map(|gates| gates.site).collect();
         for site in sites {
@@ -338,7 +338,7 @@ impl Pruning {
         Ok(self.block)
     }
 
-    /// Leaves the undecided gates of a site, whose place now has `channels` channels.
+    /// Leaves the undecided gates of a site that now has `channels` channels.
     fn update_gates(&mut self, site: Site, channels: usize, tensors: &mut Tensors) -> Result<()> {
         let decisions = self.decisions_at(site).to_vec();
         let undecided: Vec<usize> =

@@ -1,12 +1,17 @@
-use super::conv::Conv;
-use super::net::{Decide, Execution};
-use crate::error::Result;
-use crate::spec::{BlockSpec, Channels, GateSite, OpenChannels, Shortcut, Site};
-use gumbel_gates::{GateInput, Gates};
-use tch::{Device, Kind, Tensor};
-use torch_ext::{Init, Path, Pointwise, Statistics, scale, scaled_sum};
+//! A residual block: what is computed of it, and how it is summed.
 
-/// A residual block with its gates: activation(shortcut(x) + branch(x)), each place multiplied by its openings.
+use super::conv::Conv;
+use super::gates::{Decided, SiteGates};
+use super::pass::{Context, Execution};
+use super::select::{copy, positions, select, select_rows};
+use crate::error::Result;
+use crate::spec::{BlockSpec, Channels, ConvSpec, OpenChannels, Shortcut, Site};
+use gumbel_gates::{GateInput, Gates};
+use tch::{Device, Tensor};
+use torch_ext::{Init, Path, Pointwise, scale, scaled_sum};
+
+/// A residual block with its gates: activation(shortcut(x) + branch(x)), the features at each site
+/// multiplied by its openings.
 #[derive(Debug)]
 pub(crate) struct Block {
     spec: BlockSpec,
@@ -14,26 +19,7 @@ pub(crate) struct Block {
     projection: Option<Conv>,
     /// `[outputs]`
     bias: Option<Tensor>,
-    gates: Vec<GatedPlace>,
-}
-
-/// The gates of one place, and which channels they decide about.
-#[derive(Debug)]
-struct GatedPlace {
-    site: Site,
-    gates: Gates,
-    /// For every channel its column among the gates and a last column of ones; absent for a layer gate.
-    columns: Option<Tensor>,
-}
-
-/// What the gates of a site decided, one for each.
-type SiteDecisions = (Site, Vec<bool>);
-
-/// What the gates of a block decided in one pass.
-struct Decided<'a> {
-    places: &'a [GatedPlace],
-    /// One per place: [N, n].
-    openings: Vec<Tensor>,
+    gates: Vec<SiteGates>,
 }
 
 /// Values on their way into a block's sum.
@@ -48,71 +34,13 @@ struct Addend {
     openings: Option<Tensor>,
 }
 
-impl GatedPlace {
-    fn build(path: &mut Path, spec: &GateSite, inputs: usize, device: Device) -> Result<Self> {
-        let gates = Gates::build(&mut path.sub(&spec.site.name()), spec.kind, spec.count(), inputs, spec.initial)?;
-        let columns = match spec.site {
-            Site::Layer => None,
-            _ => {
-                let always_open = spec.count();
-                let columns: Vec<i64> =
-                    spec.gate_of_channel().into_iter().map(|gate| gate.unwrap_or(always_open) as i64).collect();
-                Some(Tensor::f_from_slice(&columns)?.f_to_device(device)?)
-            }
-        };
-        Ok(Self { site: spec.site, gates, columns })
-    }
-
-    /// Openings [N, n] to what the place is multiplied by, [N, channels] or [N, 1].
-    fn mask(&self, openings: &Tensor) -> Result<Tensor> {
-        Ok(match &self.columns {
-            None => openings.shallow_clone(),
-            Some(columns) => {
-                let ones = openings.f_new_ones([openings.size2()?.0, 1], (openings.kind(), openings.device()))?;
-                Tensor::f_cat(&[openings, &ones], 1)?.f_index_select(1, columns)?
-            }
-        })
-    }
-}
-
-impl<'a> Decided<'a> {
-    /// What the features of a place are multiplied by, [N, channels] or [N, 1]; `None` without gates.
-    fn mask(&self, site: Site) -> Result<Option<Tensor>> {
-        let gated = self.places.iter().zip(&self.openings).find(|(place, _)| place.site == site);
-        gated.map(|(place, openings)| place.mask(openings)).transpose()
-    }
-
-    fn of(&self, site: Site) -> Option<&Tensor> {
-        self.places.iter().zip(&self.openings).find(|(place, _)| place.site == site).map(|(_, openings)| openings)
-    }
-
-    /// The same for some images only.
-    fn of_rows(&self, rows: &Tensor) -> Result<Decided<'a>> {
-        let openings = self.openings.iter().map(|openings| openings.f_index_select(0, rows));
-        Ok(Decided { places: self.places, openings: openings.collect::<std::result::Result<_, _>>()? })
-    }
-
-    /// The decisions at filter sites, if they are the same for every image. Waits for the device.
-    fn alike(&self) -> Result<Option<Vec<SiteDecisions>>> {
-        let mut decisions = Vec::new();
-        for (place, openings) in self.places.iter().zip(&self.openings).filter(|(place, _)| place.site != Site::Layer) {
-            let first = openings.f_narrow(0, 0, 1)?;
-            if openings.f_ne_tensor(&first)?.f_any()?.f_int64_value(&[])? != 0 {
-                return Ok(None);
-            }
-            let first: Vec<f32> = Vec::try_from(first.f_view([-1])?.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?)?;
-            decisions.push((place.site, first.into_iter().map(|open| open > 0.0).collect()));
-        }
-        Ok(Some(decisions))
-    }
-}
-
 impl Block {
     pub fn build(path: &mut Path, spec: &BlockSpec, device: Device) -> Result<Self> {
         let mut path = path.sub(&spec.name);
-        let branch = spec.branch.iter().map(|conv| Conv::build(&mut path, conv)).collect::<Result<_>>()?;
+        let mut build = |conv: &ConvSpec| Conv::build(&mut path, &spec.name, conv);
+        let branch = spec.branch.iter().map(&mut build).collect::<Result<_>>()?;
         let projection = match &spec.shortcut {
-            Shortcut::Projection(conv) => Some(Conv::build(&mut path, conv)?),
+            Shortcut::Projection(conv) => Some(build(conv)?),
             Shortcut::None | Shortcut::Identity | Shortcut::ZeroPadded { .. } => None,
         };
         let bias = match spec.bias {
@@ -120,8 +48,8 @@ impl Block {
             false => None,
         };
         let mut gates = Vec::with_capacity(spec.gates.len());
-        for place in &spec.gates {
-            gates.push(GatedPlace::build(&mut path, place, spec.inputs, device)?);
+        for site in &spec.gates {
+            gates.push(SiteGates::build(&mut path, site, spec.inputs, device)?);
         }
         Ok(Self { spec: spec.clone(), branch, projection, bias, gates })
     }
@@ -133,37 +61,32 @@ impl Block {
 
     /// The gates, in the order of the spec's sites.
     pub fn gates(&self) -> impl Iterator<Item = &Gates> {
-        self.gates.iter().map(|place| &place.gates)
+        self.gates.iter().map(SiteGates::gates)
     }
 
-    /// [N, C, H, W] to [N, C', H', W'], and the means [N, C'] of its channels where they come for free; gates decide by `decide`, which
-    /// keeps what they decided. `pooled` [N, C] are the means of the input, if they are known. An input without gradients is overwritten.
+    /// [N, C, H, W] to [N, C', H', W'], and the means [N, C'] of its channels where they come for
+    /// free; `context` keeps what the gates decided. `pooled` [N, C] are the means of the input, if
+    /// they are known. An input without gradients is overwritten.
     pub fn forward(
         &self,
         input: &Tensor,
         pooled: Option<Tensor>,
-        statistics: Statistics,
-        execution: Execution,
-        decide: &mut Decide,
+        context: &mut Context,
     ) -> Result<(Tensor, Option<Tensor>)> {
         let gate_input = match pooled {
             Some(pooled) => GateInput::pooled_to(input, pooled),
             None => GateInput::new(input),
         };
-        let mut openings = Vec::with_capacity(self.gates.len());
-        for place in &self.gates {
-            openings.push(decide.site(place.gates.logits(&gate_input, decide.statistics)?)?);
-        }
-        let decided = Decided { places: &self.gates, openings };
+        let decided = Decided::by(&self.gates, &gate_input, context)?;
         let mut addends = Vec::with_capacity(2);
-        match execution {
+        match context.pass.execution {
             Execution::Masked => {
-                addends.extend(self.masked_projection(input, statistics, &decided)?);
-                addends.extend(self.masked_branch(input, statistics, &decided)?);
+                addends.extend(self.masked_projection(input, &decided, context)?);
+                addends.extend(self.masked_branch(input, &decided, context)?);
             }
             Execution::Skipping => {
-                addends.extend(self.skipping_projection(input, statistics, &decided)?);
-                addends.extend(self.skipping_branch(input, statistics, &decided)?);
+                addends.extend(self.skipping_projection(input, &decided, context)?);
+                addends.extend(self.skipping_branch(input, &decided, context)?);
             }
         }
         if let Some(output_and_means) = self.gated_sum(input, &addends)? {
@@ -177,8 +100,8 @@ impl Block {
         Ok((output, None))
     }
 
-    /// The block's output and its channels' means in one pass, where all that is added to the shortcut or a projection is a gated
-    /// branch.
+    /// The block's output and its channels' means in one pass, where all that is added to the
+    /// shortcut or a projection is a gated branch.
     fn gated_sum(&self, input: &Tensor, addends: &[Addend]) -> Result<Option<(Tensor, Option<Tensor>)>> {
         let is_whole = |addend: &Addend| addend.rows.is_none() && addend.channels.is_none();
         let Some(Addend { values, openings: Some(openings), .. }) = addends.last() else { return Ok(None) };
@@ -209,7 +132,7 @@ impl Block {
         })
     }
 
-    fn masked_branch(&self, input: &Tensor, statistics: Statistics, decided: &Decided) -> Result<Option<Addend>> {
+    fn masked_branch(&self, input: &Tensor, decided: &Decided, context: &mut Context) -> Result<Option<Addend>> {
         if self.branch.is_empty() {
             return Ok(None);
         }
@@ -225,28 +148,29 @@ impl Block {
             // So does a gate over the output, where nothing lies between it and the sum.
             let waits = is_last && waiting.is_none() && conv.is_linear();
             values = match openings {
-                Some(openings) if !waits => conv.gated(&values, statistics, &openings)?,
+                Some(openings) if !waits => conv.gated(&values, &openings, context)?,
                 openings => {
                     waiting = waiting.or(openings);
-                    conv.forward(&values, statistics)?
+                    conv.forward(&values, context)?
                 }
             };
         }
         Ok(Some(Addend { values, rows: None, channels: self.spec.writes.clone(), openings: waiting }))
     }
 
-    fn masked_projection(&self, input: &Tensor, statistics: Statistics, decided: &Decided) -> Result<Option<Addend>> {
+    fn masked_projection(&self, input: &Tensor, decided: &Decided, context: &mut Context) -> Result<Option<Addend>> {
         let Some(projection) = &self.projection else { return Ok(None) };
         let values = match decided.mask(Site::Projection)? {
-            Some(openings) => projection.gated(input, statistics, &openings)?,
-            None => projection.forward(input, statistics)?,
+            Some(openings) => projection.gated(input, &openings, context)?,
+            None => projection.forward(input, context)?,
         };
         Ok(Some(Addend { values, rows: None, channels: self.spec.projects.clone(), openings: None }))
     }
 
-    /// The branch for the images whose layer gate is open; with the same filters open for all of them only those are computed.
-    fn skipping_branch(&self, input: &Tensor, statistics: Statistics, decided: &Decided) -> Result<Option<Addend>> {
-        let rows = match decided.of(Site::Layer) {
+    /// The branch for the images whose layer gate is open; with the same filters open for all of
+    /// them only those are computed.
+    fn skipping_branch(&self, input: &Tensor, decided: &Decided, context: &mut Context) -> Result<Option<Addend>> {
+        let rows = match decided.openings(Site::Layer) {
             None => None,
             Some(openings) => {
                 let open = openings.f_view([-1])?.f_nonzero()?.f_view([-1])?;
@@ -266,41 +190,32 @@ impl Block {
                 (&gathered, &of_rows)
             }
         };
-        let addend = match self.open_channels(decided)? {
+        let addend = match decided.open_channels(&self.spec)? {
             Some(open) if open.behind.last().is_some_and(Vec::is_empty) => return Ok(None),
-            Some(open) if !open.starves() => self.narrow_branch(input, statistics, &open)?,
+            Some(open) if !open.starves() => self.narrow_branch(input, &open, context)?,
             // A batch norm behind a convolution of nothing still has its bias.
-            _ => self.masked_branch(input, statistics, decided)?,
+            _ => self.masked_branch(input, decided, context)?,
         };
         Ok(addend.map(|addend| Addend { rows, ..addend }))
     }
 
-    fn skipping_projection(&self, input: &Tensor, statistics: Statistics, decided: &Decided) -> Result<Option<Addend>> {
+    fn skipping_projection(&self, input: &Tensor, decided: &Decided, context: &mut Context) -> Result<Option<Addend>> {
         let Some(projection) = &self.projection else { return Ok(None) };
-        match self.open_channels(decided)?.and_then(|open| open.projection) {
+        match decided.open_channels(&self.spec)?.and_then(|open| open.projection) {
             Some(open) if open.is_empty() => Ok(None),
             Some(open) if open.len() < projection.outputs() => {
                 let narrow = projection.narrow(None, Some(&positions(&open, input.device())?))?;
-                let channels = Some(compose(self.spec.projects.as_ref(), &open));
-                Ok(Some(Addend { values: narrow.forward(input, statistics)?, rows: None, channels, openings: None }))
+                let channels = Some(Channels::within(self.spec.projects.as_ref(), &open));
+                let values = narrow.forward(input, context)?;
+                Ok(Some(Addend { values, rows: None, channels, openings: None }))
             }
-            _ => self.masked_projection(input, statistics, decided),
+            _ => self.masked_projection(input, decided, context),
         }
     }
 
-    /// What is open, if all filter gates decide alike for every image.
-    fn open_channels(&self, decided: &Decided) -> Result<Option<OpenChannels>> {
-        let filters = self.gates.iter().any(|place| place.site != Site::Layer);
-        let alike = if filters { decided.alike()? } else { None };
-        Ok(alike.map(|alike| {
-            let open = |site: Site| alike.iter().find(|(found, _)| *found == site).map(|(_, open)| open.as_slice());
-            self.spec.open_channels(open)
-        }))
-    }
-
     /// The branch with only its open filters.
-    fn narrow_branch(&self, input: &Tensor, statistics: Statistics, open: &OpenChannels) -> Result<Option<Addend>> {
-        let reads = compose(self.spec.reads.as_ref(), &open.input);
+    fn narrow_branch(&self, input: &Tensor, open: &OpenChannels, context: &mut Context) -> Result<Option<Addend>> {
+        let reads = Channels::within(self.spec.reads.as_ref(), &open.input);
         let everything = reads.count() == self.spec.inputs;
         let mut values = select(input, (!everything).then_some(&reads))?;
         let mut before = &open.input;
@@ -310,10 +225,10 @@ impl Block {
                 false => Ok(None),
             };
             let (inputs, outputs) = (some(before, conv.inputs())?, some(behind, conv.outputs())?);
-            values = conv.narrow(inputs.as_ref(), outputs.as_ref())?.forward(&values, statistics)?;
+            values = conv.narrow(inputs.as_ref(), outputs.as_ref())?.forward(&values, context)?;
             before = behind;
         }
-        let written = compose(self.spec.writes.as_ref(), before);
+        let written = Channels::within(self.spec.writes.as_ref(), before);
         let channels = (written.count() < self.spec.outputs).then_some(written);
         Ok(Some(Addend { values, rows: None, channels, openings: None }))
     }
@@ -376,49 +291,4 @@ impl Block {
             input.f_new_zeros([batch, height, width, self.spec.outputs as i64], (input.kind(), input.device()))?;
         Ok(zeros.f_permute([0, 3, 1, 2])?)
     }
-}
-
-/// The channels of a selection, `open` of them by position.
-pub(crate) fn compose(selection: Option<&Channels>, open: &[usize]) -> Channels {
-    match selection {
-        None => Channels::of(open.iter().copied()),
-        Some(channels) => {
-            let numbers: Vec<usize> = channels.numbers().collect();
-            Channels::of(open.iter().map(|&position| numbers[position]))
-        }
-    }
-}
-
-/// Positions as an index for libtorch.
-pub(crate) fn positions(numbers: &[usize], device: Device) -> Result<Tensor> {
-    let numbers: Vec<i64> = numbers.iter().map(|&number| number as i64).collect();
-    Ok(Tensor::f_from_slice(&numbers)?.f_to_device(device)?)
-}
-
-/// Some channels of `input` [N, C, H, W], in its memory layout.
-fn select(input: &Tensor, channels: Option<&Channels>) -> Result<Tensor> {
-    let Some(channels) = channels else { return Ok(input.shallow_clone()) };
-    let run = |&(first, count): &(usize, usize)| input.f_narrow(1, first as i64, count as i64);
-    let runs = channels.runs().iter().map(run).collect::<std::result::Result<Vec<_>, _>>()?;
-    Ok(Tensor::f_cat(&runs, 1)?)
-}
-
-/// Some images of `input` [N, C, H, W], in its memory layout.
-fn select_rows(input: &Tensor, rows: &Tensor) -> Result<Tensor> {
-    if is_channels_last(input) {
-        let selected = input.f_permute([0, 2, 3, 1])?.f_index_select(0, rows)?;
-        return Ok(selected.f_permute([0, 3, 1, 2])?);
-    }
-    Ok(input.f_index_select(0, rows)?)
-}
-
-/// A copy in the same memory layout.
-fn copy(input: &Tensor) -> Result<Tensor> {
-    // Cloning preserves strides, which an out-of-place addition of nothing does too, with a gradient.
-    Ok(input.f_add_scalar(0.0)?)
-}
-
-/// Whether neighbouring channels of a pixel are neighbours in memory.
-fn is_channels_last(input: &Tensor) -> bool {
-    input.stride().get(1) == Some(&1) && input.size().get(1).is_some_and(|&channels| channels > 1)
 }

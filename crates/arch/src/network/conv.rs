@@ -1,11 +1,17 @@
+//! A convolution with what follows it.
+
+use super::pass::Context;
 use crate::error::Result;
 use crate::spec::{Activation, ConvSpec};
+use std::sync::Arc;
 use tch::Tensor;
-use torch_ext::{BatchNorm, Init, Path, Pointwise, Statistics, scale};
+use torch_ext::{BatchNorm, Init, Path, Pointwise, scale};
 
 /// A convolution, its batch norm and its activation.
 #[derive(Debug)]
 pub(crate) struct Conv {
+    /// Its state dict name, for who observes a pass.
+    name: Arc<str>,
     weight: Tensor,
     norm: BatchNorm,
     stride: i64,
@@ -15,12 +21,14 @@ pub(crate) struct Conv {
 }
 
 impl Conv {
-    /// Makes the tensors of `spec` under `path`, drawn as torchvision draws them: He normal, fan out.
-    pub fn build(path: &mut Path, spec: &ConvSpec) -> Result<Self> {
+    /// Makes the tensors of `spec` under the `path` of its block, which has this name, drawn as
+    /// torchvision draws them: He normal, fan out.
+    pub fn build(path: &mut Path, block: &str, spec: &ConvSpec) -> Result<Self> {
         let [outputs, inputs, kernel] = [spec.outputs, spec.inputs / spec.groups, spec.kernel].map(|size| size as i64);
         let fan_out = (spec.outputs * spec.kernel * spec.kernel) as f64;
         let init = Init::Normal { std: (2.0 / fan_out).sqrt() };
         Ok(Self {
+            name: spec.full_name(block).into(),
             weight: path.sub(&spec.name).parameter("weight", &[outputs, inputs, kernel, kernel], init)?,
             norm: BatchNorm::build(&mut path.sub(&spec.norm), outputs)?,
             stride: spec.stride as i64,
@@ -45,8 +53,8 @@ impl Conv {
         self.activation == Activation::Identity
     }
 
-    /// The same convolution with some of its input channels and filters, by their positions; `None` keeps all. A depthwise
-    /// convolution goes by its filters alone.
+    /// The same convolution with some of its input channels and filters, by their positions; `None`
+    /// keeps all. A depthwise convolution goes by its filters alone.
     pub fn narrow(&self, inputs: Option<&Tensor>, outputs: Option<&Tensor>) -> Result<Self> {
         let mut weight = match outputs {
             None => self.weight.shallow_clone(),
@@ -61,29 +69,31 @@ impl Conv {
             None => self.norm.shallow_clone(),
             Some(outputs) => self.norm.narrow(outputs)?,
         };
-        Ok(Self { weight, norm, groups, ..*self })
+        Ok(Self { name: self.name.clone(), weight, norm, groups, ..*self })
     }
 
     /// [N, C, H, W] to [N, filters, H', W'].
-    pub fn forward(&self, input: &Tensor, statistics: Statistics) -> Result<Tensor> {
-        self.activation.apply(self.normalised(input, statistics)?)
+    pub fn forward(&self, input: &Tensor, context: &mut Context) -> Result<Tensor> {
+        self.activation.apply(self.normalized(input, context)?)
     }
 
     /// The same, multiplied by `openings` [N, filters] or [N, 1].
-    pub fn gated(&self, input: &Tensor, statistics: Statistics, openings: &Tensor) -> Result<Tensor> {
-        Ok(scale(&self.normalised(input, statistics)?, openings, self.activation.pointwise())?)
+    pub fn gated(&self, input: &Tensor, openings: &Tensor, context: &mut Context) -> Result<Tensor> {
+        Ok(scale(&self.normalized(input, context)?, openings, self.activation.pointwise())?)
     }
 
     /// Before the activation.
-    fn normalised(&self, input: &Tensor, statistics: Statistics) -> Result<Tensor> {
+    fn normalized(&self, input: &Tensor, context: &mut Context) -> Result<Tensor> {
         let output =
             input.f_conv2d(&self.weight, None::<&Tensor>, [self.stride; 2], [self.padding; 2], [1, 1], self.groups)?;
-        Ok(self.norm.forward(&output, statistics)?)
+        context.observer.convolution(&self.name, input, &output)?;
+        Ok(self.norm.forward(&output, context.statistics())?)
     }
 }
 
 impl Activation {
-    /// Applies it, in place where it can: the batch norm's or the sum's backward pass does not need its output.
+    /// Applies it, in place where it can: the batch norm's or the sum's backward pass does not need
+    /// its output.
     pub(crate) fn apply(self, mut input: Tensor) -> Result<Tensor> {
         match self {
             Self::Identity => Ok(input),

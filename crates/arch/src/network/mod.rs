@@ -1,11 +1,15 @@
-//! A network's tensors, what runs them, and what fills them.
+//! A network's tensors, the forward pass through them, and what fills and judges them.
 
 mod block;
 mod conv;
+mod gates;
 mod net;
 mod norms;
+mod pass;
+mod select;
 mod weights;
 
-pub(crate) use block::{compose, positions};
-pub use net::{CLASSIFIER_GROUP, Execution, Mode, Network, Observe, Output, Pass};
+pub use net::{CLASSIFIER_GROUP, Network};
+pub use pass::{Execution, Mode, Observer, Output, Pass};
+pub(crate) use select::positions;
 pub use weights::{Classifier, Loaded};

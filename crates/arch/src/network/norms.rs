@@ -6,30 +6,31 @@ use crate::spec::{BlockSpec, ConvSpec, GateSite, Shortcut, Site};
 use tch::{Kind, Tensor};
 
 impl Network {
-    /// For every gate how large what it decides about is, by the squared norms of weights, the mean over its channels: the batch norm's
-    /// scale of a channel, which is the deviation of its values (Liu et al. ICCV 2017), and within the branch times the weights that
-    /// read it (Li et al. ICLR 2017); of an input channel only the latter. Weights of different places have different sizes, so the filter gates of each place have a mean
-    /// of 1, and so have all layer gates together.
+    /// For every gate how large what it decides about is, by the squared norms of weights, the mean
+    /// over its channels: the batch norm's scale of a channel, which is the deviation of its values
+    /// (Liu et al. ICCV 2017), and within the branch times the weights that read it (Li et al. ICLR
+    /// 2017); of an input channel only the latter. Weights at different sites have different sizes,
+    /// so the filter gates of each site have a mean of 1, and so have all layer gates together.
     ///
     /// # Errors
     /// If libtorch refuses to read the weights.
     pub fn gate_norms(&self) -> Result<Vec<f64>> {
-        let mut places = Vec::new();
+        let mut sites = Vec::new();
         for (block, gates) in self.spec().gate_sites() {
             let channels: Vec<f64> = Vec::try_from(self.channel_norms(block, gates.site)?)?;
-            places.push((gates.site, per_gate(gates, &channels)));
+            sites.push((gates.site, per_gate(gates, &channels)));
         }
         let mean = |norms: &mut dyn Iterator<Item = f64>| {
             let (sum, count) = norms.fold((0.0, 0.0), |(sum, count), norm| (sum + norm, count + 1.0));
             if sum > 0.0 { sum / count } else { 1.0 }
         };
-        let layers = places.iter().filter(|(site, _)| *site == Site::Layer).flat_map(|(_, norms)| norms);
+        let layers = sites.iter().filter(|(site, _)| *site == Site::Layer).flat_map(|(_, norms)| norms);
         let mean_of_layers = mean(&mut layers.copied());
         let relative = |(site, norms): (Site, Vec<f64>)| {
             let mean = if site == Site::Layer { mean_of_layers } else { mean(&mut norms.iter().copied()) };
             norms.into_iter().map(move |norm| norm / mean)
         };
-        Ok(places.into_iter().flat_map(relative).collect())
+        Ok(sites.into_iter().flat_map(relative).collect())
     }
 
     /// `[channels]` in float64, in the main memory.

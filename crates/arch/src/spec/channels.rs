@@ -1,3 +1,5 @@
+//! A selection of the channels of a tensor.
+
 use serde::{Deserialize, Serialize};
 
 /// Some of a tensor's channels, in ascending order, as runs of neighbours: (first, count).
@@ -16,6 +18,17 @@ impl Channels {
             }
         }
         Self(runs)
+    }
+
+    /// The channels at these ascending positions of a selection; without one, of all channels.
+    pub(crate) fn within(selection: Option<&Self>, positions: &[usize]) -> Self {
+        match selection {
+            None => Self::of(positions.iter().copied()),
+            Some(channels) => {
+                let numbers: Vec<usize> = channels.numbers().collect();
+                Self::of(positions.iter().map(|&position| numbers[position]))
+            }
+        }
     }
 
     /// Runs of neighbours: (first, count).
