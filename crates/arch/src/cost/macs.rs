@@ -4,6 +4,12 @@ use crate::error::{Error, Result};
 use crate::spec::{BlockSpec, ConvSpec, NetSpec, Shortcut, Site};
 use gumbel_gates::Gates;
 
+/// Height and width in pixels.
+type Extent = (usize, usize);
+
+/// What fits the images, or the name of the layer that would have no output.
+type Fit<T> = std::result::Result<T, String>;
+
 /// The cost of a network for one image, from its spec alone. Convolutions and fully connected layers count; batch norm,
 /// activations and pooling do not, as usual.
 ///
@@ -66,6 +72,17 @@ pub(crate) struct Term {
     pub factors: [usize; 3],
 }
 
+impl Term {
+    /// The term of a convolution of block number `block` that takes `macs` with all gates open.
+    fn of(conv: &ConvSpec, block: usize, macs: u64, factors: [usize; 3]) -> Self {
+        // The full widths are factors of the whole.
+        let gated = |factor: usize, channels: usize| if factor == 0 { 1 } else { channels as u64 };
+        let inputs = gated(factors[0], conv.inputs);
+        let full = inputs.saturating_mul(gated(factors[1], conv.outputs));
+        Self { block, coefficient: macs / full.max(1), factors }
+    }
+}
+
 impl BlockCost {
     /// MACs of the block without its gates.
     pub fn macs(&self) -> u64 {
@@ -80,73 +97,82 @@ impl Cost {
     /// If the spec is not consistent or the images are too small for it.
     pub fn of(spec: &NetSpec, height: usize, width: usize) -> Result<Self> {
         spec.validate()?;
-        let too_small =
-            |layer: &str| Error::ImageTooSmall { name: spec.name.clone(), layer: layer.into(), height, width };
-        // MACs and output extent of one convolution.
-        let conv = |prefix: &str, conv: &ConvSpec, extent: (usize, usize)| -> Result<(u64, (usize, usize))> {
-            let output = conv.output_extent(extent.0).zip(conv.output_extent(extent.1));
-            let output = output.ok_or_else(|| too_small(&format!("{prefix}{}", conv.name)))?;
-            Ok((weights(conv).saturating_mul((output.0 * output.1) as u64), output))
+        let name = &spec.name;
+        let too_small = |layer| Error::ImageTooSmall { name: name.clone(), layer, height, width };
+        let stem = &spec.stem.conv;
+        let (outside, mut extent) = conv_macs(stem, "", (height, width)).map_err(too_small)?;
+        let mut cost = Self {
+            parameters: conv_parameters(stem),
+            gate_parameters: 0,
+            dense: 0,
+            gates: 0,
+            blocks: Vec::with_capacity(spec.blocks.len()),
+            outside,
+            widths: vec![Width { fixed: 1, sizes: Vec::new() }],
+            terms: Vec::new(),
         };
-
-        let (mut outside, mut extent) = conv("", &spec.stem.conv, (height, width))?;
-        let mut parameters = conv_parameters(&spec.stem.conv);
         if let Some(pool) = &spec.stem.pool {
             let pooled = pool.output_extent(extent.0).zip(pool.output_extent(extent.1));
-            extent = pooled.ok_or_else(|| too_small("pooling"))?;
+            extent = pooled.ok_or_else(|| too_small("pooling".into()))?;
         }
-        let mut blocks = Vec::new();
-        let mut widths = vec![Width { fixed: 1, sizes: Vec::new() }];
-        let mut terms = Vec::new();
-        let (mut gates, mut gate_parameters) = (0, 0);
-        for (number, block) in spec.blocks.iter().enumerate() {
-            let prefix = format!("{}.", block.name);
-            let factors = Factors { block, first: widths.len() };
-            for site in &block.gates {
-                gates += Gates::macs(site.kind, site.count(), block.inputs);
-                gate_parameters += Gates::parameters(site.kind, site.count(), block.inputs);
-                widths.push(match site.site {
-                    Site::Layer => Width { fixed: 0, sizes: vec![1] },
-                    _ => Width {
-                        fixed: site.fixed_open() as u64,
-                        sizes: site.sizes().into_iter().map(|size| size as u64).collect(),
-                    },
-                });
-            }
-            let mut term = |macs: u64, layer: &ConvSpec, factors: [usize; 3]| {
-                // The full widths are factors of the whole.
-                let ungated =
-                    |position: usize, channels: usize| if factors[position] == 0 { 1 } else { channels as u64 };
-                let gated = ungated(0, layer.inputs).saturating_mul(ungated(1, layer.outputs));
-                terms.push(Term { block: number, coefficient: macs / gated.max(1), factors });
-            };
-            let around = block.shortcut.output_extent(extent.0).zip(block.shortcut.output_extent(extent.1));
-            let (mut branch, mut output) = (0u64, extent);
-            for (position, layer) in (1..).zip(&block.branch) {
-                let (macs, next) = conv(&prefix, layer, output)?;
-                term(macs, layer, factors.of_branch(position));
-                branch = branch.saturating_add(macs);
-                output = next;
-            }
-            let shortcut = match &block.shortcut {
-                Shortcut::Projection(layer) => {
-                    let (macs, _) = conv(&prefix, layer, extent)?;
-                    term(macs, layer, [0, factors.position(Site::Projection), 0]);
-                    macs
-                }
-                Shortcut::None | Shortcut::Identity | Shortcut::ZeroPadded { .. } => 0,
-            };
-            // A branch that was pruned away has no extent of its own.
-            extent = if block.branch.is_empty() { around.unwrap_or(output) } else { output };
-            let own = block_parameters(block);
-            parameters = own.saturating_add(parameters);
-            blocks.push(BlockCost { name: block.name.clone(), extent, parameters: own, branch, shortcut });
+        for block in &spec.blocks {
+            extent = cost.add_block(block, extent).map_err(too_small)?;
         }
         let classifier = (spec.head.inputs * spec.head.classes) as u64;
-        outside = outside.saturating_add(classifier);
-        let dense = blocks.iter().fold(outside, |sum, block| sum.saturating_add(block.macs()));
-        parameters = parameters.saturating_add(classifier + spec.head.classes as u64);
-        Ok(Self { parameters, gate_parameters, dense, gates, blocks, outside, widths, terms })
+        cost.outside = cost.outside.saturating_add(classifier);
+        cost.parameters = cost.parameters.saturating_add(classifier + spec.head.classes as u64);
+        let blocks = cost.blocks.iter().map(BlockCost::macs);
+        cost.dense = blocks.fold(cost.outside, u64::saturating_add);
+        Ok(cost)
+    }
+
+    /// Adds a block that reads features of this extent. Gives the extent behind it.
+    fn add_block(&mut self, block: &BlockSpec, input: Extent) -> Fit<Extent> {
+        let factors = Factors { block, first: self.widths.len() };
+        self.add_gates(block);
+        let number = self.blocks.len();
+        let (mut branch, mut output) = (0u64, input);
+        for (position, conv) in (1..).zip(&block.branch) {
+            let (macs, next) = conv_macs(conv, &block.name, output)?;
+            self.terms.push(Term::of(conv, number, macs, factors.of_branch(position)));
+            branch = branch.saturating_add(macs);
+            output = next;
+        }
+        let shortcut = match &block.shortcut {
+            Shortcut::Projection(conv) => {
+                let (macs, _) = conv_macs(conv, &block.name, input)?;
+                let behind = factors.position(Site::Projection);
+                self.terms.push(Term::of(conv, number, macs, [0, behind, 0]));
+                macs
+            }
+            Shortcut::None | Shortcut::Identity | Shortcut::ZeroPadded { .. } => 0,
+        };
+        // A branch that was pruned away has no extent of its own.
+        let around = |extent: usize| block.shortcut.output_extent(extent);
+        let extent = match block.branch.is_empty() {
+            true => around(input.0).zip(around(input.1)).unwrap_or(output),
+            false => output,
+        };
+        let parameters = block_parameters(block);
+        self.parameters = self.parameters.saturating_add(parameters);
+        let name = block.name.clone();
+        self.blocks.push(BlockCost { name, extent, parameters, branch, shortcut });
+        Ok(extent)
+    }
+
+    /// Adds the gates of a block, and the widths they decide about.
+    fn add_gates(&mut self, block: &BlockSpec) {
+        for site in &block.gates {
+            self.gates += Gates::macs(site.kind, site.count(), block.inputs);
+            self.gate_parameters += Gates::parameters(site.kind, site.count(), block.inputs);
+            self.widths.push(match site.site {
+                Site::Layer => Width { fixed: 0, sizes: vec![1] },
+                _ => Width {
+                    fixed: site.fixed_open() as u64,
+                    sizes: site.sizes().into_iter().map(|size| size as u64).collect(),
+                },
+            });
+        }
     }
 
     /// MACs that gates decide about: what is saved when all are closed.
@@ -208,6 +234,13 @@ impl Factors<'_> {
         let before = if position == 1 { Site::Input } else { self.block.site_behind(position - 1) };
         [self.position(before), behind, layer]
     }
+}
+
+/// MACs of a convolution of that block, with all gates open, and the extent behind it.
+fn conv_macs(conv: &ConvSpec, block: &str, input: Extent) -> Fit<(u64, Extent)> {
+    let output = conv.output_extent(input.0).zip(conv.output_extent(input.1));
+    let output = output.ok_or_else(|| conv.full_name(block))?;
+    Ok((weights(conv).saturating_mul((output.0 * output.1) as u64), output))
 }
 
 /// MACs of a convolution per output pixel: k·k·(in / groups)·out, which is also the size of its weight.

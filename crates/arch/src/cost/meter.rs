@@ -1,3 +1,5 @@
+//! The cost of forward passes by what their gates decided.
+
 use super::macs::Cost;
 use crate::error::Result;
 use gumbel_gates::Openings;

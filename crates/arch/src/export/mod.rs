@@ -1,5 +1,6 @@
 //! A network in the forms that other programs run.
 
+mod source;
 mod torchscript;
 
-pub use torchscript::ScriptOptions;
+pub use source::ScriptOptions;
