@@ -107,150 +107,94 @@ impl<'a> Machine<'a> {
     fn run(mut self) -> Outcome<(Pickle, &'a [u8])> {
         for _ in 0..MOST_OPCODES {
             let opcode = self.take(1)?[0];
-            match opcode {
-                b'.' => {
-                    let root = self.pop()?;
-                    let pickle = Pickle { root, dicts: self.dicts, lists: self.lists, storages: self.storages };
-                    return Ok((pickle, self.input));
-                }
-                0x80 => drop(self.take(1)?), // PROTO
-                0x95 => drop(self.take(8)?), // FRAME
-                b'(' => self.marks.push(self.stack.len()),
-                b'0' => drop(self.pop()?),
-                b'1' => drop(self.pop_mark()?),
-                b'N' => self.stack.push(Value::None),
-                0x88 => self.stack.push(Value::Bool(true)),
-                0x89 => self.stack.push(Value::Bool(false)),
-                b'J' => {
-                    let value = self.number(4)? as u32 as i32;
-                    self.stack.push(Value::Int(value.into()));
-                }
-                b'K' => self.push_int(1)?,
-                b'M' => self.push_int(2)?,
-                0x8a => self.long1()?,
-                b'G' => {
-                    let bytes: [u8; 8] = self.take(8)?.try_into().map_err(|_| "a float is cut short")?;
-                    self.stack.push(Value::Float(f64::from_be_bytes(bytes)));
-                }
-                b'X' => self.text(4)?,
-                0x8c => self.text(1)?,
-                0x8d => self.text(8)?,
-                b'U' | b'C' => self.opaque(1)?,
-                b'T' | b'B' => self.opaque(4)?,
-                0x8e => self.opaque(8)?,
-                b'}' => {
-                    let dict = self.new_dict();
-                    self.stack.push(dict);
-                }
-                b']' => {
-                    self.stack.push(Value::List(self.lists.len()));
-                    self.lists.push(Vec::new());
-                }
-                b'a' => {
-                    let item = self.pop()?;
-                    self.extend_list(vec![item])?;
-                }
-                b'e' => {
-                    let items = self.pop_mark()?;
-                    self.extend_list(items)?;
-                }
-                b's' => {
-                    let value = self.pop()?;
-                    let key = self.pop()?;
-                    self.extend_dict(vec![key, value])?;
-                }
-                b'u' => {
-                    let items = self.pop_mark()?;
-                    self.extend_dict(items)?;
-                }
-                b')' => self.push_tuple(Vec::new()),
-                0x85..=0x87 => {
-                    let start = self.stack.len().checked_sub(usize::from(opcode - 0x84)).ok_or("the stack is empty")?;
-                    if self.marks.last().is_some_and(|&mark| start < mark) {
-                        return Err("a tuple reaches over a mark".into());
-                    }
-                    let items = self.stack.split_off(start);
-                    self.push_tuple(items);
-                }
-                b't' => {
-                    let items = self.pop_mark()?;
-                    self.push_tuple(items);
-                }
-                b'q' => self.put(1)?,
-                b'r' => self.put(4)?,
-                0x94 => self.memoize(self.memo.len())?,
-                b'h' => self.get(1)?,
-                b'j' => self.get(4)?,
-                b'c' => {
-                    let (module, name) = (self.line()?, self.line()?);
-                    self.import(module, name)?;
-                }
-                b'i' => {
-                    let (module, name) = (self.line()?, self.line()?);
-                    self.import(module, name)?;
-                    drop(self.pop()?);
-                    drop(self.pop_mark()?);
-                    self.stack.push(Value::Opaque);
-                }
-                b'o' => {
-                    drop(self.pop_mark()?);
-                    self.stack.push(Value::Opaque);
-                }
-                0x81 => self.forget(2)?, // NEWOBJ: class, arguments
-                0x92 => self.forget(3)?, // NEWOBJ_EX: class, arguments, named arguments
-                b'd' => {
-                    let items = self.pop_mark()?;
-                    let dict = self.new_dict();
-                    self.stack.push(dict);
-                    self.extend_dict(items)?;
-                }
-                b'l' => {
-                    let items = self.pop_mark()?;
-                    self.stack.push(Value::List(self.lists.len()));
-                    self.lists.push(items);
-                }
-                b'p' => {
-                    let position = self.decimal()?;
-                    self.memoize(position)?;
-                }
-                b'g' => {
-                    let position = self.decimal()?;
-                    self.recall(position)?;
-                }
-                b'V' => {
-                    let text = self.line()?;
-                    self.stack.push(Value::Str(text.into()));
-                }
-                b'S' | b'I' | b'L' | b'F' => {
-                    drop(self.line()?);
-                    self.stack.push(Value::Opaque);
-                }
-                0x93 => {
-                    let (name, module) = (self.pop()?, self.pop()?);
-                    let (Value::Str(module), Value::Str(name)) = (module, name) else {
-                        return Err("an import has no name".into());
-                    };
-                    self.import(module.to_string(), name.to_string())?;
-                }
-                b'Q' => {
-                    let id = self.pop()?;
-                    let storage = self.storage(&id)?;
-                    self.stack.push(storage);
-                }
-                b'R' => {
-                    let (arguments, callable) = (self.pop()?, self.pop()?);
-                    let value = self.rebuild(callable, arguments)?;
-                    self.stack.push(value);
-                }
-                b'b' => drop(self.pop()?), // BUILD: attributes such as _metadata, no tensors
-                other => {
-                    return Err(format!(
-                        "pickle opcode 0x{other:02x} has no place in a state dict; save model.state_dict(), not the model"
-                    ));
-                }
+            if opcode == b'.' {
+                let root = self.pop()?;
+                let pickle = Pickle { root, dicts: self.dicts, lists: self.lists, storages: self.storages };
+                return Ok((pickle, self.input));
             }
+            self.step(opcode)?;
         }
         Err(format!("it takes more than {MOST_OPCODES} steps to read, far more than any state dict"))
+    }
+
+    /// What each opcode does, but for the last.
+    fn step(&mut self, opcode: u8) -> Outcome<()> {
+        match opcode {
+            0x80 => self.skip(1), // PROTO
+            0x95 => self.skip(8), // FRAME
+            b'(' => self.mark(),
+            b'0' => self.pop().map(drop),
+            b'1' => self.pop_mark().map(drop),
+            b'N' => self.push(Value::None),
+            0x88 => self.push(Value::Bool(true)),
+            0x89 => self.push(Value::Bool(false)),
+            b'J' => self.number(4).and_then(|value| self.push(Value::Int((value as u32 as i32).into()))),
+            b'K' => self.number(1).and_then(|value| self.push(Value::Int(value as i64))),
+            b'M' => self.number(2).and_then(|value| self.push(Value::Int(value as i64))),
+            0x8a => self.long1(),
+            b'G' => self.float(),
+            b'X' => self.text(4),
+            0x8c => self.text(1),
+            0x8d => self.text(8),
+            b'U' | b'C' => self.opaque(1),
+            b'T' | b'B' => self.opaque(4),
+            0x8e => self.opaque(8),
+            b'}' => self.push_dict(Vec::new()),
+            b']' => self.push_list(Vec::new()),
+            b'a' => self.pop().and_then(|item| self.extend_list(vec![item])),
+            b'e' => self.pop_mark().and_then(|items| self.extend_list(items)),
+            b's' => self.set_item(),
+            b'u' => self.pop_mark().and_then(|items| self.extend_dict(items)),
+            b')' => self.push_tuple(Vec::new()),
+            0x85..=0x87 => self.short_tuple(usize::from(opcode - 0x84)),
+            b't' => self.pop_mark().and_then(|items| self.push_tuple(items)),
+            b'q' => self.length(1).and_then(|position| self.memoize(position)),
+            b'r' => self.length(4).and_then(|position| self.memoize(position)),
+            b'p' => self.decimal().and_then(|position| self.memoize(position)),
+            0x94 => self.memoize(self.memo.len()),
+            b'h' => self.length(1).and_then(|position| self.recall(position)),
+            b'j' => self.length(4).and_then(|position| self.recall(position)),
+            b'g' => self.decimal().and_then(|position| self.recall(position)),
+            b'c' => self.global(),
+            0x93 => self.stack_global(),
+            b'i' => self.instance(),
+            b'o' => self.pop_mark().and_then(|_| self.push(Value::Opaque)),
+            0x81 => self.forget(2), // NEWOBJ: class, arguments
+            0x92 => self.forget(3), // NEWOBJ_EX: class, arguments, named arguments
+            b'd' => self.pop_mark().and_then(|items| self.push_dict(items)),
+            b'l' => self.pop_mark().and_then(|items| self.push_list(items)),
+            b'V' => self.line().and_then(|text| self.push(Value::Str(text.into()))),
+            b'S' | b'I' | b'L' | b'F' => self.line().and_then(|_| self.push(Value::Opaque)),
+            b'Q' => self.persistent(),
+            b'R' => self.reduce(),
+            b'b' => self.pop().map(drop), // BUILD: attributes such as _metadata, no tensors
+            other => Err(format!(
+                "pickle opcode 0x{other:02x} has no place in a state dict; save model.state_dict(), not the model"
+            )),
+        }
+    }
+
+    /// GLOBAL: a name to import, on two lines.
+    fn global(&mut self) -> Outcome<()> {
+        let (module, name) = (self.line()?, self.line()?);
+        self.import(module, name)
+    }
+
+    /// STACK_GLOBAL: a name to import, from the stack.
+    fn stack_global(&mut self) -> Outcome<()> {
+        let (name, module) = (self.pop()?, self.pop()?);
+        let (Value::Str(module), Value::Str(name)) = (module, name) else {
+            return Err("an import has no name".into());
+        };
+        self.import(module.to_string(), name.to_string())
+    }
+
+    /// INST: an object of a class that is named on two lines, from arguments behind a mark.
+    fn instance(&mut self) -> Outcome<()> {
+        self.global()?;
+        drop(self.pop()?);
+        drop(self.pop_mark()?);
+        self.push(Value::Opaque)
     }
 
     /// An imported name, if it is one that is known to be harmless.
@@ -265,8 +209,7 @@ impl<'a> Machine<'a> {
         if !known {
             return Err(format!("it asks for {module}.{name}, which loading weights never needs; refused"));
         }
-        self.stack.push(Value::Global(Rc::new([module, name])));
-        Ok(())
+        self.push(Value::Global(Rc::new([module, name])))
     }
 
     /// Takes values off the stack for one without a tensor.
@@ -274,40 +217,41 @@ impl<'a> Machine<'a> {
         for _ in 0..count {
             drop(self.pop()?);
         }
-        self.stack.push(Value::Opaque);
-        Ok(())
+        self.push(Value::Opaque)
     }
 
-    /// What a call of `callable` stands for.
-    fn rebuild(&mut self, callable: Value, arguments: Value) -> Outcome<Value> {
+    /// REDUCE: what a call stands for.
+    fn reduce(&mut self) -> Outcome<()> {
+        let (arguments, callable) = (self.pop()?, self.pop()?);
         let (Value::Global(callable), Value::Tuple(arguments)) = (callable, arguments) else {
             return Err("it calls something that is not a name".into());
         };
         let [module, name] = &*callable;
-        match (module.as_str(), name.as_str()) {
-            ("collections", "OrderedDict") => Ok(self.new_dict()),
-            ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor") => self.tensor(arguments),
+        let value = match (module.as_str(), name.as_str()) {
+            ("collections", "OrderedDict") => return self.push_dict(Vec::new()),
+            ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor") => self.tensor(arguments)?,
             // A parameter is its tensor: (data, requires_grad, hooks).
             ("torch._utils", "_rebuild_parameter") => {
-                self.tuples[arguments].first().cloned().ok_or_else(|| "a parameter without a tensor".into())
+                self.tuples[arguments].first().cloned().ok_or("a parameter without a tensor")?
             }
             // Known to be harmless, or it would not have been imported.
-            _ => Ok(Value::Opaque),
-        }
+            _ => Value::Opaque,
+        };
+        self.push(value)
     }
 
-    /// A persistent id of `torch.save`: ("storage", class, key, location, number of elements), and in the older format a view
-    /// that modern PyTorch never writes.
-    fn storage(&mut self, id: &Value) -> Outcome<Value> {
-        if let Value::Tuple(parts) = id
+    /// BINPERSID: a persistent id of `torch.save`: ("storage", class, key, location, number of
+    /// elements), and in the older format a view that modern PyTorch never writes.
+    fn persistent(&mut self) -> Outcome<()> {
+        if let Value::Tuple(parts) = self.pop()?
             && let [Value::Str(tag), Value::Global(class), Value::Str(key), _, Value::Int(elements)]
             | [Value::Str(tag), Value::Global(class), Value::Str(key), _, Value::Int(elements), Value::None] =
-                &self.tuples[*parts][..]
+                &self.tuples[parts][..]
             && &**tag == "storage"
         {
             let storage = StorageRef { class: class[1].clone(), key: key.to_string(), elements: *elements };
             self.storages.insert(storage.key.clone(), storage.class.clone());
-            return Ok(Value::Storage(Rc::new(storage)));
+            return self.push(Value::Storage(Rc::new(storage)));
         }
         Err("a storage is described in an unknown way".into())
     }
@@ -339,14 +283,46 @@ impl<'a> Machine<'a> {
             .collect()
     }
 
-    fn new_dict(&mut self) -> Value {
-        self.dicts.push(Vec::new());
-        Value::Dict(self.dicts.len() - 1)
+    fn push(&mut self, value: Value) -> Outcome<()> {
+        self.stack.push(value);
+        Ok(())
     }
 
-    fn push_tuple(&mut self, items: Vec<Value>) {
-        self.stack.push(Value::Tuple(self.tuples.len()));
+    fn push_list(&mut self, items: Vec<Value>) -> Outcome<()> {
+        self.lists.push(items);
+        self.push(Value::List(self.lists.len() - 1))
+    }
+
+    /// A dictionary of keys and values in turn.
+    fn push_dict(&mut self, items: Vec<Value>) -> Outcome<()> {
+        self.dicts.push(Vec::new());
+        self.push(Value::Dict(self.dicts.len() - 1))?;
+        self.extend_dict(items)
+    }
+
+    fn push_tuple(&mut self, items: Vec<Value>) -> Outcome<()> {
         self.tuples.push(items);
+        self.push(Value::Tuple(self.tuples.len() - 1))
+    }
+
+    /// TUPLE1 to TUPLE3: a tuple of what is on top of the stack.
+    fn short_tuple(&mut self, count: usize) -> Outcome<()> {
+        let start = self.stack.len().checked_sub(count).ok_or("the stack is empty")?;
+        if self.marks.last().is_some_and(|&mark| start < mark) {
+            return Err("a tuple reaches over a mark".into());
+        }
+        let items = self.stack.split_off(start);
+        self.push_tuple(items)
+    }
+
+    fn mark(&mut self) -> Outcome<()> {
+        self.marks.push(self.stack.len());
+        Ok(())
+    }
+
+    fn skip(&mut self, bytes: usize) -> Outcome<()> {
+        self.take(bytes)?;
+        Ok(())
     }
 
     fn take(&mut self, count: usize) -> Outcome<&[u8]> {
@@ -363,10 +339,9 @@ impl<'a> Machine<'a> {
         usize::try_from(self.number(bytes)?).map_err(|_| "a length is impossible".into())
     }
 
-    fn push_int(&mut self, bytes: usize) -> Outcome<()> {
-        let value = self.number(bytes)? as i64;
-        self.stack.push(Value::Int(value));
-        Ok(())
+    fn float(&mut self) -> Outcome<()> {
+        let bytes: [u8; 8] = self.take(8)?.try_into().map_err(|_| "a float is cut short")?;
+        self.push(Value::Float(f64::from_be_bytes(bytes)))
     }
 
     /// LONG1: a little-endian two's complement number.
@@ -375,28 +350,24 @@ impl<'a> Machine<'a> {
         if length > 8 {
             // Such as PyTorch's magic number; no size is that large.
             self.take(length)?;
-            self.stack.push(Value::Opaque);
-            return Ok(());
+            return self.push(Value::Opaque);
         }
         let value = self.number(length)?;
         let unused = 64 - 8 * length as u32;
         let value = if length == 0 { 0 } else { (value << unused) as i64 >> unused };
-        self.stack.push(Value::Int(value));
-        Ok(())
+        self.push(Value::Int(value))
     }
 
     fn text(&mut self, length_bytes: usize) -> Outcome<()> {
         let length = self.length(length_bytes)?;
         let text = String::from_utf8(self.take(length)?.to_vec()).map_err(|_| "a name is not UTF-8")?;
-        self.stack.push(Value::Str(text.into()));
-        Ok(())
+        self.push(Value::Str(text.into()))
     }
 
     fn opaque(&mut self, length_bytes: usize) -> Outcome<()> {
         let length = self.length(length_bytes)?;
         self.take(length)?;
-        self.stack.push(Value::Opaque);
-        Ok(())
+        self.push(Value::Opaque)
     }
 
     fn line(&mut self) -> Outcome<String> {
@@ -424,6 +395,12 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
+    /// SETITEM: a key and a value for the dictionary below them.
+    fn set_item(&mut self) -> Outcome<()> {
+        let (value, key) = (self.pop()?, self.pop()?);
+        self.extend_dict(vec![key, value])
+    }
+
     fn extend_dict(&mut self, items: Vec<Value>) -> Outcome<()> {
         let Some(Value::Dict(dict)) = self.stack.last() else { return Err("items without a dictionary".into()) };
         let mut items = items.into_iter();
@@ -434,20 +411,10 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn put(&mut self, bytes: usize) -> Outcome<()> {
-        let position = self.length(bytes)?;
-        self.memoize(position)
-    }
-
     fn memoize(&mut self, position: usize) -> Outcome<()> {
         let value = self.stack.last().ok_or("the stack is empty")?.clone();
         self.memo.insert(position, value);
         Ok(())
-    }
-
-    fn get(&mut self, bytes: usize) -> Outcome<()> {
-        let position = self.length(bytes)?;
-        self.recall(position)
     }
 
     /// A number on a line of its own.
@@ -457,7 +424,6 @@ impl<'a> Machine<'a> {
 
     fn recall(&mut self, position: usize) -> Outcome<()> {
         let value = self.memo.get(&position).ok_or("a reference points nowhere")?.clone();
-        self.stack.push(value);
-        Ok(())
+        self.push(value)
     }
 }
