@@ -1,5 +1,5 @@
 use crate::config::Faults;
-use crate::diagnosis::Diagnosis;
+use crate::learn::diagnose::Diagnosis;
 use std::path::PathBuf;
 
 /// What can go wrong in a run.

@@ -3,10 +3,10 @@
 #![cfg(test)]
 
 use crate::config::Config;
-use crate::erase::rectangle;
-use crate::mix::Mix;
-use crate::objective::{Answers, Objective, Pull};
-use crate::schedule::{LearningRate, Shape};
+use crate::config::schedule::{LearningRate, Shape};
+use crate::learn::erase::rectangle;
+use crate::learn::mix::Mix;
+use crate::method::objective::{Answers, Objective, Pull};
 use arch::{Cost, Meter, NetSpec, Output};
 use gumbel_gates::Openings;
 use rand::SeedableRng;

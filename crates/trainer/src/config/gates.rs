@@ -1,7 +1,7 @@
 //! Gates: where they sit, what they look at, and what pulls on them.
 
-use crate::schedule::{ActivationTarget, Schedule};
-use crate::totals::Summary;
+use crate::config::schedule::{ActivationTarget, Schedule};
+use crate::measure::totals::Summary;
 use arch::{Cost, Place};
 use gumbel_gates::GateKind;
 use serde::{Deserialize, Serialize};

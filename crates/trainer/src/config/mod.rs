@@ -3,6 +3,7 @@
 mod faults;
 mod gates;
 mod parse;
+pub(crate) mod schedule;
 mod validate;
 
 pub use faults::{Fault, Faults};
@@ -13,8 +14,8 @@ pub use gates::{
 pub use parse::parse;
 pub(crate) use validate::{ALL_ALIKE, MOVES_MARGINS};
 
-use crate::schedule::LearningRate;
-use crate::totals::Summary;
+use crate::config::schedule::LearningRate;
+use crate::measure::totals::Summary;
 use arch::{GroupSizes, Level, NetSpec, Preset, Shortcut};
 use data::{ColourJitter, Transform};
 use gumbel_gates::Policy;

@@ -1,7 +1,7 @@
 //! Values that have the right type and make no sense.
 
 use super::{ActivationLoss, Config, GateDecay, GateStart, Granularity, PerPlace, SharedDecay, Weighting};
-use crate::schedule::{ActivationTarget, LearningRate};
+use crate::config::schedule::{ActivationTarget, LearningRate};
 use arch::Cost;
 use gumbel_gates::{GateKind, Policy};
 

@@ -1,9 +1,9 @@
-use crate::engine::Position;
 use crate::error::{Error, Result};
-use crate::evaluate::Evaluation;
-use crate::event::{Event, Listener, Scheduled};
-use crate::file::write_atomically;
-use crate::totals::Summary;
+use crate::events::{Event, Listener, Scheduled};
+use crate::files::atomic::write_atomically;
+use crate::measure::evaluate::Evaluation;
+use crate::measure::totals::Summary;
+use crate::run::fit::Position;
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};

@@ -1,5 +1,6 @@
 //! Those who are told what happens in a run.
 
+pub(crate) mod gate_report;
 mod metrics_file;
 mod progress;
 mod tensorboard;

@@ -1,8 +1,8 @@
 use crate::config::Weighting;
 use crate::error::Result;
-use crate::event::{Event, ImagePass, Listener};
-use crate::timing::StepTime;
-use crate::totals::Summary;
+use crate::events::{Event, ImagePass, Listener};
+use crate::learn::clock::StepTime;
+use crate::measure::totals::Summary;
 use arch::Cost;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};

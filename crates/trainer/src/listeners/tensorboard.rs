@@ -1,7 +1,7 @@
-use crate::engine::Position;
 use crate::error::{Error, Result};
-use crate::event::{Event, Listener};
-use crate::totals::Summary;
+use crate::events::{Event, Listener};
+use crate::measure::totals::Summary;
+use crate::run::fit::Position;
 use protobuf::Message;
 use std::fs::File;
 use std::io::BufWriter;
@@ -210,9 +210,9 @@ impl std::fmt::Debug for TensorBoard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evaluate::Evaluation;
-    use crate::event::Scheduled;
-    use crate::timing::StepTime;
+    use crate::events::Scheduled;
+    use crate::learn::clock::StepTime;
+    use crate::measure::evaluate::Evaluation;
 
     #[test]
     fn records_can_be_read_back() {

@@ -1,8 +1,8 @@
 //! Knowledge distillation: the network learns from what another one answers.
 
-use crate::checkpoint::{Checkpoint, Input, is_checkpoint};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::states::checkpoint::{Checkpoint, Input, is_checkpoint};
 use arch::{Classifier, NetSpec, Network, Pass};
 use gumbel_gates::Policy;
 use std::path::Path;

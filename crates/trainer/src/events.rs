@@ -1,11 +1,11 @@
 //! What happens in a run, told to whoever listens.
 
 use crate::config::Config;
-use crate::engine::Verdict;
 use crate::error::Result;
-use crate::evaluate::Evaluation;
-use crate::timing::StepTime;
-use crate::totals::Summary;
+use crate::learn::clock::StepTime;
+use crate::measure::evaluate::Evaluation;
+use crate::measure::totals::Summary;
+use crate::run::fit::Verdict;
 use data::BadImage;
 use std::path::Path;
 use tch::Tensor;

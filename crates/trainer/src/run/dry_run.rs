@@ -1,13 +1,13 @@
 //! Trying a run before it starts: a dry run, and steps timed for benchmarks.
 
-use crate::batch::to_tensors;
 use crate::config::Config;
-use crate::engine::Fit;
 use crate::error::{Error, Result};
-use crate::prepare::Resume;
-use crate::step::Lesson;
-use crate::timing::{Clock, StepTime};
-use crate::totals::Totals;
+use crate::learn::clock::{Clock, StepTime};
+use crate::learn::step::Lesson;
+use crate::measure::batch::to_tensors;
+use crate::measure::totals::Totals;
+use crate::run::fit::Fit;
+use crate::run::prepare::Resume;
 use arch::Pass;
 use data::synth::{SampleSet, draw};
 use std::path::Path;

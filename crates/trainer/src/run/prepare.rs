@@ -1,17 +1,17 @@
 //! Everything that has to be right before a run starts.
 
-use crate::average::Average;
-use crate::checkpoint::{Checkpoint, Input, Training, is_checkpoint};
 use crate::config::{ALL_ALIKE, Config, Fault, Faults, GateStart, MOVES_MARGINS, Precision, Weighting};
-use crate::engine::Fit;
 use crate::error::{Error, Result};
-use crate::file::write_atomically;
-use crate::health::Health;
-use crate::keep::{read_last, step_back};
-use crate::objective::Objective;
-use crate::optimizer::Optimizer;
-use crate::run_dir::RunDir;
-use crate::teacher::Teacher;
+use crate::files::atomic::write_atomically;
+use crate::files::run_dir::RunDir;
+use crate::learn::average::Average;
+use crate::learn::guard::Health;
+use crate::learn::optimizer::Optimizer;
+use crate::learn::teacher::Teacher;
+use crate::method::objective::Objective;
+use crate::run::fit::Fit;
+use crate::states::checkpoint::{Checkpoint, Input, Training, is_checkpoint};
+use crate::states::retention::{read_last, step_back};
 use arch::{BlockSpec, Classifier, Cost, Meter, Network};
 use data::{Dataset, Loader, LoaderOptions, Order, Source};
 use std::collections::BTreeSet;

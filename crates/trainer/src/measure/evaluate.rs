@@ -1,11 +1,11 @@
 //! Measuring a network on a split.
 
-use crate::batch::to_tensors;
 use crate::error::{Error, Result};
-use crate::event::{Event, ImagePass, Listener, tell};
-use crate::gate_use::{GateUse, GateUseSums};
-use crate::strategy::Strategy;
-use crate::totals::{Summary, Totals, hits};
+use crate::events::{Event, ImagePass, Listener, tell};
+use crate::measure::batch::to_tensors;
+use crate::measure::totals::{Summary, Totals, hits};
+use crate::results::gate_use::{GateUse, GateUseSums};
+use crate::results::strategy::Strategy;
 use arch::{Cost, Meter, Network, Pass};
 use data::{BadImage, Batch, Loader};
 use gumbel_gates::Policy;

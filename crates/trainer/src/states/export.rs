@@ -1,8 +1,8 @@
 //! Networks as files for programs that know nothing of this one.
 
-use crate::checkpoint::Input;
 use crate::error::{Error, Result};
-use crate::file::write_atomically;
+use crate::files::atomic::write_atomically;
+use crate::states::checkpoint::Input;
 use arch::{Cost, Network, Pass, ScriptOptions};
 use gumbel_gates::GateKind;
 use std::path::{Path, PathBuf};

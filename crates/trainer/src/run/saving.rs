@@ -1,14 +1,14 @@
 //! Which states of a run are saved, and where.
 
-use crate::average::Average;
-use crate::checkpoint::{Checkpoint, Input};
 use crate::config::CheckpointsConfig;
-use crate::engine::Fit;
 use crate::error::{Error, Result};
-use crate::event::{Event, Listener, tell};
-use crate::file::write_atomically;
-use crate::keep::{Ranking, forget, ranked, write_last};
-use crate::totals::Summary;
+use crate::events::{Event, Listener, tell};
+use crate::files::atomic::write_atomically;
+use crate::learn::average::Average;
+use crate::measure::totals::Summary;
+use crate::run::fit::Fit;
+use crate::states::checkpoint::{Checkpoint, Input};
+use crate::states::retention::{Ranking, forget, ranked, write_last};
 use std::path::PathBuf;
 use std::time::Instant;
 

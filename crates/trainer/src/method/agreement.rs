@@ -1,9 +1,9 @@
 //! Which gates decide alike for every image.
 
-use crate::batch::to_tensors;
 use crate::error::Result;
-use crate::evaluate::BadImages;
-use crate::event::{Event, ImagePass, Listener, tell};
+use crate::events::{Event, ImagePass, Listener, tell};
+use crate::measure::batch::to_tensors;
+use crate::measure::evaluate::BadImages;
 use arch::{Decision, Network, Output, Pass};
 use data::{Batch, Loader};
 use gumbel_gates::{GateKind, Policy, sampling};

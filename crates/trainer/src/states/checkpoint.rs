@@ -6,10 +6,10 @@
 
 use crate::config::{Config, Weighting};
 use crate::error::{Error, Result};
-use crate::file::write_atomically;
-use crate::health::HealthState;
-use crate::optimizer::Optimizer;
-use crate::totals::{Summary, Sums};
+use crate::files::atomic::write_atomically;
+use crate::learn::guard::HealthState;
+use crate::learn::optimizer::Optimizer;
+use crate::measure::totals::{Summary, Sums};
 use arch::state_dict::{StateDict, safetensors};
 use arch::{Classifier, Cost, Decision, NetSpec, Network};
 use data::{Normalise, Transform};
@@ -360,7 +360,7 @@ pub fn is_checkpoint(file: &StateDict) -> bool {
 mod tests {
     use super::*;
     use crate::config::parse;
-    use crate::schedule::ActivationTarget;
+    use crate::config::schedule::ActivationTarget;
     use gumbel_gates::GateKind;
 
     fn training(gates: &str, decided: bool) -> Training {

@@ -1,20 +1,20 @@
 //! One step of gradient descent.
 
-use crate::batch::to_tensors;
-use crate::diagnosis::{Diagnosis, FirstBroken, broken_tensor, margins};
-use crate::engine::Fit;
-use crate::erase::erase;
+use crate::config::schedule::Schedule;
 use crate::error::{Error, Result};
-use crate::event::{Event, Listener, Scheduled, tell};
-use crate::file::write_atomically;
-use crate::health::Found;
-use crate::mix::Mix;
-use crate::objective::{Answers, Pull};
-use crate::optimizer::Update;
-use crate::schedule::Schedule;
-use crate::teacher::Teacher;
-use crate::timing::{Clock, Part};
-use crate::totals::Totals;
+use crate::events::{Event, Listener, Scheduled, tell};
+use crate::files::atomic::write_atomically;
+use crate::learn::clock::{Clock, Part};
+use crate::learn::diagnose::{Diagnosis, FirstBroken, broken_tensor, margins};
+use crate::learn::erase::erase;
+use crate::learn::guard::Found;
+use crate::learn::mix::Mix;
+use crate::learn::optimizer::Update;
+use crate::learn::teacher::Teacher;
+use crate::measure::batch::to_tensors;
+use crate::measure::totals::Totals;
+use crate::method::objective::{Answers, Pull};
+use crate::run::fit::Fit;
 use arch::{Output, Pass};
 use data::Batch;
 use gumbel_gates::Policy;

@@ -1,9 +1,9 @@
 //! Deciding gates so that the deployed network meets its budget.
 
 use crate::error::Result;
-use crate::event::{ImagePass, Listener};
-use crate::objective::Objective;
-use crate::training_pass::TrainingPass;
+use crate::events::{ImagePass, Listener};
+use crate::measure::pass::TrainingPass;
+use crate::method::objective::Objective;
 use arch::{Meter, Network, Pass};
 use gumbel_gates::{Openings, Policy, sampling};
 use std::sync::atomic::AtomicBool;

@@ -1,8 +1,8 @@
 //! Batch norm statistics, estimated anew.
 
 use crate::error::Result;
-use crate::event::{ImagePass, Listener};
-use crate::training_pass::TrainingPass;
+use crate::events::{ImagePass, Listener};
+use crate::measure::pass::TrainingPass;
 use arch::{Mode, Network, Pass};
 use gumbel_gates::Policy;
 use std::sync::atomic::AtomicBool;

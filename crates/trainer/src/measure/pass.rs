@@ -1,9 +1,9 @@
 //! Looking at training images without a step of training.
 
-use crate::batch::to_tensors;
 use crate::error::Result;
-use crate::evaluate::BadImages;
-use crate::event::{Event, ImagePass, Listener, tell};
+use crate::events::{Event, ImagePass, Listener, tell};
+use crate::measure::batch::to_tensors;
+use crate::measure::evaluate::BadImages;
 use data::Loader;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tch::{Device, Tensor};

@@ -1,9 +1,9 @@
 //! What gates learned, as files that plotting tools read.
 
 use crate::error::{Error, Result};
-use crate::evaluate::Evaluation;
-use crate::file::write_atomically;
-use crate::gate_use::{GateState, GateUse, ImageUse, Polarisation};
+use crate::files::atomic::write_atomically;
+use crate::measure::evaluate::Evaluation;
+use crate::results::gate_use::{GateState, GateUse, ImageUse, Polarisation};
 use arch::{Cost, NetSpec, Site};
 use data::Source;
 use serde_json::{Value, json};
@@ -227,7 +227,7 @@ fn polarisation(rates: &[f64]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::totals::Summary;
+    use crate::measure::totals::Summary;
     use arch::Place;
     use gumbel_gates::GateKind;
     use std::io;

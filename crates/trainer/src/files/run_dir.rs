@@ -69,7 +69,9 @@ impl RunDir {
     /// Removes what an interrupted write left behind.
     pub fn remove_scratch(&self) {
         let entries = fs::read_dir(self.checkpoints()).into_iter().flatten().flatten();
-        for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(crate::file::SCRATCH)) {
+        for entry in
+            entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(crate::files::atomic::SCRATCH))
+        {
             // Wasted space is no reason to stop.
             let _ = fs::remove_file(entry.path());
         }

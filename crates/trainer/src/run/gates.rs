@@ -1,13 +1,13 @@
 //! The stages of a run's gates: their start, their learning and, if it is asked for, their decision.
 
-use crate::average::Average;
-use crate::budget::Budget;
 use crate::config::{GateStart, Weighting};
-use crate::engine::Fit;
 use crate::error::Result;
-use crate::event::{Event, Listener, tell};
-use crate::importance;
-use crate::training_pass::TrainingPass;
+use crate::events::{Event, Listener, tell};
+use crate::learn::average::Average;
+use crate::measure::pass::TrainingPass;
+use crate::method::budget::Budget;
+use crate::method::importance;
+use crate::run::fit::Fit;
 use std::sync::atomic::AtomicBool;
 use tch::{Kind, Tensor};
 

@@ -1,10 +1,10 @@
 //! Which states of a run are kept, and the one it goes on from.
 
-use crate::checkpoint::Checkpoint;
 use crate::config::CheckpointsConfig;
 use crate::error::{Error, Result};
-use crate::file::write_atomically_after;
-use crate::run_dir::RunDir;
+use crate::files::atomic::write_atomically_after;
+use crate::files::run_dir::RunDir;
+use crate::states::checkpoint::Checkpoint;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

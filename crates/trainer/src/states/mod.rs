@@ -1,0 +1,5 @@
+//! States of networks and runs in files.
+
+pub(crate) mod checkpoint;
+pub(crate) mod export;
+pub(crate) mod retention;
