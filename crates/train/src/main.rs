@@ -71,6 +71,7 @@ fn main() -> ExitCode {
 fn is_wrong_usage(error: &anyhow::Error) -> bool {
     error.is::<Usage>()
         || error.is::<trainer::config::Faults>()
+        || matches!(error.downcast_ref(), Some(trainer::config::ConfigError::Faults(_)))
         || matches!(error.downcast_ref(), Some(trainer::Error::Config(_)))
         || matches!(error.downcast_ref(), Some(arch::Error::UnknownPreset { .. }))
 }

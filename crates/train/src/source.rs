@@ -55,7 +55,7 @@ impl Source {
                 let name = path.display().to_string();
                 let Checkpoint { classes, input, training, .. } = checkpoint;
                 let augmentation = match &training {
-                    Some(training) => training.config.augmentation(),
+                    Some(training) => training.config.data.augmentation(),
                     None => augmentation(input),
                 };
                 Ok(Loaded { network, classes, named: true, input, augmentation, training, name })
@@ -86,7 +86,8 @@ impl Loaded {
         if self.named {
             return Ok(trainer::refuse_other_classes(&self.classes, split)?);
         }
-        let (network, data) = (self.classes.len(), split.classes().len());
+        let network = self.classes.len();
+        let data = split.classes().len();
         if network != data {
             let folder = split.location().display();
             bail!("the network knows {network} classes and {folder} holds {data}; use the classes it was trained on");
@@ -106,7 +107,7 @@ fn augmentation(input: Input) -> Transform {
     if input.image_size == input.resize {
         config.data.augment = Augment::PaddedCrop;
     }
-    config.augmentation()
+    config.data.augmentation()
 }
 
 /// A preset with the weights of a file, which says how many classes there are unless `num_classes` does.

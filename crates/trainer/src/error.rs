@@ -1,5 +1,7 @@
-use crate::config::Faults;
-use crate::learn::diagnose::Diagnosis;
+//! What can go wrong in a run, and what is told of a step that left the finite numbers.
+
+use crate::config::{ConfigError, Faults};
+use std::fmt::{self, Display, Formatter};
 use std::path::PathBuf;
 
 /// What can go wrong in a run.
@@ -23,6 +25,21 @@ pub enum Error {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] Faults),
+    /// The configuration has no form in TOML, so it could not be kept with the run.
+    #[error("the configuration cannot be written as TOML: {0}")]
+    UnwritableConfig(toml::ser::Error),
+    /// Whoever started the work asked it to stop. Nothing failed: a run saves its state and ends as
+    /// [`crate::Outcome::Interrupted`].
+    #[error("interrupted")]
+    Interrupted,
+    /// A strategy samples no runs, or too many.
+    #[error("'{strategy}': expected 1 to {most} runs")]
+    Runs {
+        /// The strategy, as text.
+        strategy: String,
+        /// The most that are run.
+        most: usize,
+    },
     /// A file could not be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
@@ -162,6 +179,65 @@ pub enum Error {
 /// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
+impl From<ConfigError> for Error {
+    fn from(error: ConfigError) -> Self {
+        match error {
+            ConfigError::Read { path, source } => Self::Read { path, source },
+            ConfigError::Faults(faults) => Self::Config(faults),
+            ConfigError::Unwritable(error) => Self::UnwritableConfig(error),
+        }
+    }
+}
+
+/// Names of images that are told; the others are in a file.
+const IMAGES_TOLD: usize = 3;
+
+/// What went wrong in a step.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Diagnosis {
+    /// Steps done before it.
+    pub step: u64,
+    /// The first values that were not finite numbers, if some were found.
+    pub first: Option<String>,
+    /// Smallest and largest margin between the logits "open" and "closed" of all gates; absent without gates.
+    pub margins: Option<(f64, f64)>,
+    /// The learning rate of the step.
+    pub learning_rate: f64,
+    /// The images of its batch.
+    pub images: Vec<PathBuf>,
+    /// The file in which they are all listed.
+    pub list: Option<PathBuf>,
+}
+
+impl Display for Diagnosis {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        match &self.first {
+            Some(first) => write!(f, "the first values that are not finite numbers are {first}")?,
+            None => write!(f, "a second look finds only finite numbers")?,
+        }
+        if let Some((least, most)) = self.margins {
+            write!(f, "; the gates' margins between open and closed reach from {} to {}", short(least), short(most))?;
+        }
+        write!(f, "; the learning rate is {}", self.learning_rate)?;
+        if !self.images.is_empty() {
+            let told = self.images.iter().take(IMAGES_TOLD).map(|path| path.display().to_string()).collect::<Vec<_>>();
+            write!(f, "; the batch holds {}", told.join(", "))?;
+            if self.images.len() > IMAGES_TOLD {
+                write!(f, " and {} more", self.images.len() - IMAGES_TOLD)?;
+            }
+            if let Some(list) = &self.list {
+                write!(f, " (all in {})", list.display())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A number that may be of any size.
+fn short(value: f64) -> String {
+    if value.abs() < 1e4 { format!("{value:.3}") } else { format!("{value:.2e}") }
+}
+
 fn size(bytes: Option<usize>) -> String {
     bytes.map(|bytes| format!(" ({bytes} bytes)")).unwrap_or_default()
 }
@@ -171,5 +247,29 @@ fn hint(source: &std::io::Error) -> &'static str {
     match source.kind() {
         StorageFull | QuotaExceeded | FileTooLarge => "; free some space, then continue with --resume",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_diagnosis_reads_as_a_sentence() {
+        let images = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"].map(PathBuf::from).to_vec();
+        let diagnosis = Diagnosis {
+            step: 7,
+            first: Some("the features behind layer1.0".into()),
+            margins: Some((-1.0, 2.5e9)),
+            learning_rate: 0.1,
+            images,
+            list: Some("runs/x/images-of-step-7.txt".into()),
+        };
+        assert_eq!(
+            diagnosis.to_string(),
+            "the first values that are not finite numbers are the features behind layer1.0; the gates' margins between open and \
+             closed reach from -1.000 to 2.50e9; the learning rate is 0.1; the batch holds a.jpg, b.jpg, c.jpg and 1 more (all in \
+             runs/x/images-of-step-7.txt)"
+        );
     }
 }

@@ -2,10 +2,11 @@
 
 use crate::config::Config;
 use crate::error::Result;
-use crate::learn::clock::StepTime;
-use crate::measure::evaluate::Evaluation;
-use crate::measure::totals::Summary;
-use crate::run::fit::Verdict;
+use crate::results::evaluation::Evaluation;
+use crate::results::run::Verdict;
+use crate::results::scheduled::Scheduled;
+use crate::results::step_time::StepTime;
+use crate::results::summary::Summary;
 use data::BadImage;
 use std::path::Path;
 use tch::Tensor;
@@ -49,7 +50,7 @@ pub enum Event<'a> {
         /// Means since the last log entry.
         recent: &'a Summary,
         /// What the schedules said for the last step.
-        scheduled: Scheduled,
+        scheduled: &'a Scheduled,
         /// Training throughput since the last log entry.
         images_per_second: f64,
         /// Where its time went.
@@ -58,7 +59,7 @@ pub enum Event<'a> {
     /// A pass over images that does not train begins.
     PassStarted {
         /// What it is for.
-        pass: ImagePass,
+        pass: PassKind,
         /// How many batches it has.
         batches: usize,
     },
@@ -82,7 +83,7 @@ pub enum Event<'a> {
         /// The weights themselves, where averaged ones are deployed.
         unaveraged: Option<&'a Evaluation>,
         /// What the schedules said for the last step.
-        scheduled: Scheduled,
+        scheduled: &'a Scheduled,
         /// Whether this is the best so far, by `checkpoints.best_by`.
         is_best: bool,
         /// Images that could not be used, in training and evaluation together.
@@ -98,7 +99,7 @@ pub enum Event<'a> {
 
 /// What a pass over images that does not train is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ImagePass {
+pub enum PassKind {
     /// Measuring the network.
     Evaluation,
     /// Re-estimating its batch norm statistics.
@@ -107,19 +108,6 @@ pub enum ImagePass {
     Importance,
     /// Deciding gates by the threshold that meets the budget.
     Budget,
-}
-
-/// The scheduled values of one step.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Scheduled {
-    /// Learning rate of the network's weights.
-    pub learning_rate: f64,
-    /// Mean target of the gates, `None` without gates.
-    pub target: Option<f64>,
-    /// Weight of the activation loss.
-    pub loss_factor: f64,
-    /// Temperature of the gates.
-    pub temperature: f64,
 }
 
 /// Somebody who is told what happens.
@@ -131,7 +119,7 @@ pub trait Listener {
     fn on(&mut self, event: &Event) -> Result<()>;
 }
 
-/// All listeners in turn.
-pub(crate) fn tell(listeners: &mut [Box<dyn Listener>], event: &Event) -> Result<()> {
+/// Notifies all listeners in turn.
+pub(crate) fn notify(listeners: &mut [Box<dyn Listener>], event: &Event) -> Result<()> {
     listeners.iter_mut().try_for_each(|listener| listener.on(event))
 }

@@ -6,7 +6,8 @@ use crate::config::Config;
 use crate::config::schedule::{LearningRate, Shape};
 use crate::learn::erase::rectangle;
 use crate::learn::mix::Mix;
-use crate::method::objective::{Answers, Objective, Pull};
+use crate::method::objective::{Labels, Objective};
+use crate::results::scheduled::Scheduled;
 use arch::{Cost, Meter, NetSpec, Output};
 use gumbel_gates::Openings;
 use rand::SeedableRng;
@@ -93,7 +94,7 @@ fn mixed_images_and_their_loss_are_torchvisions() {
     let objective = Objective::new(&config, &cost);
     let meter = Meter::new(&cost, Device::Cpu).unwrap();
     let output = Output { logits, gate_logits: Vec::new(), openings: Openings::new(Vec::new()).unwrap() };
-    let pull = Pull { targets: Vec::new(), factor: 0.0, polarisation: 0.0, temperature: 1.0 };
+    let scheduled = Scheduled { temperature: 1.0, ..Scheduled::default() };
     let labels = Tensor::from_slice(&labels);
     for ((share, centre), expected) in cases.into_iter().zip(expected) {
         let mix = centre.map_or(Mix::Blend { share }, |centre| Mix::paste(size, share, centre));
@@ -105,8 +106,8 @@ fn mixed_images_and_their_loss_are_torchvisions() {
             assert!((found - expected).abs() < 1e-6, "{mix:?}: {found} and {expected}");
         }
         let others = Some((Mix::others(&labels).unwrap(), mix.share()));
-        let answers = Answers { labels: labels.shallow_clone(), mixed: others, teacher: None };
-        let found = objective.terms(&output, &answers, &pull, &meter).unwrap().cross_entropy.double_value(&[]);
+        let labels = Labels { labels: labels.shallow_clone(), mixed: others, teacher: None };
+        let found = objective.terms(&output, &labels, &scheduled, &meter).unwrap().cross_entropy.double_value(&[]);
         let expected = expected["cross_entropy"].as_f64().unwrap();
         assert!((found - expected).abs() < 1e-6, "{mix:?}: {found} and {expected}");
     }

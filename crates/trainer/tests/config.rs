@@ -112,7 +112,7 @@ fn a_configuration_survives_being_written_and_read() {
     .unwrap();
     config.data.path = Some("/data/images".into());
     assert_eq!(config.gates.loss, ActivationLoss::Batch);
-    assert_eq!(parse("x", &config.to_toml(), &[]).unwrap(), config);
+    assert_eq!(parse("x", &config.to_toml().unwrap(), &[]).unwrap(), config);
 }
 
 #[test]
@@ -246,4 +246,20 @@ fn a_fault_is_told_where_it_comes_from() {
         both.starts_with("run.toml has 2 faults:\n  line 2: data.flip: ") && both.contains("\n  --set train.epochs: "),
         "{both}"
     );
+}
+
+#[test]
+fn a_configuration_without_a_form_in_toml_is_an_error_and_not_an_empty_file() {
+    let mut config = Config::default();
+    config.train.max_bad_steps = u64::MAX;
+    for error in [config.to_toml().unwrap_err(), config.flatten().unwrap_err()] {
+        assert!(error.to_string().starts_with("the configuration cannot be written as TOML: "), "{error}");
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        let mut config = Config::default();
+        config.network.weights = Some(std::ffi::OsStr::from_bytes(b"\xff.pth").into());
+        assert!(config.to_toml().is_err() && config.flatten().is_err());
+    }
 }

@@ -11,7 +11,7 @@ use data::Order;
 use gumbel_gates::Policy;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use trainer::{Calibration, Checkpoint, Listener, Progress, TrainingPass};
+use trainer::{Calibration, Checkpoint, Extent, ImagePass, Listener, Progress};
 
 /// Re-estimate batch norm statistics
 ///
@@ -56,17 +56,17 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let loaded = args.source.load(device)?;
     let trained_with = loaded.training.as_ref().map(|training| training.config.train.batch_size);
     let batch_size = args.batch_size.map_or(trained_with.unwrap_or(64), |size| size as usize);
-    let (transform, order) = (loaded.augmentation, Order::Shuffled(args.seed));
+    let transform = loaded.augmentation;
+    let order = Order::Shuffled(args.seed);
     let loader = args.reading.loader(&loaded, &args.data, "train", transform, order, batch_size)?;
     let classes = if loaded.named { &*loaded.classes } else { loader.source().classes() };
     let size = loaded.input.image_size;
     let cost = Cost::of(loaded.network.spec(), size as usize, size as usize)?;
-    let pass = TrainingPass {
+    let pass = ImagePass {
         loader: &loader,
         image_size: size,
         device: loaded.network.device(),
-        batches: args.batches as usize,
-        epoch: 0,
+        extent: Extent::Batches { count: args.batches as usize, epoch: 0 },
         max_bad_share: args.reading.max_bad_share,
     };
     let frozen_gates = loaded.training.as_ref().is_some_and(|training| training.decided);
@@ -74,7 +74,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let calibration = Calibration { network: &loaded.network, policy, frozen_gates, pass };
     let mut progress: Vec<Box<dyn Listener>> = vec![Box::new(Progress::new(&cost, 0))];
     // Nothing sets the flag: a signal simply ends the program, and nothing was written.
-    let Some(used) = calibration.run(&mut progress, &AtomicBool::new(false))? else { return Ok(Done::default()) };
+    let used = calibration.run(&mut progress, &AtomicBool::new(false))?;
     drop(progress);
 
     let training = loaded.training.map(|mut training| {

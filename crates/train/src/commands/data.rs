@@ -219,7 +219,8 @@ fn at_a_glance(name: &str, split: &dyn Source, sizes: &[(u32, u32)]) -> String {
     let most = bins.values().max().copied().unwrap_or(1);
     text += "shorter side, pixels\n";
     for (bin, count) in bins {
-        let (from, to) = (1u64 << bin, (1u64 << (bin + 1)) - 1);
+        let from = 1u64 << bin;
+        let to = (1u64 << (bin + 1)) - 1;
         let bar = "█".repeat((BAR * count).div_ceil(most));
         text += &format!("{from:>6} to {to:<6} {:>9}  {bar}\n", grouped(count as u64));
     }

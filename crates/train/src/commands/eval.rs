@@ -13,7 +13,9 @@ use gumbel_gates::Policy;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use trainer::{Evaluation, Evaluator, Listener, Polarisation, Progress, Strategy, gate_names, write_gate_report};
+use trainer::{
+    Evaluation, Evaluator, ImagePass, Listener, Polarisation, Progress, Strategy, gate_names, write_gate_report,
+};
 
 /// Measure a network on images
 ///
@@ -78,20 +80,19 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let strategies: Vec<Strategy> = strategies.into_iter().map(with_seed).collect();
     let size = loaded.input.image_size;
     let cost = Cost::of(loaded.network.spec(), size as usize, size as usize)?;
-    let (transform, batch_size) = (loaded.input.transform(), args.batch_size as usize);
+    let transform = loaded.input.transform();
+    let batch_size = args.batch_size as usize;
     let loader = args.reading.loader(&loaded, &args.data, "val", transform, Order::InOrder, batch_size)?;
     let evaluator = Evaluator {
         network: &loaded.network,
         cost: &cost,
-        loader: &loader,
-        image_size: size,
+        pass: ImagePass::once(&loader, size, device, args.reading.max_bad_share),
         seed: args.seed,
-        max_bad_share: args.reading.max_bad_share,
         record: args.gate_report.is_some(),
     };
     let mut progress: Vec<Box<dyn Listener>> = vec![Box::new(Progress::new(&cost, 0))];
     // Nothing sets the flag: an evaluation has nothing to save, so a signal simply ends the program.
-    let evaluations = evaluator.run(&strategies, &mut progress, &AtomicBool::new(false))?.unwrap_or_default();
+    let evaluations = evaluator.run(&strategies, &mut progress, &AtomicBool::new(false))?;
     drop(progress);
 
     if let (Some(folder), [evaluation]) = (&args.gate_report, evaluations.as_slice()) {
@@ -155,7 +156,8 @@ fn json_of_one(loaded: &Loaded, evaluation: &Evaluation, cost: &Cost) -> Value {
 
 /// The facts that belong to the whole evaluation: those before what was found, and the time.
 fn facts(loaded: &Loaded, evaluation: &Evaluation) -> [(&'static str, String); 3] {
-    let (images, seconds) = (evaluation.summary.images, evaluation.seconds);
+    let images = evaluation.summary.images;
+    let seconds = evaluation.seconds;
     let bad = if evaluation.bad > 0 { format!(", {} left out", evaluation.bad) } else { String::new() };
     let rate = images as f64 / seconds.max(1e-9);
     [

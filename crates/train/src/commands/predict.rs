@@ -55,7 +55,8 @@ struct Prediction {
 pub(crate) fn run(args: Args) -> Result<Done> {
     let device = args.device.resolve()?;
     let loaded = args.source.load(device)?;
-    let (network, input) = (&loaded.network, loaded.input);
+    let network = &loaded.network;
+    let input = loaded.input;
     let cost = Cost::of(network.spec(), input.image_size as usize, input.image_size as usize)?;
     let meter = Meter::new(&cost, device)?;
     let (transform, normalise) = (input.transform(), input.normalise());

@@ -13,7 +13,9 @@ use gumbel_gates::Policy;
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use trainer::{ActivationTarget, Agreement, Checkpoint, Listener, Progress, Watch, independent_decisions};
+use trainer::{
+    ActivationTarget, Checkpoint, GateObserver, ImagePass, Listener, Progress, Unanimity, independent_decisions,
+};
 
 /// Cut decided gates away, with what they closed
 ///
@@ -111,28 +113,27 @@ pub(crate) fn run(args: Args) -> Result<Done> {
 }
 
 fn decisions(args: &Args, loaded: &Loaded) -> Result<Vec<Decision>> {
-    let (input, network) = (loaded.input, &loaded.network);
+    let input = loaded.input;
+    let network = &loaded.network;
     let Some(data) = &args.data else {
         return Ok(independent_decisions(network, args.policy, input.image_size)?);
     };
     let batch_size = args.batch_size as usize;
     let loader = args.reading.loader(loaded, data, "train", input.transform(), Order::InOrder, batch_size)?;
-    let watch = Watch {
+    let observer = GateObserver {
         network,
-        loader: &loader,
-        image_size: input.image_size,
+        pass: ImagePass::once(&loader, input.image_size, network.device(), args.reading.max_bad_share),
         policy: args.policy,
-        agreement: Agreement { share: args.share, confidence: args.confidence },
-        max_bad_share: args.reading.max_bad_share,
+        unanimity: Unanimity { share: args.share, confidence: args.confidence },
     };
     let cost = Cost::of(network.spec(), input.image_size as usize, input.image_size as usize)?;
     let mut progress: Vec<Box<dyn Listener>> = vec![Box::new(Progress::new(&cost, 0))];
     // Nothing sets the flag: a signal simply ends the program, and nothing was written.
-    let watched = watch.run(&mut progress, &AtomicBool::new(false))?.unwrap_or_default();
+    let observed = observer.run(&mut progress, &AtomicBool::new(false))?;
     // A low probability of a gate that ignores the image is a decision all the same.
     let independent = independent_decisions(network, args.policy, input.image_size)?;
-    let decide = |(own, watched): (Decision, Decision)| if own == Decision::Undecided { watched } else { own };
-    Ok(independent.into_iter().zip(watched).map(decide).collect())
+    let decide = |(own, observed): (Decision, Decision)| if own == Decision::Undecided { observed } else { own };
+    Ok(independent.into_iter().zip(observed).map(decide).collect())
 }
 
 /// Filters of a block's convolutions.

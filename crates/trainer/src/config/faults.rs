@@ -1,4 +1,7 @@
+//! What is wrong with a configuration, all of it at once.
+
 use std::fmt;
+use std::path::PathBuf;
 
 /// One thing that is wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,3 +52,60 @@ impl fmt::Display for Faults {
 }
 
 impl std::error::Error for Faults {}
+
+/// Collects what makes no sense, section by section.
+#[derive(Debug, Default)]
+pub(super) struct Check {
+    /// Key and message.
+    found: Vec<(String, String)>,
+}
+
+impl Check {
+    /// A fault of `key` with this message unless it `holds`.
+    pub(super) fn require(&mut self, key: &str, holds: bool, message: &str) {
+        if !holds {
+            self.found.push((key.to_owned(), message.to_owned()));
+        }
+    }
+
+    /// A fault of `key`, if there is a message.
+    pub(super) fn fault(&mut self, key: &str, message: Option<String>) {
+        self.found.extend(message.map(|message| (key.to_owned(), message)));
+    }
+
+    /// Every fault as (key, message).
+    pub(super) fn found(self) -> Vec<(String, String)> {
+        self.found
+    }
+}
+
+pub(super) fn is_share(value: f64) -> bool {
+    (0.0..=1.0).contains(&value)
+}
+
+pub(super) fn positive(value: f64) -> bool {
+    value > 0.0 && value.is_finite()
+}
+
+pub(super) fn not_negative(value: f64) -> bool {
+    value >= 0.0 && value.is_finite()
+}
+
+/// Why a configuration could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It holds what makes no sense.
+    #[error(transparent)]
+    Faults(#[from] Faults),
+    /// A value has no form in TOML, such as a path that is not UTF-8.
+    #[error("the configuration cannot be written as TOML: {0}")]
+    Unwritable(#[from] toml::ser::Error),
+}

@@ -1,8 +1,8 @@
 //! Gates: where they sit, what they look at, and what pulls on them.
 
-use crate::config::schedule::{ActivationTarget, Schedule};
-use crate::measure::totals::Summary;
-use arch::{Cost, Place};
+use super::faults::{Check, not_negative, positive};
+use super::schedule::{ActivationTarget, Schedule};
+use arch::Place;
 use gumbel_gates::GateKind;
 use serde::{Deserialize, Serialize};
 
@@ -160,15 +160,6 @@ pub struct SharedDecay {
 }
 
 impl Weighting {
-    /// The activation of a network of that cost that used `summary`: what is held to the target.
-    pub fn activation(self, summary: &Summary, cost: &Cost) -> f64 {
-        match self {
-            Self::Gates => summary.opening(),
-            Self::Macs => (summary.macs - cost.constant() as f64) / cost.gated().max(1) as f64,
-            Self::Network => summary.macs / cost.dense as f64,
-        }
-    }
-
     /// What the activation is a share of.
     pub fn name(self) -> &'static str {
         match self {
@@ -240,5 +231,67 @@ impl GatesConfig {
     /// The step before which gates are decided, if they ever are.
     pub fn decided_from(&self, steps_per_epoch: usize) -> Option<u64> {
         self.decide_after.map(|epoch| (epoch * steps_per_epoch as f64).round() as u64)
+    }
+
+    /// Reports what makes no sense, whatever the rest of the configuration says.
+    pub(super) fn check(&self, check: &mut Check) {
+        check.require(
+            "gates.loss_factor",
+            self.loss_factor.is_always(not_negative),
+            "expected numbers and times of at least 0",
+        );
+        check.require(
+            "gates.temperature",
+            self.temperature.is_always(positive),
+            "expected numbers above 0, and times of at least 0",
+        );
+        let factor = self.learning_rate_factor;
+        check.require("gates.learning_rate_factor", not_negative(factor), "expected a number of at least 0");
+        let (GateDecay::Constant(decay) | GateDecay::Shared(SharedDecay { over_gates: decay })) = self.weight_decay;
+        check.require("gates.weight_decay", not_negative(decay), "expected a number of at least 0");
+        check.require(
+            "gates.polarisation",
+            self.polarisation.is_always(not_negative),
+            "expected numbers and times of at least 0",
+        );
+        check.require("gates.start_spread", not_negative(self.start_spread), "expected a number of at least 0");
+        let batches = (1..=1_000_000).contains(&self.start_batches);
+        check.require("gates.start_batches", batches, "expected 1 to 1,000,000 batches");
+        let of_network = self.weighting == Weighting::Network;
+        check.require(
+            "gates.loss",
+            !of_network || self.loss == ActivationLoss::Batch,
+            "gates.weighting = \"network\" is a target for all gates together; expected \"batch\"",
+        );
+        check.require(
+            "gates.target",
+            !of_network || !matches!(self.target, ActivationTarget::PerBlock(_)),
+            "gates.weighting = \"network\" is a target for all gates together; expected one target for all blocks",
+        );
+        let sizes = match self.granularity {
+            Granularity::Named(_) => vec![1],
+            Granularity::Filters(size) => vec![size],
+            Granularity::PerPlace(PerPlace { input, between, output }) => vec![input, between, output],
+        };
+        check.require("gates.granularity", !sizes.contains(&0), "expected at least 1 filter per gate");
+        let sites = "expected at least one of input, between, output, projection";
+        check.require("gates.sites", !self.sites.is_empty(), sites);
+        if self.decide_after.is_some() {
+            self.check_freezing(check);
+        }
+    }
+
+    /// What gates that freeze during the run ask of the other keys of gates.
+    fn check_freezing(&self, check: &mut Check) {
+        check.require(
+            "gates.target",
+            !matches!(self.target, ActivationTarget::PerBlock(_)),
+            "gates.decide_after decides all gates by one threshold; expected one target for all blocks",
+        );
+        check.require(
+            "gates.target",
+            self.target.arrives() <= self.decide_after.unwrap_or_default(),
+            "expected a ramp that ends before gates.decide_after, which freezes the gates",
+        );
     }
 }

@@ -1,9 +1,10 @@
 //! TOML text and `--set` overrides to a [`Config`], with every fault found at once.
 
-use super::{Config, Fault, Faults};
+use super::faults::{ConfigError, Fault, Faults};
+use super::whole::Config;
 use serde::Deserialize;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
@@ -24,17 +25,10 @@ pub fn parse(origin: &str, text: &str, overrides: &[(String, String)]) -> Result
     if let Ok(document) = DeTable::parse(text) {
         lines.keys(document.get_ref(), "", &mut positions);
     }
-    let mut found = Vec::new();
-    for (key, value) in overrides {
+    overrides.iter().for_each(|(key, _)| {
         positions.remove(key);
-        if value.is_empty() {
-            if !remove(&mut table, key) && !known_keys().contains(key) {
-                found.push(Fault { key: key.clone(), line: None, from_command_line: true, message: unknown_key(key) });
-            }
-        } else if let Err(message) = set(&mut table, key, value) {
-            found.push(Fault { key: key.clone(), line: None, from_command_line: true, message });
-        }
-    }
+    });
+    let mut found = apply(&mut table, overrides);
     let mut fault = |key: String, message: String| {
         // A fault inside a list is told at the key that holds it.
         let line = positions.get(&key).copied();
@@ -65,7 +59,9 @@ pub fn parse(origin: &str, text: &str, overrides: &[(String, String)]) -> Result
             }
         }
     };
-    config.validate(&mut fault);
+    for (key, message) in config.found() {
+        fault(key, message);
+    }
     if found.is_empty() {
         return Ok(config);
     }
@@ -73,30 +69,51 @@ pub fn parse(origin: &str, text: &str, overrides: &[(String, String)]) -> Result
     Err(faults(found))
 }
 
+/// Changes a table as the command line says, and tells what cannot be.
+fn apply(table: &mut Table, overrides: &[(String, String)]) -> Vec<Fault> {
+    let mut found = Vec::new();
+    for (key, value) in overrides {
+        let fault = |message| Fault { key: key.clone(), line: None, from_command_line: true, message };
+        if value.is_empty() {
+            if !remove(table, key) && !known_keys().contains(key) {
+                found.push(fault(unknown_key(key)));
+            }
+        } else if let Err(message) = set(table, key, value) {
+            found.push(fault(message));
+        }
+    }
+    found
+}
+
 impl Config {
     /// Reads and checks the configuration in a file.
     ///
     /// # Errors
     /// If the file cannot be read, or as [`parse`].
-    pub fn read(path: &std::path::Path, overrides: &[(String, String)]) -> crate::Result<Self> {
-        let read = |source| crate::Error::Read { path: PathBuf::from(path), source };
+    pub fn read(path: &Path, overrides: &[(String, String)]) -> Result<Self, ConfigError> {
+        let read = |source| ConfigError::Read { path: path.to_owned(), source };
         let text = std::fs::read_to_string(path).map_err(read)?;
         Ok(parse(&path.display().to_string(), &text, overrides)?)
     }
 
     /// The configuration as TOML.
-    pub fn to_toml(&self) -> String {
-        // Plain data with string keys always has a TOML form.
-        toml::to_string(self).unwrap_or_default()
+    ///
+    /// # Errors
+    /// If a value has no form in TOML: a path that is not UTF-8, or a whole number of 2^63 or more.
+    pub fn to_toml(&self) -> Result<String, ConfigError> {
+        // Whole numbers that the writer takes and no reader does are found here.
+        Table::try_from(self)?;
+        Ok(toml::to_string(self)?)
     }
 
     /// Every key with its value, flattened to dotted keys.
-    pub fn flatten(&self) -> Vec<(String, Value)> {
+    ///
+    /// # Errors
+    /// As [`Self::to_toml`].
+    pub fn flatten(&self) -> Result<Vec<(String, Value)>, ConfigError> {
         let mut flat = Vec::new();
-        if let Ok(table) = Table::try_from(self) {
-            flatten(&table, "", &mut flat);
-        }
-        flat
+        flatten(&Table::try_from(self)?, "", &mut flat);
+        Ok(flat)
     }
 }
 
@@ -116,7 +133,8 @@ fn join(prefix: &str, key: &str) -> String {
 
 /// The longest beginning of a dotted path that names a key of the table: what serde blames may lie inside a list.
 fn key_in(table: &Table, path: &str) -> String {
-    let (mut key, mut inside) = (String::new(), Some(table));
+    let mut key = String::new();
+    let mut inside = Some(table);
     for part in path.split('.') {
         let name = part.split('[').next().unwrap_or_default();
         let Some(value) = inside.and_then(|table| table.get(name)) else { break };
@@ -173,7 +191,8 @@ fn known_keys() -> Vec<String> {
     complete.optimizer.clip_norm = Some(1.0);
     complete.data.path = Some(PathBuf::new());
     complete.data.batches_ahead = Some(1);
-    complete.flatten().into_iter().map(|(key, _)| key).collect()
+    // Its paths are empty and its numbers small, so it always has a form in TOML.
+    complete.flatten().unwrap_or_default().into_iter().map(|(key, _)| key).collect()
 }
 
 fn unknown_key(key: &str) -> String {

@@ -1,5 +1,6 @@
 //! What changes over time, as pure functions of the step: nothing about a schedule needs saving.
 
+use super::faults::{Check, not_negative, positive};
 use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
 
@@ -56,6 +57,16 @@ impl LearningRate {
             Shape::Polynomial => (1.0 - progress).powf(self.power),
             Shape::Constant => 1.0,
         }
+    }
+
+    /// Reports what makes no sense.
+    pub(super) fn check(&self, check: &mut Check) {
+        let Self { warmup_epochs, step_epochs, step_factor, power, .. } = *self;
+        let factor = step_factor > 0.0 && step_factor <= 1.0;
+        check.require("schedule.warmup_epochs", not_negative(warmup_epochs), "expected a number of at least 0");
+        check.require("schedule.step_epochs", positive(step_epochs), "expected a number above 0");
+        check.require("schedule.step_factor", factor, "expected a number above 0, up to 1");
+        check.require("schedule.power", positive(power), "expected a number above 0");
     }
 }
 

@@ -1,3 +1,5 @@
+//! The folder of a run.
+
 use crate::error::{Error, Result};
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;

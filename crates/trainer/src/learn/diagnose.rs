@@ -1,60 +1,12 @@
-//! What was not a finite number first.
+//! A second look at a step that left the finite numbers: what was not finite first.
 
-use crate::error::Result;
-use arch::Network;
+use crate::error::{Diagnosis, Result};
+use crate::learn::batch::PreparedBatch;
+use crate::learn::step::Learner;
+use crate::results::scheduled::Scheduled;
+use arch::{Network, Observer};
 use gumbel_gates::sampling;
-use std::fmt::{Display, Formatter};
-use std::path::PathBuf;
 use tch::{Kind, Tensor};
-
-/// Names of images that are told; the others are in a file.
-const IMAGES_TOLD: usize = 3;
-
-/// What went wrong in a step.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Diagnosis {
-    /// Steps done before it.
-    pub step: u64,
-    /// The first values that were not finite numbers, if some were found.
-    pub first: Option<String>,
-    /// Smallest and largest margin between the logits "open" and "closed" of all gates; absent without gates.
-    pub margins: Option<(f64, f64)>,
-    /// The learning rate of the step.
-    pub learning_rate: f64,
-    /// The images of its batch.
-    pub images: Vec<PathBuf>,
-    /// The file in which they are all listed.
-    pub list: Option<PathBuf>,
-}
-
-impl Display for Diagnosis {
-    fn fmt(&self, f: &mut Formatter) -> std::fmt::Result {
-        match &self.first {
-            Some(first) => write!(f, "the first values that are not finite numbers are {first}")?,
-            None => write!(f, "a second look finds only finite numbers")?,
-        }
-        if let Some((least, most)) = self.margins {
-            write!(f, "; the gates' margins between open and closed reach from {} to {}", short(least), short(most))?;
-        }
-        write!(f, "; the learning rate is {}", self.learning_rate)?;
-        if !self.images.is_empty() {
-            let told = self.images.iter().take(IMAGES_TOLD).map(|path| path.display().to_string()).collect::<Vec<_>>();
-            write!(f, "; the batch holds {}", told.join(", "))?;
-            if self.images.len() > IMAGES_TOLD {
-                write!(f, " and {} more", self.images.len() - IMAGES_TOLD)?;
-            }
-            if let Some(list) = &self.list {
-                write!(f, " (all in {})", list.display())?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A number that may be of any size.
-fn short(value: f64) -> String {
-    if value.abs() < 1e4 { format!("{value:.3}") } else { format!("{value:.2e}") }
-}
 
 /// Keeps the first thing that is broken.
 #[derive(Debug, Default)]
@@ -62,7 +14,7 @@ pub(crate) struct FirstBroken(Option<String>);
 
 impl FirstBroken {
     /// Looks at values, unless something was found already.
-    pub fn look(&mut self, values: &Tensor, name: impl FnOnce() -> String) -> Result<()> {
+    pub fn look(&mut self, values: &Tensor, name: impl FnOnce() -> String) -> std::result::Result<(), tch::TchError> {
         if self.0.is_none() && !is_finite(values)? {
             self.0 = Some(name());
         }
@@ -75,7 +27,68 @@ impl FirstBroken {
     }
 }
 
-fn is_finite(values: &Tensor) -> Result<bool> {
+impl Observer for FirstBroken {
+    fn features(&mut self, name: &str, features: &Tensor) -> arch::Result<()> {
+        Ok(self.look(features, || format!("the features behind {name}"))?)
+    }
+}
+
+impl Learner {
+    /// A second look at a step that was too much, on its batch: the weights are still those it began
+    /// with, and all else is a function of the step.
+    ///
+    /// # Errors
+    /// If libtorch refuses an operation.
+    pub fn diagnose(&mut self, step: u64, batch: Option<&PreparedBatch>, scheduled: &Scheduled) -> Result<Diagnosis> {
+        let mut diagnosis = Diagnosis { step, learning_rate: scheduled.learning_rate, ..Diagnosis::default() };
+        let mut broken = FirstBroken::default();
+        for entry in self.network.tensors().parameters() {
+            broken.look(&entry.tensor, || format!("those of the weights {}", entry.name))?;
+        }
+        if let Some(batch) = batch {
+            broken.look(&batch.images, || "those of the images".into())?;
+            self.optimizer.zero_gradients();
+            diagnosis.margins = self.look_again(step, batch, scheduled, &mut broken)?;
+        }
+        diagnosis.first = broken.found();
+        Ok(diagnosis)
+    }
+
+    /// Runs the step without its update, and gives the smallest and the largest margin of its gates.
+    fn look_again(
+        &self,
+        step: u64,
+        batch: &PreparedBatch,
+        scheduled: &Scheduled,
+        broken: &mut FirstBroken,
+    ) -> Result<Option<(f64, f64)>> {
+        let mut found = None;
+        for (number, part) in self.parts(batch).enumerate() {
+            let part = part?;
+            let pass = self.pass(step, number, scheduled);
+            let output = self.network.forward_observed(&part.images, pass, broken)?;
+            for logits in &output.gate_logits {
+                broken.look(logits, || "the logits of gates".into())?;
+            }
+            found = margins(&output.gate_logits)?;
+            broken.look(&output.logits, || "the class logits".into())?;
+            let terms = self.objective.terms(&output, &part.labels, scheduled, &self.meter)?;
+            broken.look(&terms.total, || "the loss".into())?;
+            terms.total.f_mul_scalar(part.share)?.f_backward()?;
+        }
+        // In the order in which they are computed.
+        let parameters: Vec<_> = self.network.tensors().parameters().collect();
+        for entry in parameters.into_iter().rev() {
+            let gradient = entry.tensor.f_grad()?;
+            if gradient.defined() {
+                broken.look(&gradient, || format!("the gradients of {}", entry.name))?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn is_finite(values: &Tensor) -> std::result::Result<bool, tch::TchError> {
     Ok(values.f_detach()?.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0)
 }
 
@@ -105,25 +118,6 @@ pub(crate) fn margins(gate_logits: &[Tensor]) -> Result<Option<(f64, f64)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_diagnosis_reads_as_a_sentence() {
-        let images = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"].map(PathBuf::from).to_vec();
-        let diagnosis = Diagnosis {
-            step: 7,
-            first: Some("the features behind layer1.0".into()),
-            margins: Some((-1.0, 2.5e9)),
-            learning_rate: 0.1,
-            images,
-            list: Some("runs/x/images-of-step-7.txt".into()),
-        };
-        assert_eq!(
-            diagnosis.to_string(),
-            "the first values that are not finite numbers are the features behind layer1.0; the gates' margins between open and \
-             closed reach from -1.000 to 2.50e9; the learning rate is 0.1; the batch holds a.jpg, b.jpg, c.jpg and 1 more (all in \
-             runs/x/images-of-step-7.txt)"
-        );
-    }
 
     #[test]
     fn only_the_first_broken_values_are_kept() {

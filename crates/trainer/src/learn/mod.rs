@@ -1,6 +1,7 @@
 //! One step of gradient descent, and what it works with.
 
 pub(crate) mod average;
+pub(crate) mod batch;
 pub(crate) mod clock;
 pub(crate) mod diagnose;
 pub(crate) mod erase;

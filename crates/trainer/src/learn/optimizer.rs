@@ -176,7 +176,8 @@ impl Optimizer {
 
 impl Group {
     fn step(&self, config: &OptimizerConfig, update: &Update, gradients: &[Tensor], steps: &Tensor) -> Result<()> {
-        let (parameters, weight_decay) = (&self.parameters, self.weight_decay);
+        let parameters = &self.parameters;
+        let weight_decay = self.weight_decay;
         let learning_rate = update.learning_rate * self.learning_rate_factor;
         let gradients = Gradients { values: gradients, scale: update.scale, skip: update.skip };
         // In the order of `buffers`.

@@ -2,7 +2,8 @@
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::states::checkpoint::{Checkpoint, Input, is_checkpoint};
+use crate::states::checkpoint::{Checkpoint, is_checkpoint};
+use crate::states::input::Input;
 use arch::{Classifier, NetSpec, Network, Pass};
 use gumbel_gates::Policy;
 use std::path::Path;
@@ -36,12 +37,14 @@ impl Teacher {
         let checkpoint = Checkpoint::read(path)?;
         let refuse = |reason: &str| Error::UnfitTeacher { path: path.to_owned(), reason: reason.to_owned() };
         if checkpoint.classes != classes {
-            let (its, ours) = (checkpoint.classes.len(), classes.len());
+            let its = checkpoint.classes.len();
+            let ours = classes.len();
             return Err(refuse(&format!(
                 "it tells {its} other classes apart than the {ours} of the images; train a teacher on these images"
             )));
         }
-        let (its, ours) = (checkpoint.input, Input::of(config));
+        let its = checkpoint.input;
+        let ours = Input::of(config);
         if (its.image_size, its.mean, its.std) != (ours.image_size, ours.mean, ours.std) {
             return Err(refuse(&format!(
                 "it sees images of {} pixels with mean {:?} and deviation {:?}, this run of {} with {:?} and {:?}; make data.image_size, \

@@ -2,8 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::files::atomic::write_atomically;
-use crate::measure::evaluate::Evaluation;
+use crate::results::evaluation::Evaluation;
 use crate::results::gate_use::{GateState, GateUse, ImageUse, Polarisation};
+use crate::results::names::gate_names;
 use arch::{Cost, NetSpec, Site};
 use data::Source;
 use serde_json::{Value, json};
@@ -40,20 +41,6 @@ pub fn write_gate_report(
     write_atomically(&folder.join("classes.csv"), &csv(report.classes()).map_err(failed)?)?;
     write_atomically(&folder.join("images.csv"), &csv(report.images()).map_err(failed)?)?;
     write_atomically(&folder.join("summary.json"), format!("{:#}\n", report.summary()).as_bytes())
-}
-
-/// A name for each gate, in the order of [`crate::Summary::rates`]: `layer1.0.gate` for a layer gate, else with its number at
-/// the site, `layer1.0.gate.input.3`.
-pub fn gate_names(spec: &NetSpec) -> Vec<String> {
-    let mut names = Vec::with_capacity(spec.gate_count());
-    for (block, gates) in spec.gate_sites() {
-        let site = format!("{}.{}", block.name, gates.site.name());
-        match gates.site {
-            Site::Layer => names.push(site),
-            _ => names.extend((0..gates.count()).map(|number| format!("{site}.{number}"))),
-        }
-    }
-    names
 }
 
 fn csv(rows: Vec<Vec<String>>) -> std::io::Result<Vec<u8>> {
@@ -227,7 +214,7 @@ fn polarisation(rates: &[f64]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::totals::Summary;
+    use crate::results::summary::Summary;
     use arch::Place;
     use gumbel_gates::GateKind;
     use std::io;

@@ -1,9 +1,12 @@
+//! `metrics.jsonl`: what happened, a JSON object a line.
+
 use crate::error::{Error, Result};
-use crate::events::{Event, Listener, Scheduled};
+use crate::events::{Event, Listener};
 use crate::files::atomic::write_atomically;
-use crate::measure::evaluate::Evaluation;
-use crate::measure::totals::Summary;
-use crate::run::fit::Position;
+use crate::results::evaluation::Evaluation;
+use crate::results::run::Position;
+use crate::results::scheduled::Scheduled;
+use crate::results::summary::Summary;
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};

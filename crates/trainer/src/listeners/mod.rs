@@ -7,4 +7,4 @@ mod tensorboard;
 
 pub use metrics_file::MetricsFile;
 pub use progress::{Progress, duration};
-pub use tensorboard::{SiteName, TensorBoard};
+pub use tensorboard::TensorBoard;

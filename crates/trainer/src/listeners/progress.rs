@@ -1,16 +1,22 @@
-use crate::config::Weighting;
+//! Progress for people: bars on a terminal, plain lines elsewhere.
+
+use crate::config::{Config, Weighting};
 use crate::error::Result;
-use crate::events::{Event, ImagePass, Listener};
-use crate::learn::clock::StepTime;
-use crate::measure::totals::Summary;
+use crate::events::{Event, Listener, PassKind};
+use crate::results::evaluation::Evaluation;
+use crate::results::step_time::StepTime;
+use crate::results::summary::Summary;
 use arch::Cost;
+use data::BadImage;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, Stderr, Write};
 use std::time::{Duration, Instant};
 
 /// Progress for people, on stderr: bars on a terminal, plain lines elsewhere.
 #[derive(Debug)]
-pub struct Progress {
+pub struct Progress<W = Stderr> {
+    /// Where lines go.
+    out: W,
     bar: ProgressBar,
     terminal: bool,
     cost: Cost,
@@ -26,17 +32,23 @@ pub struct Progress {
     batch: usize,
     epoch: u64,
     epoch_start: Instant,
-    /// When the pass that does not train began, and its batches.
-    pass: (Instant, usize),
+    pass: Pass,
     bad: usize,
     batch_size: usize,
-    /// Loss, top-1 and opening of the last log entry.
+    /// Loss, top-1 and activation of the last log entry.
     recent: String,
     /// Where the time of steps went in this epoch: a sum over its log entries.
     time: StepTime,
     /// Steps between two log entries, until the first steps of this process showed how long those take.
     log_every: Option<u64>,
     has_begun: bool,
+}
+
+/// A pass that does not train.
+#[derive(Debug)]
+struct Pass {
+    start: Instant,
+    batches: usize,
 }
 
 const TEMPLATE: &str = "{prefix} {bar:16} {pos}/{len}  {wide_msg}";
@@ -48,15 +60,23 @@ const FIRST_STEPS: usize = 3;
 const BAD_SHOWN: usize = 10;
 
 impl Progress {
-    /// `cost` is that of the network; `epochs` how many the run has.
+    /// On stderr. `cost` is that of the network; `epochs` how many the run has.
     pub fn new(cost: &Cost, epochs: u64) -> Self {
-        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(5));
+        let terminal = std::io::stderr().is_terminal();
+        Self::to(std::io::stderr(), ProgressDrawTarget::stderr_with_hz(5), terminal, cost, epochs)
+    }
+}
+
+impl<W: Write> Progress<W> {
+    fn to(out: W, target: ProgressDrawTarget, terminal: bool, cost: &Cost, epochs: u64) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(0), target);
         if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
             bar.set_style(style.progress_chars("━╸ "));
         }
         Self {
+            out,
             bar,
-            terminal: std::io::stderr().is_terminal(),
+            terminal,
             cost: cost.clone(),
             weighting: Weighting::Gates,
             epochs,
@@ -65,7 +85,7 @@ impl Progress {
             batch: 0,
             epoch: 0,
             epoch_start: Instant::now(),
-            pass: (Instant::now(), 0),
+            pass: Pass { start: Instant::now(), batches: 0 },
             bad: 0,
             batch_size: 0,
             recent: String::new(),
@@ -75,13 +95,18 @@ impl Progress {
         }
     }
 
-    fn line(&self, text: &str) {
+    /// Writes a line; a bar steps aside for it. A closed stderr is no reason to stop training.
+    fn line(&mut self, text: &str) {
         // Before the first epoch there is no bar to step aside.
-        if self.terminal && self.bar.length() != Some(0) {
-            self.bar.suspend(|| write_line(text));
-        } else {
-            write_line(text);
-        }
+        let _ = match self.terminal && self.bar.length() != Some(0) {
+            true => self.bar.suspend(|| writeln!(self.out, "{text}")),
+            false => writeln!(self.out, "{text}"),
+        };
+    }
+
+    /// How the lines of this epoch begin.
+    fn prefix(&self) -> String {
+        format!("epoch {}/{}", self.epoch, self.epochs)
     }
 
     fn restart(&self, prefix: String, done: usize, length: usize) {
@@ -101,9 +126,7 @@ impl Progress {
             + (self.epochs.saturating_sub(self.epoch) * self.batches as u64) as f64;
         duration(self.epoch_start.elapsed().mul_f64(left / done))
     }
-}
 
-impl Progress {
     /// How far the gates are from their target.
     fn activation(&self, summary: &Summary, target: Option<f64>) -> String {
         let Some(target) = target else { return String::new() };
@@ -119,11 +142,115 @@ impl Progress {
         }
         format!("{activation}  MACs {} of dense", percent(summary.macs / self.cost.dense as f64))
     }
-}
 
-/// A closed stderr is no reason to stop training.
-fn write_line(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    fn epoch_started(&mut self, epoch: u64, first: usize, batches: usize, config: &Config) {
+        self.log_every = (!self.has_begun).then_some(config.train.log_every);
+        self.epoch = epoch;
+        self.batches = batches;
+        self.batch_size = config.train.batch_size;
+        self.weighting = config.gates.weighting;
+        self.recent.clear();
+        self.time = StepTime::default();
+        self.first = first;
+        self.batch = first;
+        self.epoch_start = Instant::now();
+        self.restart(self.prefix(), first, batches);
+    }
+
+    fn step(&mut self, batch: usize) {
+        self.batch = batch;
+        self.has_begun = true;
+        // A pass in the middle of an epoch had the bar.
+        if self.bar.length() != Some(self.batches as u64) {
+            self.restart(self.prefix(), batch, self.batches);
+        }
+        self.bar.set_position(batch as u64);
+        let done = self.batch.saturating_sub(self.first);
+        if self.terminal {
+            let images = done * self.batch_size;
+            let rate = images as f64 / self.epoch_start.elapsed().as_secs_f64().max(1e-9);
+            self.bar.set_message(format!("{rate:.1} img/s  {} left{}", self.time_left(), self.recent));
+        } else if done == FIRST_STEPS
+            && let Some(every) = self.log_every.filter(|&every| every > FIRST_STEPS as u64)
+        {
+            let prefix = self.prefix();
+            let batches = self.batches;
+            let left = self.time_left();
+            self.line(&format!(
+                "{prefix}  step {batch}/{batches}  about {left} left; a line follows every {every} steps"
+            ));
+        }
+    }
+
+    fn logged(&mut self, recent: &Summary, target: Option<f64>, images_per_second: f64, time: &StepTime) {
+        self.time.add(time);
+        let activation = self.activation(recent, target);
+        self.recent = format!("  loss {:.3}  top-1 {}{activation}", recent.loss, percent(recent.top1));
+        if !self.terminal {
+            self.line(&format!(
+                "{}  step {}/{}  {images_per_second:.1} img/s{}  about {} left",
+                self.prefix(),
+                self.batch,
+                self.batches,
+                self.recent,
+                self.time_left()
+            ));
+        }
+    }
+
+    fn pass_started(&mut self, pass: PassKind, batches: usize) {
+        self.pass = Pass { start: Instant::now(), batches };
+        let name = match pass {
+            PassKind::Evaluation => "evaluation",
+            PassKind::Calibration => "calibration",
+            PassKind::Importance => "importance",
+            PassKind::Budget => "budget",
+        };
+        if !self.terminal && pass == PassKind::Calibration {
+            self.line(&format!("re-estimating batch norm statistics over {batches} batches"));
+        }
+        self.restart(name.into(), 0, batches);
+    }
+
+    fn pass_step(&self, batch: usize) {
+        self.bar.set_position(batch as u64);
+        let left = self.pass.batches.saturating_sub(batch) as f64 / batch.max(1) as f64;
+        self.bar.set_message(format!("{} left", duration(self.pass.start.elapsed().mul_f64(left))));
+    }
+
+    fn epoch_ended(&mut self, train: &Summary, val: &Summary, target: Option<f64>, is_best: bool) {
+        self.line(&format!(
+            "{}  train loss {:.3} top-1 {}  val top-1 {} top-5 {}{}  {}{}",
+            self.prefix(),
+            train.loss,
+            percent(train.top1),
+            percent(val.top1),
+            percent(val.top5),
+            self.activation_and_macs(val, target),
+            duration(self.epoch_start.elapsed()),
+            if is_best { "  best so far" } else { "" },
+        ));
+    }
+
+    /// What another evaluation of the same epoch found.
+    fn other_evaluation(&mut self, how: &str, found: Option<&Evaluation>, target: Option<f64>) {
+        let Some(Evaluation { summary, .. }) = found else { return };
+        self.line(&format!(
+            "{}  {how}: val top-1 {}{}",
+            self.prefix(),
+            percent(summary.top1),
+            self.activation_and_macs(summary, target),
+        ));
+    }
+
+    fn bad_image(&mut self, image: &BadImage) {
+        self.bad += 1;
+        if self.bad <= BAD_SHOWN {
+            self.line(&format!("left out: {image}"));
+        } else if self.bad == BAD_SHOWN + 1 {
+            self.line("more images are left out; `train data check` lists them all");
+        }
+    }
 }
 
 /// A time in words, in its two largest units.
@@ -141,120 +268,31 @@ fn percent(share: f64) -> String {
     format!("{:.1}%", 100.0 * share)
 }
 
-impl Listener for Progress {
+impl<W: Write> Listener for Progress<W> {
     fn on(&mut self, event: &Event) -> Result<()> {
         match event {
             Event::Note(text) => self.line(text),
             Event::EpochStarted { epoch, first, batches, config } => {
-                self.log_every = (!self.has_begun).then_some(config.train.log_every);
-                (self.epoch, self.batches) = (*epoch, *batches);
-                self.batch_size = config.train.batch_size;
-                self.weighting = config.gates.weighting;
-                self.recent.clear();
-                self.time = StepTime::default();
-                (self.first, self.batch) = (*first, *first);
-                self.epoch_start = Instant::now();
-                self.restart(format!("epoch {epoch}/{}", self.epochs), *first, *batches);
+                self.epoch_started(*epoch, *first, *batches, config);
             }
-            Event::Step { batch, .. } => {
-                (self.batch, self.has_begun) = (*batch, true);
-                // A pass in the middle of an epoch had the bar.
-                if self.bar.length() != Some(self.batches as u64) {
-                    self.restart(format!("epoch {}/{}", self.epoch, self.epochs), *batch, self.batches);
-                }
-                self.bar.set_position(*batch as u64);
-                let begun = self.batch.saturating_sub(self.first) == FIRST_STEPS && !self.terminal;
-                if let Some(every) = self.log_every.filter(|&every| begun && every > FIRST_STEPS as u64) {
-                    let (epoch, epochs, left) = (self.epoch, self.epochs, self.time_left());
-                    write_line(&format!(
-                        "epoch {epoch}/{epochs}  step {batch}/{}  about {left} left; a line follows every {every} steps",
-                        self.batches
-                    ));
-                }
-                if self.terminal {
-                    let images = self.batch.saturating_sub(self.first) * self.batch_size;
-                    let rate = images as f64 / self.epoch_start.elapsed().as_secs_f64().max(1e-9);
-                    self.bar.set_message(format!("{rate:.1} img/s  {} left{}", self.time_left(), self.recent));
-                }
-            }
+            Event::Step { batch, .. } => self.step(*batch),
             Event::Logged { recent, scheduled, images_per_second, time, .. } => {
-                self.time.add(time);
-                self.recent = format!(
-                    "  loss {:.3}  top-1 {}{}",
-                    recent.loss,
-                    percent(recent.top1),
-                    self.activation(recent, scheduled.target),
-                );
-                if !self.terminal {
-                    write_line(&format!(
-                        "epoch {}/{}  step {}/{}  {images_per_second:.1} img/s{}  about {} left",
-                        self.epoch,
-                        self.epochs,
-                        self.batch,
-                        self.batches,
-                        self.recent,
-                        self.time_left()
-                    ));
-                }
+                self.logged(recent, scheduled.target, *images_per_second, time);
             }
-            Event::PassStarted { pass, batches } => {
-                self.pass = (Instant::now(), *batches);
-                let name = match pass {
-                    ImagePass::Evaluation => "evaluation",
-                    ImagePass::Calibration => "calibration",
-                    ImagePass::Importance => "importance",
-                    ImagePass::Budget => "budget",
-                };
-                if !self.terminal && *pass == ImagePass::Calibration {
-                    write_line(&format!("re-estimating batch norm statistics over {batches} batches"));
-                }
-                self.restart(name.into(), 0, *batches);
-            }
-            Event::PassStep { batch } => {
-                self.bar.set_position(*batch as u64);
-                let (start, batches) = self.pass;
-                let left = batches.saturating_sub(*batch) as f64 / (*batch).max(1) as f64;
-                self.bar.set_message(format!("{} left", duration(start.elapsed().mul_f64(left))));
-            }
-            Event::EpochEnded {
-                epoch, train, evaluation, sampled, unaveraged, scheduled, is_best, bad_images, ..
-            } => {
-                let val = &evaluation.summary;
-                self.line(&format!(
-                    "epoch {epoch}/{}  train loss {:.3} top-1 {}  val top-1 {} top-5 {}{}  {}{}",
-                    self.epochs,
-                    train.loss,
-                    percent(train.top1),
-                    percent(val.top1),
-                    percent(val.top5),
-                    self.activation_and_macs(val, scheduled.target),
-                    duration(self.epoch_start.elapsed()),
-                    if *is_best { "  best so far" } else { "" },
-                ));
-                for (how, other) in [("with sampled gates", sampled), ("without averaging", unaveraged)] {
-                    let Some(other) = other else { continue };
-                    self.line(&format!(
-                        "epoch {epoch}/{}  {how}: val top-1 {}{}",
-                        self.epochs,
-                        percent(other.summary.top1),
-                        self.activation_and_macs(&other.summary, scheduled.target),
-                    ));
-                }
+            Event::PassStarted { pass, batches } => self.pass_started(*pass, *batches),
+            Event::PassStep { batch } => self.pass_step(*batch),
+            Event::EpochEnded { train, evaluation, sampled, unaveraged, scheduled, is_best, bad_images, .. } => {
+                self.epoch_ended(train, &evaluation.summary, scheduled.target, *is_best);
+                self.other_evaluation("with sampled gates", *sampled, scheduled.target);
+                self.other_evaluation("without averaging", *unaveraged, scheduled.target);
                 if self.time.total > 0.0 {
-                    self.line(&format!("epoch {epoch}/{}  time of a step: {}", self.epochs, self.time.shares()));
+                    self.line(&format!("{}  time of a step: {}", self.prefix(), self.time.shares()));
                 }
                 if *bad_images > 0 {
                     self.line(&format!("{bad_images} images could not be used in this epoch"));
                 }
             }
-            Event::BadImage(image) => {
-                self.bad += 1;
-                match self.bad {
-                    n if n <= BAD_SHOWN => self.line(&format!("left out: {image}")),
-                    n if n == BAD_SHOWN + 1 => self.line("more images are left out; `train data check` lists them all"),
-                    _ => {}
-                }
-            }
+            Event::BadImage(image) => self.bad_image(image),
             Event::Saved(_) | Event::Images { .. } => {}
             Event::Finished(_) => self.bar.finish_and_clear(),
         }
@@ -265,6 +303,9 @@ impl Listener for Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::results::scheduled::Scheduled;
+    use arch::NetSpec;
+    use gumbel_gates::GateKind;
 
     #[test]
     fn the_bars_template_is_valid() {
@@ -276,5 +317,105 @@ mod tests {
         for (seconds, text) in [(7, "7 s"), (187, "3 min 07 s"), (7500, "2 h 05 min"), (1_000_000, "11 d 13 h")] {
             assert_eq!(duration(Duration::from_secs(seconds)), text);
         }
+    }
+
+    fn cost() -> Cost {
+        let spec = NetSpec::preset("resnet18", 2).unwrap();
+        Cost::of(&spec.with_layer_gates(GateKind::Independent, |block| block < 2), 32, 32).unwrap()
+    }
+
+    /// Everything of a line before what a clock decides.
+    fn before_time(line: &str) -> &str {
+        line.split("  about ").next().unwrap()
+    }
+
+    #[test]
+    fn a_log_without_a_bar_says_how_training_goes_line_by_line() {
+        let cost = cost();
+        let mut progress = Progress::to(Vec::new(), ProgressDrawTarget::hidden(), false, &cost, 2);
+        let mut config = Config::default();
+        config.train.log_every = 4;
+        let half = cost.dense as f64 / 2.0;
+        let recent = Summary { loss: 1.25, top1: 0.5, macs: half, rates: vec![1.0, 0.25], ..Summary::default() };
+        let scheduled = Scheduled { target: Some(0.6), ..Scheduled::default() };
+        let time = StepTime { images: 0.1, forward: 0.3, backward: 0.5, update: 0.05, total: 1.0 };
+        let evaluation = Evaluation { summary: Summary { top5: 1.0, ..recent.clone() }, ..Evaluation::default() };
+        let steps = |from: usize, to: usize| (from..=to).map(|batch| Event::Step { step: batch as u64, batch });
+        let mut events = vec![
+            Event::Note("resnet18 with 2 gates"),
+            Event::EpochStarted { epoch: 1, first: 0, batches: 8, config: &config },
+        ];
+        events.extend(steps(1, 4));
+        events.push(Event::Logged {
+            step: 4,
+            epoch: 1,
+            recent: &recent,
+            scheduled: &scheduled,
+            images_per_second: 9.04,
+            time,
+        });
+        events.extend(steps(5, 8));
+        events.extend([
+            Event::PassStarted { pass: PassKind::Calibration, batches: 3 },
+            Event::PassStep { batch: 1 },
+            Event::PassStarted { pass: PassKind::Evaluation, batches: 5 },
+            Event::EpochEnded {
+                step: 8,
+                epoch: 1,
+                train: &recent,
+                evaluation: &evaluation,
+                sampled: Some(&evaluation),
+                unaveraged: None,
+                scheduled: &scheduled,
+                is_best: true,
+                bad_images: 2,
+            },
+        ]);
+        for event in &events {
+            progress.on(event).unwrap();
+        }
+        let text = String::from_utf8(progress.out).unwrap();
+        check_lines(&text.lines().collect::<Vec<_>>());
+    }
+
+    fn check_lines(lines: &[&str]) {
+        assert_eq!(lines.len(), 8, "{lines:?}");
+        assert_eq!(lines[0], "resnet18 with 2 gates");
+        assert!(lines[1].starts_with("epoch 1/2  step 3/8  about "), "{}", lines[1]);
+        assert!(lines[1].ends_with(" left; a line follows every 4 steps"), "{}", lines[1]);
+        let logged = "epoch 1/2  step 4/8  9.0 img/s  loss 1.250  top-1 50.0%  open 62.5% (target 60.0%)";
+        assert_eq!(before_time(lines[2]), logged);
+        assert_eq!(lines[3], "re-estimating batch norm statistics over 3 batches");
+        let ended = "epoch 1/2  train loss 1.250 top-1 50.0%  val top-1 50.0% top-5 100.0%  open 62.5% (target 60.0%)  \
+                     MACs 50.0% of dense  ";
+        assert!(lines[4].starts_with(ended) && lines[4].ends_with("  best so far"), "{}", lines[4]);
+        let sampled = "epoch 1/2  with sampled gates: val top-1 50.0%  open 62.5% (target 60.0%)  MACs 50.0% of dense";
+        assert_eq!(lines[5], sampled);
+        let shares = "waiting for images 10%, forward 30%, backward 50%, update 5%, rest 5%";
+        assert_eq!(lines[6], format!("epoch 1/2  time of a step: {shares}"));
+        assert_eq!(lines[7], "2 images could not be used in this epoch");
+    }
+
+    #[test]
+    fn a_budget_in_macs_is_told_once() {
+        let cost = cost();
+        let mut progress = Progress::to(Vec::new(), ProgressDrawTarget::hidden(), false, &cost, 1);
+        progress.weighting = Weighting::Network;
+        let summary = Summary { macs: cost.dense as f64 / 4.0, rates: vec![0.0; 2], ..Summary::default() };
+        assert_eq!(progress.activation_and_macs(&summary, Some(0.3)), "  MACs 25.0% (target 30.0%)");
+        assert_eq!(progress.activation_and_macs(&summary, None), "  MACs 25.0% of dense");
+    }
+
+    #[test]
+    fn bad_images_are_named_until_they_are_many() {
+        let mut progress = Progress::to(Vec::new(), ProgressDrawTarget::hidden(), false, &cost(), 1);
+        for number in 0..BAD_SHOWN + 3 {
+            let image = BadImage { path: format!("{number}.jpg").into(), reason: "cut off".into() };
+            progress.on(&Event::BadImage(&image)).unwrap();
+        }
+        let text = String::from_utf8(progress.out).unwrap();
+        assert_eq!(text.lines().count(), BAD_SHOWN + 1);
+        assert!(text.starts_with("left out: 0.jpg: cut off\n"), "{text}");
+        assert!(text.ends_with("more images are left out; `train data check` lists them all\n"), "{text}");
     }
 }

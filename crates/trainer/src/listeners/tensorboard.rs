@@ -1,7 +1,10 @@
+//! Event files for TensorBoard.
+
 use crate::error::{Error, Result};
 use crate::events::{Event, Listener};
-use crate::measure::totals::Summary;
-use crate::run::fit::Position;
+use crate::results::names::SiteName;
+use crate::results::run::Position;
+use crate::results::summary::Summary;
 use protobuf::Message;
 use std::fs::File;
 use std::io::BufWriter;
@@ -30,15 +33,6 @@ const TENTHS: usize = 10;
 
 /// Images of an epoch that are shown, in as many rows.
 const IMAGES_IN_A_ROW: i64 = 4;
-
-/// A gate site and what to call it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SiteName {
-    /// Its state dict path, such as `layer1.0.gate`.
-    pub name: String,
-    /// How many gates it has.
-    pub gates: usize,
-}
 
 impl TensorBoard {
     /// Starts a new event file in `folder`. `sites` names the gates in the order of [`Summary::rates`]; MACs are shown as a
@@ -210,9 +204,48 @@ impl std::fmt::Debug for TensorBoard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::Scheduled;
-    use crate::learn::clock::StepTime;
-    use crate::measure::evaluate::Evaluation;
+    use crate::results::evaluation::Evaluation;
+    use crate::results::scheduled::Scheduled;
+    use crate::results::step_time::StepTime;
+
+    /// What the only event file of a folder holds.
+    #[derive(Default)]
+    struct Read {
+        /// Step, tag and value.
+        found: Vec<(i64, String, f32)>,
+        /// Of the histogram of all gates.
+        bars: Vec<f64>,
+        picture: Option<::image::RgbImage>,
+        /// The steps at which TensorBoard is to begin anew.
+        starts: Vec<i64>,
+    }
+
+    fn read(folder: &Path) -> Read {
+        let path = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+        let bytes = std::fs::read(path).unwrap();
+        let mut rest = bytes.as_slice();
+        let mut read = Read::default();
+        // A record: length, its checksum, the message, its checksum.
+        while !rest.is_empty() {
+            let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
+            let record: Record = Message::parse_from_bytes(&rest[12..12 + length]).unwrap();
+            if record.has_session_log() {
+                read.starts.push(record.get_step());
+            }
+            for value in record.get_summary().get_value() {
+                if value.get_tag() == "gates" {
+                    read.bars = value.get_histo().get_bucket().to_vec();
+                }
+                if value.get_tag() == "train/images" {
+                    let png = value.get_image().get_encoded_image_string();
+                    read.picture = Some(::image::load_from_memory(png).unwrap().to_rgb8());
+                }
+                read.found.push((record.get_step(), value.get_tag().to_owned(), value.get_simple_value()));
+            }
+            rest = &rest[16 + length..];
+        }
+        read
+    }
 
     #[test]
     fn records_can_be_read_back() {
@@ -222,9 +255,16 @@ mod tests {
         let mut board =
             TensorBoard::create(folder.path(), sites, 1000, Some(Position { epochs: 0, steps: 5 })).unwrap();
         let recent = Summary { loss: 2.5, macs: 400.0, rates: vec![1.0, 0.5, 0.25], ..Summary::default() };
-        let scheduled = Scheduled { learning_rate: 0.1, target: Some(0.6), loss_factor: 2.0, temperature: 0.5 };
+        let scheduled = Scheduled {
+            learning_rate: 0.1,
+            target: Some(0.6),
+            loss_factor: 2.0,
+            temperature: 0.5,
+            ..Scheduled::default()
+        };
         let time = StepTime { images: 0.5, total: 2.0, ..StepTime::default() };
-        let event = Event::Logged { step: 7, epoch: 1, recent: &recent, scheduled, images_per_second: 9.0, time };
+        let event =
+            Event::Logged { step: 7, epoch: 1, recent: &recent, scheduled: &scheduled, images_per_second: 9.0, time };
         board.on(&event).unwrap();
         // The second image is white, the others black; five make two rows of two.
         let images = Tensor::zeros([5, 3, 4, 4], (Kind::Float, Device::Cpu));
@@ -239,34 +279,12 @@ mod tests {
                 evaluation: &evaluation,
                 sampled: None,
                 unaveraged: Some(&evaluation),
-                scheduled,
+                scheduled: &scheduled,
                 is_best: true,
                 bad_images: 0,
             })
             .unwrap();
-        let path = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
-        let bytes = std::fs::read(path).unwrap();
-        // A record: length, its checksum, the message, its checksum.
-        let (mut rest, mut found, mut bars, mut picture) = (bytes.as_slice(), Vec::new(), Vec::new(), None);
-        let mut starts = Vec::new();
-        while !rest.is_empty() {
-            let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
-            let record: Record = Message::parse_from_bytes(&rest[12..12 + length]).unwrap();
-            if record.has_session_log() {
-                starts.push(record.get_step());
-            }
-            for value in record.get_summary().get_value() {
-                if value.get_tag() == "gates" {
-                    bars = value.get_histo().get_bucket().to_vec();
-                }
-                if value.get_tag() == "train/images" {
-                    let png = value.get_image().get_encoded_image_string();
-                    picture = Some(::image::load_from_memory(png).unwrap().to_rgb8());
-                }
-                found.push((record.get_step(), value.get_tag().to_owned(), value.get_simple_value()));
-            }
-            rest = &rest[16 + length..];
-        }
+        let Read { found, bars, picture, starts } = read(folder.path());
         for expected in [
             ("train/loss", 2.5),
             ("train/macs_share", 0.4),

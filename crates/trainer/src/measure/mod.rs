@@ -1,7 +1,8 @@
-//! Passes over images that do not train.
+//! Passes over images that do not train, and what they count.
 
-pub(crate) mod batch;
 pub(crate) mod calibrate;
+pub(crate) mod ensemble;
 pub(crate) mod evaluate;
+pub(crate) mod gate_use;
 pub(crate) mod pass;
 pub(crate) mod totals;

@@ -1,18 +1,16 @@
 //! Which gates decide alike for every image.
 
 use crate::error::Result;
-use crate::events::{Event, ImagePass, Listener, tell};
-use crate::measure::batch::to_tensors;
-use crate::measure::evaluate::BadImages;
+use crate::events::{Listener, PassKind};
+use crate::measure::pass::{ImagePass, PassBatch};
 use arch::{Decision, Network, Output, Pass};
-use data::{Batch, Loader};
 use gumbel_gates::{GateKind, Policy, sampling};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use tch::{Device, Kind, Tensor};
 
 /// When a gate that looks at the input counts as decided.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Agreement {
+pub struct Unanimity {
     /// Share of the images that must agree, above one half.
     pub share: f64,
     /// Least probability of the decision for an image to agree; absent, every decision of the policy counts.
@@ -40,64 +38,51 @@ pub fn independent_decisions(network: &Network, policy: Policy, image_size: u32)
     Ok(decisions)
 }
 
-/// Watches the gates of a network over the images of a loader.
+/// Observes the gates of a network over images.
 #[derive(Debug, Clone, Copy)]
-pub struct Watch<'a> {
+pub struct GateObserver<'a> {
     /// The network.
     pub network: &'a Network,
     /// The images.
-    pub loader: &'a Loader,
-    /// Side of the loader's images in pixels.
-    pub image_size: u32,
+    pub pass: ImagePass<'a>,
     /// How gates decide.
     pub policy: Policy,
     /// When they are decided.
-    pub agreement: Agreement,
-    /// Share of the images that may be unusable.
-    pub max_bad_share: f64,
+    pub unanimity: Unanimity,
 }
 
-impl Watch<'_> {
-    /// One decision per gate; `None` if `interrupt` was set meanwhile.
+impl GateObserver<'_> {
+    /// One decision per gate.
     ///
     /// # Errors
-    /// If too many images are unusable, or the network cannot run.
-    pub fn run(&self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<Option<Vec<Decision>>> {
+    /// If too many images are unusable, the network cannot run, or `interrupt` was set meanwhile
+    /// ([`crate::Error::Interrupted`]).
+    pub fn run(&self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<Vec<Decision>> {
         let gates = self.network.spec().gate_count() as i64;
         let options = (Kind::Double, self.network.device());
         // How many images agree on open, and on closed: [2, gates].
         let mut agreeing = Tensor::f_zeros([2, gates], options)?;
-        let (mut images, mut bad) = (0, BadImages::new(self.max_bad_share));
-        tell(listeners, &Event::PassStarted { pass: ImagePass::Evaluation, batches: self.loader.batches() })?;
-        for batch in self.loader.epoch(0, 0)? {
-            bad.add(&batch.bad, self.loader, listeners)?;
-            if !batch.labels.is_empty() {
-                images += batch.labels.len();
-                agreeing = agreeing.f_add(&self.agreeing(&batch)?)?;
-            }
-            tell(listeners, &Event::PassStep { batch: batch.number + 1 })?;
-            if interrupt.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
-        }
-        let counts: Vec<Vec<f64>> = Vec::try_from(agreeing.f_to_device(Device::Cpu)?)?;
-        let needed = self.agreement.share * images as f64;
+        let counts = self.pass.run(PassKind::Evaluation, listeners, interrupt, |batch| {
+            agreeing = agreeing.f_add(&self.agreeing(&batch)?)?;
+            Ok(())
+        })?;
+        let votes: Vec<Vec<f64>> = Vec::try_from(agreeing.f_to_device(Device::Cpu)?)?;
+        let needed = self.unanimity.share * counts.images as f64;
         let decide = |(&open, &closed): (&f64, &f64)| match (open >= needed, closed >= needed) {
-            _ if images == 0 => Decision::Undecided,
+            _ if counts.images == 0 => Decision::Undecided,
             (true, false) => Decision::Open,
             (false, true) => Decision::Closed,
             _ => Decision::Undecided,
         };
-        Ok(Some(counts[0].iter().zip(&counts[1]).map(decide).collect()))
+        Ok(votes[0].iter().zip(&votes[1]).map(decide).collect())
     }
 
-    fn agreeing(&self, batch: &Batch) -> Result<Tensor> {
-        let (images, _) = to_tensors(batch, self.image_size, self.network.device())?;
+    fn agreeing(&self, batch: &PassBatch) -> Result<Tensor> {
         let pass = Pass::inference(self.policy.for_batch(batch.number));
-        let output: Output = tch::no_grad(|| self.network.forward(&images, pass))?;
+        let output: Output = tch::no_grad(|| self.network.forward(&batch.images, pass))?;
         let open = output.openings.joined()?.f_to_kind(Kind::Double)?;
         let probability = sampling::probability(&Tensor::f_cat(&output.gate_logits, 1)?)?.f_to_kind(Kind::Double)?;
-        let least = self.agreement.confidence.unwrap_or(0.0);
+        let least = self.unanimity.confidence.unwrap_or(0.0);
         let sure = |probability: Tensor| probability.f_ge(least)?.f_to_kind(Kind::Double);
         let closed = open.f_neg()?.f_add_scalar(1.0)?;
         let votes = [

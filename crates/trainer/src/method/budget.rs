@@ -1,8 +1,8 @@
-//! Deciding gates so that the deployed network meets its budget.
+//! Freezing gates so that the deployed network meets its budget.
 
 use crate::error::Result;
-use crate::events::{ImagePass, Listener};
-use crate::measure::pass::TrainingPass;
+use crate::events::{Listener, PassKind};
+use crate::measure::pass::ImagePass;
 use crate::method::objective::Objective;
 use arch::{Meter, Network, Pass};
 use gumbel_gates::{Openings, Policy, sampling};
@@ -22,7 +22,7 @@ pub(crate) struct Budget<'a> {
     /// The activation may be this much.
     pub target: f64,
     /// The images that gates which look at the input are decided over.
-    pub pass: TrainingPass<'a>,
+    pub pass: ImagePass<'a>,
 }
 
 impl Budget<'_> {
@@ -53,11 +53,11 @@ impl Budget<'_> {
 
     /// The margins between open and closed of all gates for many images: [N, G].
     fn margins(&self, listeners: &mut [Box<dyn Listener>]) -> Result<Tensor> {
-        let mut margins = Vec::with_capacity(self.pass.batches);
+        let mut margins = Vec::new();
         // The pass is short, and a run that is interrupted in it could not go on exactly.
         let interrupt = AtomicBool::new(false);
-        self.pass.run(ImagePass::Budget, listeners, &interrupt, |images, _, _| {
-            margins.push(self.margins_of(images)?);
+        self.pass.run(PassKind::Budget, listeners, &interrupt, |batch| {
+            margins.push(self.margins_of(&batch.images)?);
             Ok(())
         })?;
         Ok(Tensor::f_cat(&margins, 0)?)
@@ -87,7 +87,8 @@ fn lowest_threshold(margins: &Tensor, target: f64, activation: impl Fn(Tensor) -
         Some(highest) => activation(margins.f_gt(f64::from(values[highest]))?.f_to_kind(Kind::Float)?),
     };
     // At least `least` values have to be closed, and `enough` meet the target, or nothing does.
-    let (mut least, mut enough) = (0, values.len());
+    let mut least = 0;
+    let mut enough = values.len();
     while least < enough {
         let middle = least.midpoint(enough);
         // What float32 sums are off by is no reason to close another gate.

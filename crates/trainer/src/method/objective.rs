@@ -1,7 +1,8 @@
-//! What training minimises: cross entropy + factor · activation loss.
+//! What training minimizes: cross entropy + factor · activation loss.
 
 use crate::config::{ActivationLoss, Config, LossOn, Weighting};
 use crate::error::Result;
+use crate::results::scheduled::Scheduled;
 use arch::{Cost, Meter, Output};
 use gumbel_gates::loss::{self, Sides};
 use gumbel_gates::{Openings, sampling};
@@ -37,7 +38,7 @@ pub struct Distillation {
 
 /// What the class logits of a batch should be.
 #[derive(Debug)]
-pub struct Answers {
+pub struct Labels {
     /// The images' labels `[N]`.
     pub labels: Tensor,
     /// The labels `[N]` of the images that were mixed into them, and the share of the images themselves; absent, they are whole.
@@ -46,7 +47,7 @@ pub struct Answers {
     pub teacher: Option<Tensor>,
 }
 
-impl Answers {
+impl Labels {
     /// Those of some of the images.
     ///
     /// # Errors
@@ -62,25 +63,12 @@ impl Answers {
     }
 
     /// The labels `[N]` of what most of each image shows.
-    pub fn most(&self) -> &Tensor {
+    pub fn dominant(&self) -> &Tensor {
         match &self.mixed {
             Some((others, share)) if *share < 0.5 => others,
             _ => &self.labels,
         }
     }
-}
-
-/// What pulls on the gates in one step.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Pull {
-    /// One target per gate.
-    pub targets: Vec<f64>,
-    /// Weight of the activation loss, the papers' lossfact.
-    pub factor: f64,
-    /// Weight of the gates' indecision.
-    pub polarisation: f64,
-    /// Temperature of the softmax behind the gates' gradient.
-    pub temperature: f64,
 }
 
 /// The objective of one batch, as scalar tensors.
@@ -134,9 +122,42 @@ impl Objective {
     ///
     /// # Errors
     /// If there is not one target per gate.
-    pub fn terms(&self, output: &Output, answers: &Answers, pull: &Pull, meter: &Meter) -> Result<Terms> {
+    pub fn terms(&self, output: &Output, labels: &Labels, scheduled: &Scheduled, meter: &Meter) -> Result<Terms> {
+        let cross_entropy = self.cross_entropy(&output.logits, labels)?;
+        let mut total = cross_entropy.shallow_clone();
+        if let Some(teacher) = &labels.teacher {
+            let taught = self.distillation.loss(&output.logits, teacher)?;
+            let (share, rest) = (self.distillation.share, 1.0 - self.distillation.share);
+            total = total.f_mul_scalar(rest)?.f_add(&taught.f_mul_scalar(share)?)?;
+        }
+        let Some(target) = self.mean_target(&scheduled.targets).filter(|_| !output.openings.is_empty()) else {
+            return Ok(Terms { total, cross_entropy: cross_entropy.f_detach()?, activation: None });
+        };
+        let deployed;
+        let openings = match self.loss_on {
+            LossOn::Sampled => &output.openings,
+            LossOn::Deployed => {
+                deployed = Self::deployed(output, scheduled.temperature)?;
+                &deployed
+            }
+        };
+        let activation = match (self.activation, &self.gate_macs) {
+            (ActivationLoss::PerGate, macs) => {
+                loss::per_gate(openings, &scheduled.targets, macs.as_deref(), self.sides)?
+            }
+            (ActivationLoss::Batch, _) => loss::batch(&self.activation(openings, meter)?, target, self.sides)?,
+        };
+        total = total.f_add(&activation.f_mul_scalar(scheduled.loss_factor)?)?;
+        if scheduled.polarisation > 0.0 {
+            total = total.f_add(&loss::indecision(&output.gate_logits)?.f_mul_scalar(scheduled.polarisation)?)?;
+        }
+        Ok(Terms { total, cross_entropy: cross_entropy.f_detach()?, activation: Some(activation.f_detach()?) })
+    }
+
+    /// The mean over the batch, of mixed images each label by its share; class logits [N, classes].
+    fn cross_entropy(&self, logits: &Tensor, labels: &Labels) -> Result<Tensor> {
         let against = |labels: &Tensor| {
-            output.logits.f_cross_entropy_loss(
+            logits.f_cross_entropy_loss(
                 labels,
                 None::<&Tensor>,
                 Reduction::Mean,
@@ -144,38 +165,17 @@ impl Objective {
                 self.label_smoothing,
             )
         };
-        let mut cross_entropy = against(&answers.labels)?;
-        if let Some((others, share)) = &answers.mixed {
-            let of_others = against(others)?.f_mul_scalar(1.0 - share)?;
-            cross_entropy = cross_entropy.f_mul_scalar(*share)?.f_add(&of_others)?;
-        }
-        let mut total = cross_entropy.shallow_clone();
-        if let Some(teacher) = &answers.teacher {
-            let taught = self.distillation.loss(&output.logits, teacher)?;
-            let (share, rest) = (self.distillation.share, 1.0 - self.distillation.share);
-            total = total.f_mul_scalar(rest)?.f_add(&taught.f_mul_scalar(share)?)?;
-        }
-        let Some(target) = self.mean_target(&pull.targets).filter(|_| !output.openings.is_empty()) else {
-            return Ok(Terms { total, cross_entropy: cross_entropy.f_detach()?, activation: None });
-        };
-        let deployed;
-        let openings = match self.loss_on {
-            LossOn::Sampled => &output.openings,
-            LossOn::Deployed => {
-                let decide = |logits| Ok(sampling::decide(logits, pull.temperature)?);
-                deployed = Openings::new(output.gate_logits.iter().map(decide).collect::<Result<_>>()?)?;
-                &deployed
-            }
-        };
-        let activation = match (self.activation, &self.gate_macs) {
-            (ActivationLoss::PerGate, macs) => loss::per_gate(openings, &pull.targets, macs.as_deref(), self.sides)?,
-            (ActivationLoss::Batch, _) => loss::batch(&self.activation(openings, meter)?, target, self.sides)?,
-        };
-        total = total.f_add(&activation.f_mul_scalar(pull.factor)?)?;
-        if pull.polarisation > 0.0 {
-            total = total.f_add(&loss::indecision(&output.gate_logits)?.f_mul_scalar(pull.polarisation)?)?;
-        }
-        Ok(Terms { total, cross_entropy: cross_entropy.f_detach()?, activation: Some(activation.f_detach()?) })
+        let own = against(&labels.labels)?;
+        Ok(match &labels.mixed {
+            None => own,
+            Some((others, share)) => own.f_mul_scalar(*share)?.f_add(&against(others)?.f_mul_scalar(1.0 - share)?)?,
+        })
+    }
+
+    /// The gate values that argmax would choose.
+    fn deployed(output: &Output, temperature: f64) -> Result<Openings> {
+        let decide = |logits| Ok(sampling::decide(logits, temperature)?);
+        Ok(Openings::new(output.gate_logits.iter().map(decide).collect::<Result<_>>()?)?)
     }
 }
 
@@ -209,8 +209,13 @@ mod tests {
         }
     }
 
-    fn answers(teacher: Option<Tensor>) -> Answers {
-        Answers { labels: Tensor::from_slice(&[0i64, 1]), mixed: None, teacher }
+    fn labels(teacher: Option<Tensor>) -> Labels {
+        Labels { labels: Tensor::from_slice(&[0i64, 1]), mixed: None, teacher }
+    }
+
+    /// These targets and this weight of the activation loss.
+    fn scheduled(targets: Vec<f64>, loss_factor: f64) -> Scheduled {
+        Scheduled { targets, loss_factor, temperature: 1.0, ..Scheduled::default() }
     }
 
     /// A network of two layer gates, of which the second decides about more MACs.
@@ -221,9 +226,9 @@ mod tests {
     }
 
     fn terms(objective: &Objective) -> [f64; 3] {
-        let pull = Pull { targets: vec![0.5, 0.9], factor: 3.0, polarisation: 0.0, temperature: 1.0 };
+        let scheduled = scheduled(vec![0.5, 0.9], 3.0);
         let meter = Meter::new(&cost(), Device::Cpu).unwrap();
-        let terms = objective.terms(&output(), &answers(None), &pull, &meter).unwrap();
+        let terms = objective.terms(&output(), &labels(None), &scheduled, &meter).unwrap();
         let activation = terms.activation.unwrap();
         [terms.total, terms.cross_entropy, activation].map(|term| term.to_kind(Kind::Double).double_value(&[]))
     }
@@ -261,9 +266,9 @@ mod tests {
     fn one_sided_only_too_much_is_a_loss() {
         let one_sided = |target: f64| {
             let objective = Objective { activation: ActivationLoss::Batch, sides: Sides::Above, ..PLAIN };
-            let pull = Pull { targets: vec![target; 2], factor: 1.0, polarisation: 0.0, temperature: 1.0 };
+            let scheduled = scheduled(vec![target; 2], 1.0);
             let meter = Meter::new(&cost(), Device::Cpu).unwrap();
-            let terms = objective.terms(&output(), &answers(None), &pull, &meter).unwrap();
+            let terms = objective.terms(&output(), &labels(None), &scheduled, &meter).unwrap();
             terms.activation.unwrap().double_value(&[])
         };
         assert_eq!(one_sided(0.6), 0.0);
@@ -302,10 +307,10 @@ mod tests {
 
     #[test]
     fn mixed_images_count_for_both_their_labels() {
-        let pull = Pull { targets: vec![0.5, 0.9], factor: 0.0, polarisation: 0.0, temperature: 1.0 };
+        let scheduled = scheduled(vec![0.5, 0.9], 0.0);
         let meter = Meter::new(&cost(), Device::Cpu).unwrap();
         let mixed = Some((Tensor::from_slice(&[1i64, 0]), 0.75));
-        let terms = PLAIN.terms(&output(), &Answers { mixed, ..answers(None) }, &pull, &meter).unwrap();
+        let terms = PLAIN.terms(&output(), &Labels { mixed, ..labels(None) }, &scheduled, &meter).unwrap();
         // The first image is undecided; the second is ¾ of class 1 with probability ¾ and ¼ of class 0.
         let second = 0.75 * (4.0f64 / 3.0).ln() + 0.25 * 4.0f64.ln();
         close(terms.cross_entropy.double_value(&[]), (2.0f64.ln() + second) / 2.0);
@@ -323,11 +328,11 @@ mod tests {
     fn a_teacher_is_matched_at_a_temperature() {
         let distillation = Distillation { share: 0.25, temperature: 2.0 };
         let objective = Objective { distillation, ..PLAIN };
-        let pull = Pull { targets: vec![0.5, 0.9], factor: 0.0, polarisation: 0.0, temperature: 1.0 };
+        let scheduled = scheduled(vec![0.5, 0.9], 0.0);
         let meter = Meter::new(&cost(), Device::Cpu).unwrap();
         let total = |teacher: &[f32; 4]| {
-            let answers = answers(Some(Tensor::from_slice(teacher).view([2, 2])));
-            objective.terms(&output(), &answers, &pull, &meter).unwrap().total.double_value(&[])
+            let labels = labels(Some(Tensor::from_slice(teacher).view([2, 2])));
+            objective.terms(&output(), &labels, &scheduled, &meter).unwrap().total.double_value(&[])
         };
         let cross_entropy = (2.0f64.ln() + (4.0f64 / 3.0).ln()) / 2.0;
         // A teacher that answers as the network does has nothing to add.
@@ -341,8 +346,8 @@ mod tests {
     fn indecision_counts_by_its_weight() {
         let meter = Meter::new(&cost(), Device::Cpu).unwrap();
         let total = |polarisation| {
-            let pull = Pull { targets: vec![0.5, 0.9], factor: 0.0, polarisation, temperature: 1.0 };
-            let terms = PLAIN.terms(&output(), &answers(None), &pull, &meter).unwrap();
+            let scheduled = Scheduled { polarisation, ..scheduled(vec![0.5, 0.9], 0.0) };
+            let terms = PLAIN.terms(&output(), &labels(None), &scheduled, &meter).unwrap();
             terms.total.double_value(&[])
         };
         // Both gates have a margin of 1, either way.

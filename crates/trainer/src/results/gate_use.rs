@@ -1,8 +1,4 @@
-//! What gates learned, seen on the images of an evaluation.
-
-use crate::error::Result;
-use arch::{Meter, Network, Output};
-use tch::{Device, Kind, Tensor};
+//! What gates did on the images of an evaluation.
 
 /// What the gates did on the images of an evaluation.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -82,98 +78,5 @@ impl Polarisation {
             }
         }
         counts
-    }
-}
-
-/// Sums for [`GateUse`]. They stay on the device until the end.
-#[derive(Debug)]
-pub(crate) struct GateUseSums {
-    /// Images of each class: float64 `[classes]`.
-    class_images: Tensor,
-    /// Openings of each class and gate: float64 [classes, gates].
-    class_openings: Tensor,
-    items: Vec<usize>,
-    /// Per batch float64 [N, 3]: predicted class, MACs, open gates.
-    images: Vec<Tensor>,
-}
-
-impl GateUseSums {
-    pub fn new(network: &Network) -> Result<Self> {
-        let (classes, gates) = (network.spec().head.classes as i64, network.spec().gate_count() as i64);
-        let options = (Kind::Double, network.device());
-        Ok(Self {
-            class_images: Tensor::f_zeros([classes], options)?,
-            class_openings: Tensor::f_zeros([classes, gates], options)?,
-            items: Vec::new(),
-            images: Vec::new(),
-        })
-    }
-
-    /// Adds a batch with labels `[N]` of the split's `items`.
-    pub fn add(&mut self, output: &Output, labels: &Tensor, items: &[usize], meter: &Meter) -> Result<()> {
-        let openings = output.openings.joined()?.f_to_kind(Kind::Double)?;
-        let ones = Tensor::f_ones([labels.size1()?], (Kind::Double, openings.device()))?;
-        let _ = self.class_images.f_index_add_(0, labels, &ones)?;
-        let _ = self.class_openings.f_index_add_(0, labels, &openings)?;
-        let predicted = output.logits.f_argmax(1, false)?.f_to_kind(Kind::Double)?;
-        let open = openings.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)?;
-        self.images.push(Tensor::f_stack(&[predicted, meter.used(&output.openings)?, open], 1)?);
-        self.items.extend_from_slice(items);
-        Ok(())
-    }
-
-    /// Waits for the device.
-    pub fn read(self) -> Result<GateUse> {
-        let class_images: Vec<f64> = Vec::try_from(self.class_images.f_to_device(Device::Cpu)?)?;
-        let sums: Vec<Vec<f64>> = Vec::try_from(self.class_openings.f_to_device(Device::Cpu)?)?;
-        let rates = |(sums, images): (Vec<f64>, &f64)| sums.into_iter().map(|sum| sum / images.max(1.0)).collect();
-        let class_rates = sums.into_iter().zip(&class_images).map(rates).collect();
-        let images: Vec<Vec<f64>> = match self.images.is_empty() {
-            true => Vec::new(),
-            false => Vec::try_from(Tensor::f_cat(&self.images, 0)?.f_to_device(Device::Cpu)?)?,
-        };
-        let image = |(item, values): (usize, Vec<f64>)| ImageUse {
-            item,
-            predicted: values[0] as usize,
-            macs: values[1],
-            open: values[2] as usize,
-        };
-        Ok(GateUse {
-            class_images: class_images.into_iter().map(|count| count as u64).collect(),
-            class_rates,
-            images: self.items.into_iter().zip(images).map(image).collect(),
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use arch::{Cost, NetSpec};
-    use gumbel_gates::{GateKind, Openings};
-
-    #[test]
-    fn classes_images_and_states_are_counted() {
-        let spec = NetSpec::preset("resnet18", 3).unwrap().with_layer_gates(GateKind::Independent, |block| block < 2);
-        let cost = Cost::of(&spec, 32, 32).unwrap();
-        let meter = Meter::new(&cost, Device::Cpu).unwrap();
-        let mut sums = GateUseSums::new(&Network::build(&spec, Device::Cpu, 0).unwrap()).unwrap();
-        let mut add = |labels: &[i64], items: &[usize], open: [&[f32]; 2]| {
-            let count = labels.len() as i64;
-            let logits = Tensor::from_slice(&[0.0f32, 2.0, 1.0]).repeat([count, 1]);
-            let sites = open.map(|open| Tensor::from_slice(open).view([count, 1]));
-            let output = Output { logits, gate_logits: Vec::new(), openings: Openings::new(sites.into()).unwrap() };
-            sums.add(&output, &Tensor::from_slice(labels), items, &meter).unwrap();
-        };
-        add(&[0, 1], &[0, 1], [&[1.0, 1.0], &[0.0, 1.0]]);
-        add(&[1], &[3], [&[1.0], &[0.0]]);
-        let gate_use = sums.read().unwrap();
-        assert_eq!(gate_use.class_images, [1, 2, 0]);
-        assert_eq!(gate_use.class_rates, [[1.0, 0.0], [1.0, 0.5], [0.0, 0.0]]);
-        let image = |item, open, macs| ImageUse { item, predicted: 1, macs, open };
-        let (dense, branch) = (cost.dense as f64, cost.blocks[1].branch as f64);
-        assert_eq!(gate_use.images, [image(0, 1, dense - branch), image(1, 2, dense), image(3, 1, dense - branch)]);
-        let expected = Polarisation { always_open: 1, always_closed: 2, conditional: 1 };
-        assert_eq!(Polarisation::of(&[1.0, 0.0, 0.5, 0.0]), expected);
     }
 }

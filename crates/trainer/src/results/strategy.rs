@@ -1,3 +1,5 @@
+//! The ways to use a gated network for inference.
+
 use gumbel_gates::Policy;
 use std::fmt;
 use std::str::FromStr;
@@ -23,7 +25,7 @@ pub enum Strategy {
 /// Sampled runs where none are given: the paper's.
 const RUNS: usize = 5;
 /// No strategy takes more.
-const MOST_RUNS: usize = 1000;
+pub(crate) const MOST_RUNS: usize = 1000;
 
 impl Strategy {
     /// Every strategy of ECCV 2020, for a network with `gates` gates: argmax, always open, stochastic, ensemble, two thresholds
@@ -43,11 +45,11 @@ impl Strategy {
         ]
     }
 
-    /// The sampled runs it is made of.
-    pub(crate) fn runs(self) -> usize {
+    /// The sampled runs it is made of, if it is.
+    pub(crate) fn runs(self) -> Option<usize> {
         match self {
-            Self::Policy(_) => 0,
-            Self::Stochastic { runs } | Self::Ensemble { runs } => runs,
+            Self::Policy(_) => None,
+            Self::Stochastic { runs } | Self::Ensemble { runs } => Some(runs),
         }
     }
 }

@@ -1,15 +1,15 @@
-//! Trying a run before it starts: a dry run, and steps timed for benchmarks.
+//! Trying a run before it starts.
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::learn::clock::{Clock, StepTime};
-use crate::learn::step::Lesson;
-use crate::measure::batch::to_tensors;
+use crate::learn::batch::PreparedBatch;
+use crate::learn::clock::Clock;
+use crate::measure::pass::to_tensors;
 use crate::measure::totals::Totals;
+use crate::results::step_time::StepTime;
+use crate::run::changes::Resume;
 use crate::run::fit::Fit;
-use crate::run::prepare::Resume;
 use arch::Pass;
-use data::synth::{SampleSet, draw};
 use std::path::Path;
 use std::time::Instant;
 use tch::Device;
@@ -60,27 +60,29 @@ pub fn dry_run(config: Config, out: Option<&Path>, device: Device) -> Result<Dry
     }
     let folder = scratch()?;
     let mut fit = Fit::prepare(config, Some(folder.path().join("run")), Resume::No, device)?;
-    let mut totals = Totals::new(&fit.meter)?;
+    let mut totals = Totals::new(&fit.learner.meter)?;
     let mut step = StepTime::default();
     let mut clock = Clock::start(device);
-    let mut images = fit.train.epoch(0, 0)?;
+    let mut images = fit.images.train.epoch(0, 0)?;
     for _ in 0..STEPS {
         clock.ask();
         let Some(batch) = images.next() else { break };
         clock.begin(true);
         if batch.labels.len() >= 2 {
-            let lesson = fit.lesson(fit.progress.step, &batch)?;
-            fit.step(&lesson, &mut totals, &mut clock)?;
+            let number = fit.progress.step;
+            let prepared = PreparedBatch::new(&batch, &fit.config, number, device)?;
+            let scheduled = fit.scheduled(number);
+            fit.learner.step(number, &prepared, &scheduled, &mut totals, &mut clock)?;
         }
-        fit.judge_health(&mut []).map_err(without_list)?;
+        fit.check_guard(&mut []).map_err(without_list)?;
         fit.progress.step += 1;
         step = clock.read();
     }
     drop(images);
     let evaluation = evaluation_batch(&fit)?;
     let checkpoint = fit.state()?.len();
-    let length = (fit.config.train.epochs, fit.steps_per_epoch(), fit.val.batches());
-    let parameters = (fit.cost.parameters, fit.cost.gate_parameters);
+    let length = (fit.config.train.epochs, fit.steps_per_epoch(), fit.images.val.batches());
+    let parameters = (fit.cost().parameters, fit.cost().gate_parameters);
     // It names a folder that will not be there.
     let notes = fit.notes.iter().map(|note| note.split("; writing ").next().unwrap_or(note).to_owned()).collect();
     let calibration = fit.config.train.calibrate_batches;
@@ -99,12 +101,12 @@ fn without_list(mut error: Error) -> Error {
 fn evaluation_batch(fit: &Fit) -> Result<f64> {
     let start = Instant::now();
     let policies = fit.policies(0);
-    let mut ways = vec![(fit.deployed(), policies.as_slice())];
-    if fit.average.is_some() {
-        ways.push((&fit.network, &policies[..1]));
+    let mut ways = vec![(fit.learner.deployed(), policies.as_slice())];
+    if fit.learner.average.is_some() {
+        ways.push((&fit.learner.network, &policies[..1]));
     }
     for (network, policies) in ways {
-        let Some(batch) = fit.val.epoch(0, 0)?.next().filter(|batch| !batch.labels.is_empty()) else { continue };
+        let Some(batch) = fit.images.val.epoch(0, 0)?.next().filter(|batch| !batch.labels.is_empty()) else { continue };
         let (images, _) = to_tensors(&batch, fit.config.data.image_size, network.device())?;
         for &policy in policies {
             let output = tch::no_grad(|| network.forward(&images, Pass::inference(policy)))?;
@@ -115,50 +117,7 @@ fn evaluation_batch(fit: &Fit) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64())
 }
 
-fn scratch() -> Result<TempDir> {
+pub(super) fn scratch() -> Result<TempDir> {
     let failed = |source| Error::Write { path: std::env::temp_dir(), bytes: None, source };
     tempfile::tempdir().map_err(failed)
-}
-
-/// Training steps on one and the same batch of drawn images, for benchmarks.
-#[derive(Debug)]
-pub struct StepBench {
-    fit: Fit,
-    lesson: Lesson,
-    totals: Totals,
-    /// Holds the drawn images and the run's folder.
-    _folder: TempDir,
-}
-
-impl StepBench {
-    /// Prepares steps of a run with this configuration, on images of its own.
-    ///
-    /// # Errors
-    /// If the configuration does not fit, or a file cannot be written.
-    pub fn new(mut config: Config, device: Device) -> Result<Self> {
-        let folder = scratch()?;
-        let images = folder.path().join("images");
-        // Ten classes.
-        draw(&images, &SampleSet { train_per_class: config.train.batch_size.div_ceil(10), val_per_class: 1, seed: 0 })?;
-        config.data.path = Some(images);
-        let fit = Fit::prepare(config, Some(folder.path().join("run")), Resume::No, device)?;
-        let Some(batch) = fit.train.epoch(0, 0)?.next() else {
-            return Err(Error::TooFewImages { path: folder.path().to_owned(), images: 0 });
-        };
-        let (lesson, totals) = (fit.lesson(0, &batch)?, Totals::new(&fit.meter)?);
-        Ok(Self { fit, lesson, totals, _folder: folder })
-    }
-
-    /// One step, without waiting for images. On a GPU the host waits for it between the parts.
-    ///
-    /// # Errors
-    /// If the network cannot run.
-    pub fn step(&mut self) -> Result<StepTime> {
-        let mut clock = Clock::start(self.fit.network.device());
-        clock.ask();
-        clock.begin(true);
-        self.fit.step(&self.lesson, &mut self.totals, &mut clock)?;
-        self.fit.progress.step += 1;
-        Ok(clock.read())
-    }
 }

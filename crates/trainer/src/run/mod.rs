@@ -1,7 +1,16 @@
-//! A run from its first check to its last file.
+//! A run from its first check to its last file. [`fit`] holds what a run is made of; `prepare` makes
+//! one, `epochs` trains it, with `gates` and `saving` below it.
 
+mod changes;
+pub(crate) mod classes;
 pub(crate) mod dry_run;
+mod epochs;
 pub(crate) mod fit;
-pub(crate) mod gates;
-pub(crate) mod prepare;
-pub(crate) mod saving;
+mod gates;
+mod images;
+mod origin;
+mod prepare;
+mod saving;
+pub(crate) mod step_bench;
+
+pub use changes::Resume;

@@ -2,13 +2,15 @@
 
 use crate::config::CheckpointsConfig;
 use crate::error::{Error, Result};
-use crate::events::{Event, Listener, tell};
+use crate::events::{Event, Listener, notify};
 use crate::files::atomic::write_atomically;
 use crate::learn::average::Average;
-use crate::measure::totals::Summary;
+use crate::results::summary::Summary;
 use crate::run::fit::Fit;
-use crate::states::checkpoint::{Checkpoint, Input};
+use crate::states::checkpoint::Saved;
+use crate::states::input::Input;
 use crate::states::retention::{Ranking, forget, ranked, write_last};
+use crate::states::training::Training;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -21,37 +23,51 @@ pub(crate) struct Ranked {
 }
 
 impl Fit {
-    pub(crate) fn save_last(&self, state: &[u8], listeners: &mut [Box<dyn Listener>]) -> Result<()> {
-        write_last(&self.run, self.config.checkpoints.keep_last, state)?;
-        tell(listeners, &Event::Saved(&self.run.last()))
+    /// Saves the state that the run goes on from.
+    pub(super) fn save_last(&mut self, listeners: &mut [Box<dyn Listener>]) -> Result<()> {
+        let state = self.state()?;
+        self.write_last(&state, listeners)
     }
 
-    /// Saves the steps that are done, as far as that is possible, where something that is told of them failed with `error`.
-    pub(crate) fn keep_steps(&mut self, error: Error) -> Error {
-        let health = self.health.state().map(|health| self.progress.health = health);
+    /// Saves it unless it is on the disk already, because the run was interrupted.
+    pub(super) fn save_interrupted(&mut self, listeners: &mut [Box<dyn Listener>]) -> Result<()> {
+        if self.saved == Some(self.progress.position()) { Ok(()) } else { self.save_last(listeners) }
+    }
+
+    fn write_last(&mut self, state: &[u8], listeners: &mut [Box<dyn Listener>]) -> Result<()> {
+        write_last(&self.run, self.config.checkpoints.keep_last, state)?;
+        self.saved = Some(self.progress.position());
+        notify(listeners, &Event::Saved(&self.run.last()))
+    }
+
+    /// Saves the steps that are done, as far as that is possible, where something that is notified of them failed with `error`.
+    pub(super) fn keep_steps(&mut self, error: Error) -> Error {
         // The first error is the one to tell.
-        let _ = health.and_then(|()| self.state()).and_then(|state| self.save_last(&state, &mut []));
+        let _ = self.save_last(&mut []);
         error
     }
 
     /// Files the evaluation after `epoch` among the best.
-    pub(crate) fn rank(&self, epoch: u64, evaluation: &Summary) -> Ranked {
+    pub(super) fn rank(&self, epoch: u64, evaluation: &Summary) -> Ranked {
         let config = &self.config.checkpoints;
-        // Before gates are decided the network spends more; that is no match for one within its budget.
-        let is_decided = |epoch: u64| self.is_decided(epoch * self.steps_per_epoch() as u64);
+        // Before gates freeze the network spends more; that is no match for one within its budget.
+        let is_frozen = self.gates.is_frozen_after(epoch);
         let before = self.progress.best.into_iter().chain(self.progress.runners_up.iter().copied());
-        let before: Ranking = before.filter(|&(other, _)| is_decided(other) == is_decided(epoch)).collect();
-        let best = ranked(before, epoch, config.best_by.of(evaluation), config);
+        let before = before.filter(|&(other, _)| self.gates.is_frozen_after(other) == is_frozen);
+        let best = ranked(before.collect(), epoch, config.best_by.of(evaluation), config);
         Ranked { is_best: best[0].0 == epoch, best }
     }
 
     /// Saves the state after an evaluation that was ranked so, wherever it belongs.
-    pub(crate) fn save_evaluated(&mut self, ranked: Ranked, listeners: &mut [Box<dyn Listener>]) -> Result<()> {
-        let (epoch, former, Ranked { best: ranking, is_best }) = (self.progress.epoch, self.progress.best, ranked);
+    pub(super) fn save_evaluated(&mut self, ranked: Ranked, listeners: &mut [Box<dyn Listener>]) -> Result<()> {
+        let Ranked { best: ranking, is_best } = ranked;
+        let epoch = self.progress.epoch;
+        let former = self.progress.best;
         self.progress.best = ranking.first().copied();
         self.progress.runners_up = ranking.iter().skip(1).copied().collect();
         let is_good = ranking.iter().any(|&(good, _)| good == epoch);
-        let (config, state) = (&self.config.checkpoints, self.state()?);
+        let config = &self.config.checkpoints;
+        let state = self.state()?;
         if config.keep_best > 1 {
             self.keep_former_best(former)?;
             if is_good {
@@ -66,7 +82,7 @@ impl Fit {
             self.save(self.run.after_epoch(epoch), &state, listeners)?;
         }
         // After `best`, since it says that it exists.
-        self.save_last(&state, listeners)
+        self.write_last(&state, listeners)
     }
 
     /// The best state so far by its epoch's name too, which it has not if only one was kept until now.
@@ -80,7 +96,7 @@ impl Fit {
     }
 
     /// Whether the state is to be saved in the middle of an epoch.
-    pub(crate) fn save_is_due(&self, saved: Instant) -> bool {
+    pub(super) fn save_is_due(&self, saved: Instant) -> bool {
         let CheckpointsConfig { every_steps, every_minutes, .. } = self.config.checkpoints;
         (every_steps > 0 && self.progress.step.is_multiple_of(every_steps))
             || (every_minutes > 0.0 && saved.elapsed().as_secs_f64() >= 60.0 * every_minutes)
@@ -88,17 +104,24 @@ impl Fit {
 
     fn save(&self, path: PathBuf, state: &[u8], listeners: &mut [Box<dyn Listener>]) -> Result<()> {
         write_atomically(&path, state)?;
-        tell(listeners, &Event::Saved(&path))
+        notify(listeners, &Event::Saved(&path))
     }
 
-    /// Everything that a run needs to go on, as a file's content.
+    /// Everything that a run needs to go on, as a file's content. Waits for the device.
     ///
     /// # Errors
     /// If a weight is not a finite number.
-    pub(crate) fn state(&self) -> Result<Vec<u8>> {
+    pub(super) fn state(&self) -> Result<Vec<u8>> {
         self.refuse_broken_weights()?;
-        let (classes, input) = (self.train.source().classes(), Input::of(&self.config));
-        let average = self.average.as_ref().map(Average::network);
-        Checkpoint::to_bytes(&self.network, average, classes, input, Some(&self.progress), Some(&self.optimizer))
+        let learner = &self.learner;
+        let training = Training { guard: learner.guard.state()?, updates: learner.updates, ..self.progress.clone() };
+        let saved = Saved {
+            network: &learner.network,
+            average: learner.average.as_ref().map(Average::network),
+            classes: self.images.train.source().classes(),
+            input: Input::of(&self.config),
+            training: Some(&training),
+        };
+        saved.to_bytes(learner.optimizer.state())
     }
 }

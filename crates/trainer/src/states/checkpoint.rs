@@ -4,15 +4,12 @@
 //! `optimizer.KIND.NAME`; the rest is one JSON text in the metadata. Where there are averaged weights, they are the network that the
 //! checkpoint stands for, and the others only serve to train on.
 
-use crate::config::{Config, Weighting};
+use super::input::Input;
+use super::training::Training;
 use crate::error::{Error, Result};
 use crate::files::atomic::write_atomically;
-use crate::learn::guard::HealthState;
-use crate::learn::optimizer::Optimizer;
-use crate::measure::totals::{Summary, Sums};
 use arch::state_dict::{StateDict, safetensors};
-use arch::{Classifier, Cost, Decision, NetSpec, Network};
-use data::{Normalise, Transform};
+use arch::{Classifier, Cost, NetSpec, Network};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::Path;
@@ -43,59 +40,6 @@ pub struct Checkpoint {
     optimizer: HashMap<String, Tensor>,
 }
 
-/// How an image is prepared for evaluation.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Input {
-    /// Side of the square the network sees, in pixels.
-    pub image_size: u32,
-    /// The shorter side is resized to this many pixels before the centre is cut out.
-    pub resize: u32,
-    /// Mean of red, green and blue.
-    pub mean: [f32; 3],
-    /// Standard deviation of red, green and blue.
-    pub std: [f32; 3],
-}
-
-/// Where training stood.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Training {
-    /// The resolved configuration.
-    pub config: Config,
-    /// The images it trains and evaluates on: how many, and a fingerprint of their names and labels.
-    pub images: (usize, u64),
-    /// Epochs completed.
-    pub epoch: u64,
-    /// Steps completed in the epoch after those.
-    pub batch: usize,
-    /// Steps completed in all.
-    pub step: u64,
-    /// Those of them that the average of weights follows, since it began.
-    #[serde(default)]
-    pub updates: u64,
-    /// Whether its gates are decided.
-    #[serde(default)]
-    pub decided: bool,
-    /// The evaluation after the last completed epoch.
-    pub evaluation: Option<Summary>,
-    /// Epoch (from 1) and value of the best evaluation so far, by `checkpoints.best_by`.
-    pub best: Option<(u64, f64)>,
-    /// Those that come next, as many as are kept.
-    #[serde(default)]
-    pub runners_up: Vec<(u64, f64)>,
-    /// Steps that were left out, and the scale of the loss.
-    #[serde(default)]
-    pub(crate) health: HealthState,
-    /// Images of the unfinished epoch that could not be used.
-    #[serde(default)]
-    pub(crate) bad_images: usize,
-    /// Sums over the steps of the unfinished epoch.
-    pub(crate) partial: Sums,
-    /// What they were at the last log entry.
-    #[serde(default)]
-    pub(crate) logged: Sums,
-}
-
 #[derive(Deserialize)]
 struct Version {
     format: u32,
@@ -110,84 +54,44 @@ struct Description {
     training: Option<Training>,
 }
 
-impl Training {
-    /// Before the first step.
-    pub(crate) fn begin(config: Config, images: (usize, u64)) -> Self {
-        Self {
-            config,
-            images,
-            epoch: 0,
-            batch: 0,
-            step: 0,
-            updates: 0,
-            decided: false,
-            evaluation: None,
-            best: None,
-            runners_up: Vec::new(),
-            health: HealthState::default(),
-            bad_images: 0,
-            partial: Sums::default(),
-            logged: Sums::default(),
-        }
-    }
-
-    /// The configuration to train on with in another run: gates that were decided stay decided, at the target they had arrived at.
-    pub fn config_to_go_on(&self) -> Config {
-        let mut config = self.config.clone();
-        let gates = &mut config.gates;
-        if self.decided {
-            gates.decide_after = Some(0.0);
-            gates.target = gates.target.clone().arrived();
-        }
-        config
-    }
-
-    /// Holds a network that was made smaller by these decisions to what its target stood for, given what it cost and costs.
-    pub fn keep_budget(&mut self, decisions: &[Decision], before: &Cost, after: &Cost) {
-        let count = |wanted: Decision| decisions.iter().filter(|found| **found == wanted).count() as f64;
-        // What the target is a share of, then and now, and what of it is spent for good now.
-        let (then, now, for_good) = match self.config.gates.weighting {
-            Weighting::Gates => (decisions.len() as f64, count(Decision::Undecided), count(Decision::Open)),
-            Weighting::Macs => {
-                let for_good = after.constant() as f64 - before.constant() as f64;
-                (before.gated() as f64, after.gated() as f64, for_good)
-            }
-            Weighting::Network => (before.dense as f64, after.dense as f64, 0.0),
-        };
-        if now > 0.0 {
-            let gates = &mut self.config.gates;
-            gates.target = gates.target.clone().map(|target| ((target * then - for_good) / now).clamp(0.0, 1.0));
-        }
-    }
-
-    /// Forgets what was measured, for a network that has changed since.
-    pub fn forget_results(&mut self) {
-        (self.evaluation, self.best) = (None, None);
-        self.runners_up.clear();
-    }
+/// What a checkpoint holds, on its way into a file.
+#[derive(Debug)]
+pub(crate) struct Saved<'a> {
+    /// The network, or the one that learns.
+    pub network: &'a Network,
+    /// The network with averaged weights, if there is one.
+    pub average: Option<&'a Network>,
+    /// Class names, by label.
+    pub classes: &'a [String],
+    /// How images are prepared.
+    pub input: Input,
+    /// Where training stood.
+    pub training: Option<&'a Training>,
 }
 
-impl Input {
-    /// What a configuration says about it.
-    pub fn of(config: &Config) -> Self {
-        let data = &config.data;
-        Self { image_size: data.image_size, resize: data.resize, mean: data.mean, std: data.std }
-    }
-
-    /// The transform of an evaluation.
-    pub fn transform(&self) -> Transform {
-        Transform::ResizeCenterCrop { resize: self.resize, size: self.image_size }
-    }
-
-    /// The normalisation.
-    pub fn normalise(&self) -> Normalise {
-        Normalise { mean: self.mean, std: self.std }
-    }
-
-    fn is_sane(&self) -> bool {
-        (1..=4096).contains(&self.image_size)
-            && (self.image_size..=8192).contains(&self.resize)
-            && self.std.iter().all(|std| *std > 0.0)
+impl Saved<'_> {
+    /// A checkpoint as a file's content. Training can go on exactly from where it stood only with the
+    /// `buffers` of its optimizer, by their names.
+    ///
+    /// # Errors
+    /// If the tensors cannot be read or the description cannot be written.
+    pub fn to_bytes<'t>(&self, buffers: impl Iterator<Item = (String, &'t Tensor)>) -> Result<Vec<u8>> {
+        let description = Description {
+            format: FORMAT,
+            spec: self.network.spec().clone(),
+            classes: self.classes.to_vec(),
+            input: self.input,
+            training: self.training.cloned(),
+        };
+        let description = serde_json::to_string(&description).map_err(Error::Description)?;
+        let buffers = buffers.map(|(name, buffer)| (format!("{OPTIMIZER}{name}"), buffer));
+        let averaged = self.average.iter().flat_map(|network| network.tensors());
+        let averaged = averaged.map(|entry| (format!("{AVERAGE}{}", entry.name), &entry.tensor));
+        let others: Vec<(String, &Tensor)> = averaged.chain(buffers).collect();
+        let others = others.iter().map(|(name, tensor)| (name.as_str(), *tensor));
+        let tensors = self.network.tensors().iter();
+        let tensors = tensors.map(|entry| (entry.name.as_str(), &entry.tensor)).chain(others);
+        Ok(safetensors::to_bytes(tensors, (KEY, description))?)
     }
 }
 
@@ -203,39 +107,8 @@ impl Checkpoint {
         input: Input,
         training: Option<&Training>,
     ) -> Result<()> {
-        write_atomically(path, &Self::to_bytes(network, None, classes, input, training, None)?)
-    }
-
-    /// A checkpoint as a file's content. Training can go on exactly from where `training` stood only with its `optimizer`.
-    pub(crate) fn to_bytes(
-        network: &Network,
-        average: Option<&Network>,
-        classes: &[String],
-        input: Input,
-        training: Option<&Training>,
-        optimizer: Option<&Optimizer>,
-    ) -> Result<Vec<u8>> {
-        let description = Description {
-            format: FORMAT,
-            spec: network.spec().clone(),
-            classes: classes.to_vec(),
-            input,
-            training: training.cloned(),
-        };
-        let description = serde_json::to_string(&description).map_err(Error::Description)?;
-        let buffers: Vec<(String, &Tensor)> = optimizer
-            .iter()
-            .flat_map(|optimizer| optimizer.state())
-            .map(|(name, buffer)| (format!("{OPTIMIZER}{name}"), buffer))
-            .collect();
-        let averaged: Vec<(String, &Tensor)> = average
-            .iter()
-            .flat_map(|network| network.tensors())
-            .map(|entry| (format!("{AVERAGE}{}", entry.name), &entry.tensor))
-            .collect();
-        let tensors = network.tensors().iter().map(|entry| (entry.name.as_str(), &entry.tensor));
-        let others = averaged.iter().chain(&buffers).map(|(name, tensor)| (name.as_str(), *tensor));
-        Ok(safetensors::to_bytes(tensors.chain(others), (KEY, description))?)
+        let saved = Saved { network, average: None, classes, input, training };
+        write_atomically(path, &saved.to_bytes(std::iter::empty())?)
     }
 
     /// Reads a checkpoint.
@@ -345,7 +218,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The optimiser's buffers ([`Optimizer::state`]).
+    /// The optimizer's buffers by their names ([`crate::Optimizer::state`]).
     pub fn optimizer(&self) -> &HashMap<String, Tensor> {
         &self.optimizer
     }
@@ -354,50 +227,4 @@ impl Checkpoint {
 /// Whether a file is a checkpoint rather than weights alone.
 pub fn is_checkpoint(file: &StateDict) -> bool {
     file.metadata.contains_key(KEY)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::parse;
-    use crate::config::schedule::ActivationTarget;
-    use gumbel_gates::GateKind;
-
-    fn training(gates: &str, decided: bool) -> Training {
-        let config = parse("test", &format!("[gates]\n{gates}"), &[]).unwrap();
-        Training { decided, ..Training::begin(config, (0, 0)) }
-    }
-
-    #[test]
-    fn what_is_trained_on_keeps_gates_that_were_decided_and_no_others() {
-        let gates = "decide_after = 1.5\ntarget = { from = 1.0, to = 0.5, epochs = 1 }";
-        let going_on = training(gates, true).config_to_go_on().gates;
-        assert_eq!((going_on.decide_after, going_on.target), (Some(0.0), ActivationTarget::Constant(0.5)));
-        let learning = training(gates, false);
-        assert_eq!(learning.config_to_go_on(), learning.config);
-    }
-
-    #[test]
-    fn a_smaller_network_has_the_budget_of_the_larger_one() {
-        let spec = |gated: fn(usize) -> bool| {
-            NetSpec::preset("resnet18", 2).unwrap().with_layer_gates(GateKind::Independent, gated)
-        };
-        // Of eight equal gates two are open for good and two closed: their blocks' branches are gone.
-        let before = Cost::of(&spec(|_| true), 64, 64).unwrap();
-        let after = Cost::of(&spec(|block| block < 4), 64, 64).unwrap();
-        let decisions = [vec![Decision::Undecided; 4], vec![Decision::Open; 2], vec![Decision::Closed; 2]].concat();
-        let target = |gates: &str| {
-            let mut training = training(gates, true);
-            training.keep_budget(&decisions, &before, &after);
-            training.config.gates.target.per_gate(&[0], 0.0)[0]
-        };
-        assert!((target("target = 0.5") - 0.5).abs() < 1e-12, "4 of 8, less 2, of 4");
-        assert!((target("target = 0.625") - 0.75).abs() < 1e-12, "5 of 8, less 2, of 4");
-        assert_eq!((target("target = 0.1"), target("target = 0.9")), (0.0, 1.0));
-        let network = |share: f64| target(&format!("loss = \"batch\"\nweighting = \"network\"\ntarget = {share}"));
-        assert!((network(0.5) * after.dense as f64 - 0.5 * before.dense as f64).abs() < 1.0);
-        let macs = target("weighting = \"macs\"\ntarget = 0.8");
-        let spent = after.constant() as f64 + macs * after.gated() as f64;
-        assert!((spent - before.constant() as f64 - 0.8 * before.gated() as f64).abs() < 1.0);
-    }
 }

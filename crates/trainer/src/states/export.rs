@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::files::atomic::write_atomically;
-use crate::states::checkpoint::Input;
+use crate::states::input::Input;
 use arch::{Cost, Network, Pass, ScriptOptions};
 use gumbel_gates::GateKind;
 use std::path::{Path, PathBuf};

@@ -55,17 +55,29 @@ pub(crate) fn forget(run: &RunDir, ranking: &Ranking) {
     }
 }
 
-/// The newest state that is whole, how many saves ago that was, and what is wrong with those after it.
+/// The newest state of a run that is whole.
+#[derive(Debug)]
+pub(crate) struct LastState {
+    /// Its file.
+    pub path: PathBuf,
+    pub checkpoint: Checkpoint,
+    /// How many saves ago it was written.
+    pub ago: usize,
+    /// What is wrong with those after it.
+    pub faults: Vec<Error>,
+}
+
+/// The newest state that is whole.
 ///
 /// # Errors
 /// If there is none (the error is the newest one's), or one cannot be read for another reason than damage.
-pub(crate) fn read_last(run: &RunDir) -> Result<(Checkpoint, usize, Vec<Error>)> {
+pub(crate) fn read_last(run: &RunDir) -> Result<LastState> {
     let mut faults = Vec::new();
     for ago in 0.. {
         let path = run.last_but(ago);
         match path.exists() {
             true => match Checkpoint::read(&path) {
-                Ok(checkpoint) => return Ok((checkpoint, ago, faults)),
+                Ok(checkpoint) => return Ok(LastState { path, checkpoint, ago, faults }),
                 Err(error @ (Error::Read { .. } | Error::Network(arch::Error::Read { .. }))) => return Err(error),
                 Err(error) => faults.push(error),
             },

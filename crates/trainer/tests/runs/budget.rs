@@ -1,11 +1,12 @@
 //! Runs whose gates are decided: the budget holds when deployed.
 
-use super::{Notes, config, epochs, refusal, run, weights};
+use super::{Notes, config, epochs, loader, refusal, run, sample_set, weights};
 use arch::{Cost, NetSpec};
+use data::{Dataset, Order};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use tch::Device;
-use trainer::{Checkpoint, Config, Error, Fit, Listener, Resume, RunDir, Verdict};
+use trainer::{Checkpoint, Config, Error, Evaluator, Fit, ImagePass, Listener, Resume, RunDir, Strategy, Verdict};
 
 /// Single filters that start by importance, decided after the first epoch.
 const FILTERS: &str = "[gates]\ngranularity = 1\nsites = [\"between\"]\nkind = \"independent\"\nloss = \"batch\"\n\
@@ -53,14 +54,36 @@ fn while_gates_learn_every_epoch_says_what_both_sampled_and_deployed_gates_spend
     assert!(lines[1]["val_sampled"].is_null(), "decided gates are not sampled");
 }
 
+/// What a state's network spends on the training images, prepared as in an evaluation: the images that
+/// gates which look at the input are held to the budget on.
+fn spent_in_training(state: &Path) -> f64 {
+    let checkpoint = Checkpoint::read(state).unwrap();
+    let network = checkpoint.network(Device::Cpu).unwrap();
+    let size = checkpoint.input.image_size as usize;
+    let cost = Cost::of(network.spec(), size, size).unwrap();
+    let split = Dataset::open(sample_set()).unwrap().train;
+    let loader = loader(split, checkpoint.input.transform(), &checkpoint.input, Order::InOrder);
+    let pass = ImagePass::once(&loader, 32, Device::Cpu, 0.0);
+    let evaluator = Evaluator { network: &network, cost: &cost, pass, seed: 0, record: false };
+    let found = evaluator.run(&[Strategy::default()], &mut [], &AtomicBool::new(false)).unwrap();
+    found[0].summary.macs / cost.dense as f64
+}
+
 #[test]
-fn gates_that_look_at_the_image_meet_the_target_too() {
+fn gates_that_look_at_the_image_meet_the_target_on_training_images() {
     let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("run");
-    let verdict = finished(config(&dependent()), &out);
-    // The budget is met over training images; these are a few others.
-    let found = verdict.activation.unwrap().found;
-    assert!((0.6..0.75).contains(&found), "{found}");
+    for decay in [0.0, 0.9] {
+        let out = folder.path().join(format!("run-{decay}"));
+        let mut config = config(&dependent());
+        config.train.average_decay = decay;
+        let verdict = finished(config, &out);
+        // Held to the budget after the last step, and averaged weights too.
+        let spent = spent_in_training(&RunDir::at(&out).last());
+        assert!((0.69..=0.7001).contains(&spent), "{spent}");
+        // The validation images are a few others.
+        let found = verdict.activation.unwrap().found;
+        assert!((0.6..0.75).contains(&found), "{found}");
+    }
 }
 
 #[test]

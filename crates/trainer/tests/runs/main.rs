@@ -4,12 +4,11 @@
 
 mod budget;
 mod health;
+mod measuring;
 mod states;
 
-use arch::Decision;
 use data::synth::{SampleSet, draw};
 use data::{Dataset, Loader, LoaderOptions, Order, Source, Transform};
-use gumbel_gates::{GateKind, Policy};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::fs;
@@ -18,11 +17,10 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use tch::Device;
-use torch_ext::Role;
 use trainer::config::{Granularity, Metric, parse};
 use trainer::{
-    Agreement, Calibration, Checkpoint, Config, Error, Evaluation, Evaluator, Event, Fit, Input, Listener, MetricsFile,
-    Outcome, Position, Resume, RunDir, Strategy, TrainingPass, Verdict, Watch,
+    Checkpoint, Config, Error, Evaluation, Event, Fit, Input, Listener, MetricsFile, Outcome, Position, Resume, RunDir,
+    Verdict,
 };
 
 /// One drawn set for all tests.
@@ -100,15 +98,7 @@ fn run(config: Config, out: &Path, resume: bool, interrupt_after: Option<u64>) -
 
 /// The lines of metrics.jsonl without what a clock measured.
 fn metrics(out: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(RunDir::at(out).metrics()).expect("metrics were written");
-    let line = |line: &str| {
-        let mut line: Value = serde_json::from_str(line).expect("a line of JSON");
-        for key in ["images_per_second", "step_seconds", "evaluation_seconds"] {
-            line.as_object_mut().expect("an object").remove(key);
-        }
-        line
-    };
-    text.lines().map(line).collect()
+    reference::metrics(&RunDir::at(out).metrics())
 }
 
 /// The lines of epochs.
@@ -231,84 +221,6 @@ fn a_run_with_filter_gates_schedules_and_calibration_resumes_exactly() {
 }
 
 #[test]
-fn calibration_changes_statistics_alone_and_the_same_way_whatever_they_were() {
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("run");
-    let verdict = run(config(""), &out, false, None).unwrap().unwrap();
-    let network = Checkpoint::read(&RunDir::at(&out).last()).unwrap().network(Device::Cpu).unwrap();
-    let copies = |role| {
-        let entries = network.tensors().iter().filter(move |entry| entry.role == role);
-        entries.map(|entry| entry.tensor.detach().copy()).collect::<Vec<_>>()
-    };
-    let (parameters, statistics) = (copies(Role::Parameter), copies(Role::Buffer));
-    let (config, input) = (&verdict.config, Input::of(&verdict.config));
-    let split = Dataset::open(sample_set()).unwrap().train;
-    let loader = loader(split, config.augmentation(), &input, Order::Shuffled(1));
-    for policy in [Policy::Argmax, Policy::TopK(3), Policy::Sample { temperature: 1.0, seed: 4 }] {
-        let pass = TrainingPass {
-            loader: &loader,
-            image_size: 32,
-            device: Device::Cpu,
-            // More than an epoch of 5.
-            batches: 7,
-            epoch: 0,
-            max_bad_share: 0.0,
-        };
-        let calibration = Calibration { network: &network, policy, frozen_gates: false, pass };
-        assert_eq!(calibration.run(&mut [], &AtomicBool::new(false)).unwrap(), Some(7));
-        let first = copies(Role::Buffer);
-        assert_ne!(first, statistics);
-        calibration.run(&mut [], &AtomicBool::new(false)).unwrap();
-        assert_eq!(copies(Role::Buffer), first, "{policy}");
-    }
-    assert_eq!(copies(Role::Parameter), parameters);
-}
-
-#[test]
-fn strategies_are_what_their_runs_come_to() {
-    let spec = arch::NetSpec::preset("resnet18", 10).unwrap().with_layer_gates(GateKind::Dependent, |_| true);
-    let network = arch::Network::build(&spec, Device::Cpu, 9).unwrap();
-    let cost = arch::Cost::of(&spec, 32, 32).unwrap();
-    let input = Input::of(&config(""));
-    let split = Dataset::open(sample_set()).unwrap().val;
-    let loader = loader(split, input.transform(), &input, Order::InOrder);
-    let evaluator = Evaluator {
-        network: &network,
-        cost: &cost,
-        loader: &loader,
-        image_size: 32,
-        seed: 7,
-        max_bad_share: 0.0,
-        record: true,
-    };
-    let evaluate = |names: &[&str]| {
-        let strategies: Vec<Strategy> = names.iter().map(|name| name.parse().unwrap()).collect();
-        evaluator.run(&strategies, &mut [], &AtomicBool::new(false)).unwrap().unwrap()
-    };
-    let found = evaluate(&["argmax", "stochastic=3", "ensemble=3", "topk=5", "threshold=0.0", "ensemble=1"]);
-    let sample = |run| Strategy::Policy(Policy::Sample { temperature: 1.0, seed: torch_ext::derive_seed(7, run) });
-    let runs = evaluator.run(&[sample(0), sample(1), sample(2)], &mut [], &AtomicBool::new(false)).unwrap().unwrap();
-    let of_runs = |of: fn(&Evaluation) -> f64| runs.iter().map(of).sum::<f64>();
-    let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-9 * b.abs().max(1.0), "{a} and {b}");
-    close(found[1].summary.top1, of_runs(|run| run.summary.top1) / 3.0);
-    close(found[1].summary.macs, of_runs(|run| run.summary.macs) / 3.0);
-    assert!(found[1].deviation.unwrap().macs > 0.0);
-    close(found[2].summary.macs, of_runs(|run| run.summary.macs));
-    close(found[2].summary.opening(), found[1].summary.opening());
-    close(found[3].summary.opening(), 5.0 / 8.0);
-    close(found[4].summary.opening(), 1.0);
-    // An ensemble of one is that run.
-    assert_eq!(found[5].summary.top1, runs[0].summary.top1);
-    // Up to float32.
-    assert!((found[5].summary.cross_entropy - runs[0].summary.cross_entropy).abs() < 1e-5);
-    // A strategy measures the same alone and in company, and what gates did is kept for single policies.
-    assert_eq!(evaluate(&["topk=5"])[0].summary, found[3].summary);
-    assert_eq!(found[0].gate_use.as_ref().unwrap().images.len(), 20);
-    assert!(found[1].gate_use.is_none() && found[2].gate_use.is_none());
-    assert!(found[3].gate_use.as_ref().unwrap().images.iter().all(|image| image.open == 5));
-}
-
-#[test]
 fn every_shipped_configuration_trains() {
     let folder = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(reference::repository().join("configs")).unwrap() {
@@ -381,6 +293,27 @@ fn what_cannot_start_leaves_nothing_behind() {
     assert!(refusal(config(""), true).contains("nothing to resume"));
 }
 
+/// Whoever makes a configuration in a program is told what parsing would have told.
+#[test]
+fn a_configuration_that_makes_no_sense_is_refused_before_anything_is_done() {
+    let faulty = |change: fn(&mut Config)| {
+        let mut config = config("");
+        change(&mut config);
+        let error = config.check().unwrap_err().to_string();
+        assert_eq!(refusal(config, false), error);
+        error
+    };
+    let message = faulty(|config| {
+        config.train.batch_size = 0;
+        config.train.log_every = 0;
+    });
+    assert!(message.contains("the configuration has 3 faults:"), "{message}");
+    assert!(message.contains("train.batch_size: expected at least 2 images"), "{message}");
+    assert!(message.contains("train.log_every: expected at least 1 step"), "{message}");
+    assert!(faulty(|config| config.network.arch = "resnet51".into()).contains("network.arch: unknown architecture"));
+    assert!(faulty(|config| config.optimizer.momentum = f64::NAN).contains("optimizer.momentum: expected"));
+}
+
 #[test]
 fn an_output_folder_that_exists_is_not_touched() {
     let folder = tempfile::tempdir().unwrap();
@@ -441,51 +374,4 @@ fn a_few_bad_images_are_named_and_too_many_stop_the_run() {
     let fit = Fit::prepare(config, Some(folder.path().join("other")), Resume::No, Device::Cpu).unwrap();
     let error = fit.run(&mut [], &AtomicBool::new(false)).unwrap_err();
     assert!(matches!(error, Error::TooManyBadImages { bad: 3, images: 40, .. }), "{error}");
-}
-
-#[test]
-fn gates_are_decided_by_how_many_images_agree() {
-    // Dependent gates whose logits are their biases: probabilities 0.9, 0.4 and 0.02 of "open" for every image.
-    let gated = |block: usize| block < 3;
-    let spec = arch::NetSpec::preset("resnet18", 10).unwrap().with_layer_gates(GateKind::Dependent, gated);
-    let network = arch::Network::build(&spec, Device::Cpu, 9).unwrap();
-    let set = |name: &str, value: tch::Tensor| {
-        tch::no_grad(|| network.tensors().get(name).unwrap().tensor.shallow_clone().copy_(&value));
-    };
-    for (block, p) in [("layer1.0", 0.9f64), ("layer1.1", 0.4), ("layer2.0", 0.02)] {
-        let zeros = tch::Tensor::zeros([2, 16], (tch::Kind::Float, Device::Cpu));
-        set(&format!("{block}.gate.fc2.weight"), zeros);
-        set(&format!("{block}.gate.fc2.bias"), tch::Tensor::from_slice(&[0.0f32, (p / (1.0 - p)).ln() as f32]));
-    }
-    let input = Input::of(&config(""));
-    let split = Dataset::open(sample_set()).unwrap().val;
-    let loader = loader(split, input.transform(), &input, Order::InOrder);
-    let watch = |policy, confidence| {
-        let agreement = Agreement { share: 1.0, confidence };
-        let watch = Watch { network: &network, loader: &loader, image_size: 32, policy, agreement, max_bad_share: 0.0 };
-        watch.run(&mut [], &AtomicBool::new(false)).unwrap().unwrap()
-    };
-    let (open, closed, undecided) = (Decision::Open, Decision::Closed, Decision::Undecided);
-    assert_eq!(watch(Policy::Argmax, None), [open, closed, closed]);
-    assert_eq!(watch(Policy::Threshold(0.3), None), [open, open, closed]);
-    assert_eq!(watch(Policy::Argmax, Some(0.95)), [undecided, undecided, closed]);
-
-    // A gate that follows the image: open for some. Its logit is what the block's first channels say.
-    set("layer1.0.gate.fc2.bias", tch::Tensor::zeros([2], (tch::Kind::Float, Device::Cpu)));
-    set("layer1.0.gate.fc2.weight", torch_ext::normal(&[2, 16], 4).unwrap());
-    set("layer1.0.gate.bn.running_mean", torch_ext::normal(&[16], 5).unwrap());
-    let strategies = [Strategy::Policy(Policy::Argmax)];
-    let cost = arch::Cost::of(&spec, 32, 32).unwrap();
-    let (network, loader, seed, record) = (&network, &loader, 0, false);
-    let evaluator = Evaluator { network, cost: &cost, loader, image_size: 32, seed, max_bad_share: 0.0, record };
-    let rate = evaluator.run(&strategies, &mut [], &AtomicBool::new(false)).unwrap().unwrap()[0].summary.rates[0];
-    let share = |share| {
-        let agreement = Agreement { share, confidence: None };
-        let policy = Policy::Argmax;
-        let watch = Watch { network, loader, image_size: 32, policy, agreement, max_bad_share: 0.0 };
-        watch.run(&mut [], &AtomicBool::new(false)).unwrap().unwrap()[0]
-    };
-    let major = rate.max(1.0 - rate);
-    assert_eq!(share(major), if rate > 0.5 { open } else { closed });
-    assert_eq!(share((major + 0.05).min(1.0)), if major == 1.0 { share(1.0) } else { undecided });
 }

@@ -64,14 +64,16 @@ struct Variant {
 
 pub(crate) fn loader(args: &Loading) -> Result<Done> {
     let mut config = Config::default();
-    (config.data.image_size, config.data.resize) = (args.image_size, args.resize.max(args.image_size));
+    config.data.image_size = args.image_size;
+    config.data.resize = args.resize.max(args.image_size);
     let (splits, _) = splits(&args.folder)?;
     let of = |index: usize| Arc::clone(&splits[index.min(splits.len() - 1)].1);
     let variant = |name: &str, source: Arc<dyn Source>, how: Option<(Transform, Order)>| -> Result<Variant> {
         let loader = match how {
             None => None,
             Some((transform, order)) => {
-                let (batch_size, threads) = (args.batch as usize, args.threads.into());
+                let batch_size = args.batch as usize;
+                let threads = args.threads.into();
                 let normalise = Input::of(&config).normalise();
                 let options = LoaderOptions { transform, normalise, order, batch_size, threads, ..Default::default() };
                 Some(Loader::new(Arc::clone(&source), options)?)
@@ -80,7 +82,7 @@ pub(crate) fn loader(args: &Loading) -> Result<Done> {
         Ok(Variant { name: name.into(), source, loader, paces: Vec::new(), images: 0, bad: 0 })
     };
     let mut variants = [
-        variant("training", of(0), Some((config.augmentation(), Order::Shuffled(0))))?,
+        variant("training", of(0), Some((config.data.augmentation(), Order::Shuffled(0))))?,
         variant("evaluation", of(1), Some((Input::of(&config).transform(), Order::InOrder)))?,
         variant("decoding alone", of(0), None)?,
     ];

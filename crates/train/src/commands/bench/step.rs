@@ -104,7 +104,8 @@ fn text(args: &Step, timings: &[Timing], memory: Option<u64>) -> String {
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     let first = timings[0].median().total;
     for timing in timings {
-        let (median, last) = (timing.median(), timing.steps.len() - 1);
+        let median = timing.median();
+        let last = timing.steps.len() - 1;
         let milliseconds = |seconds: f64| format!("{:.1} ms", 1000.0 * seconds);
         rows.push(vec![
             timing.gates.clone(),
@@ -118,8 +119,10 @@ fn text(args: &Step, timings: &[Timing], memory: Option<u64>) -> String {
         ]);
     }
     let memory = memory.map_or(String::new(), |memory| format!(", {} at the peak", bytes(memory)));
-    let (config, rounds) = (&timings[0].config, args.rounds);
-    let (arch, batch) = (&config.network.arch, config.train.batch_size);
+    let config = &timings[0].config;
+    let rounds = args.rounds;
+    let arch = &config.network.arch;
+    let batch = config.train.batch_size;
     format!("{arch}, {batch} images a step, {rounds} steps of each{memory}\n\n{}", table(&rows))
 }
 
@@ -136,7 +139,8 @@ fn json(timings: &[Timing], memory: Option<u64>) -> String {
         })
         .collect();
     let config = &timings[0].config;
-    let (arch, batch) = (&config.network.arch, config.train.batch_size);
+    let arch = &config.network.arch;
+    let batch = config.train.batch_size;
     let value = json!({ "arch": arch, "batch": batch, "peak_memory_bytes": memory, "variants": variants });
     format!("{value:#}\n")
 }

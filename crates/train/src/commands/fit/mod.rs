@@ -94,7 +94,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             Ok(Done::ok(if args.json { report::json(&verdict) } else { report::text(&verdict) }))
         }
         Outcome::Interrupted(run) => {
-            let (run, program) = (run.path().display(), std::env::args().next().unwrap_or_else(|| "train".into()));
+            let run = run.path().display();
+            let program = std::env::args().next().unwrap_or_else(|| "train".into());
             let device = match device {
                 tch::Device::Cuda(number) => format!("cuda:{number}"),
                 _ => "cpu".to_owned(),
@@ -127,7 +128,8 @@ fn config(args: &Args) -> Result<Config> {
         }
     };
     // Absolute, so that the run can be continued from any folder.
-    let (network, teacher) = (&mut config.network, &mut config.distillation.teacher);
+    let network = &mut config.network;
+    let teacher = &mut config.distillation.teacher;
     for path in [&mut config.data.path, &mut network.weights, &mut network.checkpoint, teacher].into_iter().flatten() {
         *path = std::path::absolute(&*path).unwrap_or_else(|_| path.clone());
     }
@@ -155,5 +157,5 @@ fn of_checkpoint(path: &Path, overrides: &[(String, String)]) -> Result<Config> 
     };
     let mut config = training.config_to_go_on();
     (config.network.weights, config.network.checkpoint) = (None, None);
-    Ok(trainer::config::parse(&path.display().to_string(), &config.to_toml(), overrides)?)
+    Ok(trainer::config::parse(&path.display().to_string(), &config.to_toml()?, overrides)?)
 }

@@ -55,7 +55,8 @@ pub(super) fn text(verdict: &Verdict) -> String {
 fn blocks(verdict: &Verdict) -> Vec<Vec<String>> {
     let heading = ["block", "output", "target", "open", "MACs dense", "MACs used"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
-    let (cost, used) = (&verdict.cost, &verdict.evaluation.summary.block_macs);
+    let cost = &verdict.cost;
+    let used = &verdict.evaluation.summary.block_macs;
     for ((block, gates), used) in cost.blocks.iter().zip(&verdict.blocks).zip(used) {
         let target = match (gates, verdict.config.gates.loss) {
             (None, _) => "no gate".to_owned(),
@@ -81,7 +82,8 @@ fn quality(verdict: &Verdict) -> [Fact; 3] {
     let (metric, (epoch, best)) = (verdict.config.checkpoints.best_by, verdict.best);
     let name = if metric == Metric::Top1 { String::new() } else { format!("{} ", metric.name()) };
     let best = format!("(best {name}{} in epoch {epoch})", metric_value(metric, best));
-    let (strategy, images) = (&verdict.evaluation.strategy, summary.images);
+    let strategy = &verdict.evaluation.strategy;
+    let images = summary.images;
     [
         ("top-1", format!("{}  {best}", percent(summary.top1))),
         ("top-5", percent(summary.top5)),
@@ -93,10 +95,12 @@ fn quality(verdict: &Verdict) -> [Fact; 3] {
 fn gates(verdict: &Verdict) -> Vec<Fact> {
     let Some(activation) = verdict.activation else { return Vec::new() };
     let summary = &verdict.evaluation.summary;
-    let (opening, of_gates) = (percent(summary.opening()), target(verdict, Weighting::Gates));
+    let opening = percent(summary.opening());
+    let of_gates = target(verdict, Weighting::Gates);
     let mut facts = vec![("opening", format!("{opening} on average over the gates{of_gates}"))];
     if verdict.config.gates.weighting == Weighting::Macs {
-        let (found, of_macs) = (percent(activation.found), target(verdict, Weighting::Macs));
+        let found = percent(activation.found);
+        let of_macs = target(verdict, Weighting::Macs);
         facts.push(("gated MACs", format!("{found} of them used{of_macs}")));
     }
     let Polarisation { always_open, always_closed, conditional } = Polarisation::of(&summary.rates);
@@ -118,12 +122,16 @@ fn target(verdict: &Verdict, weighting: Weighting) -> String {
 
 /// What the network and the run took.
 fn costs(verdict: &Verdict) -> Vec<Fact> {
-    let (cost, used, epochs) = (&verdict.cost, verdict.evaluation.summary.macs, verdict.epochs);
-    let (share, used) = (percent(used / cost.dense as f64), macs(used));
+    let cost = &verdict.cost;
+    let used = verdict.evaluation.summary.macs;
+    let epochs = verdict.epochs;
+    let share = percent(used / cost.dense as f64);
+    let used = macs(used);
     let (dense, gates) = (macs(cost.dense as f64), macs(cost.gates as f64));
     let of_dense = format!("{share} of the dense {dense} (gates included: {gates})");
     let target = target(verdict, Weighting::Network);
-    let (minutes, plural) = (verdict.seconds / 60.0, if epochs == 1 { "" } else { "s" });
+    let minutes = verdict.seconds / 60.0;
+    let plural = if epochs == 1 { "" } else { "s" };
     let mut facts = vec![
         ("MACs", format!("{used} per image, {of_dense}{target}")),
         ("time", format!("{minutes:.1} min for {epochs} epoch{plural}")),
@@ -150,7 +158,9 @@ fn files(verdict: &Verdict) -> impl Iterator<Item = Fact> {
 }
 
 pub(super) fn json(verdict: &Verdict) -> String {
-    let (summary, cost, run) = (&verdict.evaluation.summary, &verdict.cost, &verdict.run);
+    let summary = &verdict.evaluation.summary;
+    let cost = &verdict.cost;
+    let run = &verdict.run;
     let blocks: Vec<_> = cost
         .blocks
         .iter()

@@ -1,0 +1,164 @@
+//! Where training stood: what is saved of a run beside its tensors.
+
+use crate::config::{Config, Weighting};
+use crate::results::run::Position;
+use crate::results::summary::{Summary, Sums};
+use arch::{Cost, Decision};
+use serde::{Deserialize, Serialize};
+
+/// Where training stood.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Training {
+    /// The resolved configuration.
+    pub config: Config,
+    /// The images it trains and evaluates on: how many, and a fingerprint of their names and labels.
+    pub images: (usize, u64),
+    /// Epochs completed.
+    pub epoch: u64,
+    /// Steps completed in the epoch after those.
+    pub batch: usize,
+    /// Steps completed in all.
+    pub step: u64,
+    /// Those of them that the average of weights follows, since it began.
+    #[serde(default)]
+    pub updates: u64,
+    /// Whether its gates are decided.
+    #[serde(default)]
+    pub decided: bool,
+    /// The evaluation after the last completed epoch.
+    pub evaluation: Option<Summary>,
+    /// Epoch (from 1) and value of the best evaluation so far, by `checkpoints.best_by`.
+    pub best: Option<(u64, f64)>,
+    /// Those that come next, as many as are kept.
+    #[serde(default)]
+    pub runners_up: Vec<(u64, f64)>,
+    /// Steps that were left out, and the scale of the loss.
+    #[serde(default, rename = "health")]
+    pub(crate) guard: GuardState,
+    /// Images of the unfinished epoch that could not be used.
+    #[serde(default)]
+    pub(crate) bad_images: usize,
+    /// Sums over the steps of the unfinished epoch.
+    pub(crate) partial: Sums,
+    /// What they were at the last log entry.
+    #[serde(default)]
+    pub(crate) logged: Sums,
+}
+
+/// What a checkpoint keeps of the guard against numbers that are not finite.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct GuardState {
+    /// Steps left out.
+    pub left_out: u64,
+    /// What the loss is multiplied by, and good steps since it last changed.
+    pub scale: Option<(f64, i64)>,
+}
+
+impl Training {
+    /// Before the first step.
+    pub(crate) fn begin(config: Config, images: (usize, u64)) -> Self {
+        Self {
+            config,
+            images,
+            epoch: 0,
+            batch: 0,
+            step: 0,
+            updates: 0,
+            decided: false,
+            evaluation: None,
+            best: None,
+            runners_up: Vec::new(),
+            guard: GuardState::default(),
+            bad_images: 0,
+            partial: Sums::default(),
+            logged: Sums::default(),
+        }
+    }
+
+    /// How far it is.
+    pub(crate) fn position(&self) -> Position {
+        Position { epochs: self.epoch, steps: self.step }
+    }
+
+    /// The configuration to train on with in another run: gates that were decided stay decided, at the target they had arrived at.
+    pub fn config_to_go_on(&self) -> Config {
+        let mut config = self.config.clone();
+        let gates = &mut config.gates;
+        if self.decided {
+            gates.decide_after = Some(0.0);
+            gates.target = gates.target.clone().arrived();
+        }
+        config
+    }
+
+    /// Holds a network that was made smaller by these decisions to what its target stood for, given what it cost and costs.
+    pub fn keep_budget(&mut self, decisions: &[Decision], before: &Cost, after: &Cost) {
+        let count = |wanted: Decision| decisions.iter().filter(|found| **found == wanted).count() as f64;
+        // What the target is a share of, then and now, and what of it is spent for good now.
+        let (then, now, for_good) = match self.config.gates.weighting {
+            Weighting::Gates => (decisions.len() as f64, count(Decision::Undecided), count(Decision::Open)),
+            Weighting::Macs => {
+                let for_good = after.constant() as f64 - before.constant() as f64;
+                (before.gated() as f64, after.gated() as f64, for_good)
+            }
+            Weighting::Network => (before.dense as f64, after.dense as f64, 0.0),
+        };
+        if now > 0.0 {
+            let gates = &mut self.config.gates;
+            gates.target = gates.target.clone().map(|target| ((target * then - for_good) / now).clamp(0.0, 1.0));
+        }
+    }
+
+    /// Forgets what was measured, for a network that has changed since.
+    pub fn forget_results(&mut self) {
+        (self.evaluation, self.best) = (None, None);
+        self.runners_up.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+    use crate::config::schedule::ActivationTarget;
+    use arch::NetSpec;
+    use gumbel_gates::GateKind;
+
+    fn training(gates: &str, decided: bool) -> Training {
+        let config = parse("test", &format!("[gates]\n{gates}"), &[]).unwrap();
+        Training { decided, ..Training::begin(config, (0, 0)) }
+    }
+
+    #[test]
+    fn what_is_trained_on_keeps_gates_that_were_decided_and_no_others() {
+        let gates = "decide_after = 1.5\ntarget = { from = 1.0, to = 0.5, epochs = 1 }";
+        let going_on = training(gates, true).config_to_go_on().gates;
+        assert_eq!((going_on.decide_after, going_on.target), (Some(0.0), ActivationTarget::Constant(0.5)));
+        let learning = training(gates, false);
+        assert_eq!(learning.config_to_go_on(), learning.config);
+    }
+
+    #[test]
+    fn a_smaller_network_has_the_budget_of_the_larger_one() {
+        let spec = |gated: fn(usize) -> bool| {
+            NetSpec::preset("resnet18", 2).unwrap().with_layer_gates(GateKind::Independent, gated)
+        };
+        // Of eight equal gates two are open for good and two closed: their blocks' branches are gone.
+        let before = Cost::of(&spec(|_| true), 64, 64).unwrap();
+        let after = Cost::of(&spec(|block| block < 4), 64, 64).unwrap();
+        let decisions = [vec![Decision::Undecided; 4], vec![Decision::Open; 2], vec![Decision::Closed; 2]].concat();
+        let target = |gates: &str| {
+            let mut training = training(gates, true);
+            training.keep_budget(&decisions, &before, &after);
+            training.config.gates.target.per_gate(&[0], 0.0)[0]
+        };
+        assert!((target("target = 0.5") - 0.5).abs() < 1e-12, "4 of 8, less 2, of 4");
+        assert!((target("target = 0.625") - 0.75).abs() < 1e-12, "5 of 8, less 2, of 4");
+        assert_eq!((target("target = 0.1"), target("target = 0.9")), (0.0, 1.0));
+        let network = |share: f64| target(&format!("loss = \"batch\"\nweighting = \"network\"\ntarget = {share}"));
+        assert!((network(0.5) * after.dense as f64 - 0.5 * before.dense as f64).abs() < 1.0);
+        let macs = target("weighting = \"macs\"\ntarget = 0.8");
+        let spent = after.constant() as f64 + macs * after.gated() as f64;
+        assert!((spent - before.constant() as f64 - 0.8 * before.gated() as f64).abs() < 1.0);
+    }
+}
