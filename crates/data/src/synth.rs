@@ -271,7 +271,8 @@ impl Outline {
 
 /// Distance to the nearest edge, negative inside (crossing number).
 fn polygon_distance(corners: &[(f32, f32)], x: f32, y: f32) -> f32 {
-    let (mut nearest, mut inside) = (f32::INFINITY, false);
+    let mut nearest = f32::INFINITY;
+    let mut inside = false;
     for (i, &(bx, by)) in corners.iter().enumerate() {
         let (ax, ay) = corners[(i + corners.len() - 1) % corners.len()];
         let (ex, ey, px, py) = (bx - ax, by - ay, x - ax, y - ay);

@@ -162,7 +162,8 @@ impl Gates {
 
     /// Learned numbers the gates themselves hold.
     pub fn parameters(kind: GateKind, count: usize, channels: usize) -> u64 {
-        let (n, hidden) = (2 * count as u64, HIDDEN as u64);
+        let n = 2 * count as u64;
+        let hidden = HIDDEN as u64;
         match kind {
             GateKind::Independent => n,
             GateKind::Dependent => hidden * channels as u64 + 2 * hidden + hidden * n + n,

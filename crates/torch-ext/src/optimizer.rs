@@ -101,7 +101,9 @@ pub fn fused_sgd(parameters: &[Tensor], gradients: Gradients, momenta: &[Tensor]
     }
     let count = parameters.len();
     let (scale, skip) = (pointer(gradients.scale), pointer(gradients.skip));
-    let (parameters, gradients, momenta) = (pointers(parameters), pointers(gradients.values), pointers(momenta));
+    let parameters = pointers(parameters);
+    let gradients = pointers(gradients.values);
+    let momenta = pointers(momenta);
     // SAFETY: three arrays of `count` valid tensor pointers, and two pointers that are valid or null; all outlive the call, and
     // the shim keeps none of them.
     check(unsafe {

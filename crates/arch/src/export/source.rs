@@ -276,7 +276,8 @@ def place_channels(self, y: Tensor, positions: Tensor, channels: int) -> Tensor:
         for (position, conv) in (1..).zip(&block.branch) {
             let behind = position_at(block.site_behind(position));
             self.conv(3, "y", &input, "block", conv, (before.as_deref(), behind.as_deref()));
-            (input, before) = ("y".into(), behind);
+            input = "y".into();
+            before = behind;
         }
         match last {
             None => self.line(3, "return y"),
@@ -293,7 +294,8 @@ def place_channels(self, y: Tensor, positions: Tensor, channels: int) -> Tensor:
             self.line(1, "pooled = x.mean([2, 3])");
         }
         for gates in &block.gates {
-            let (gate, count) = (at("block", &gates.site.name()), gates.count());
+            let gate = at("block", &gates.site.name());
+            let count = gates.count();
             match gates.kind {
                 GateKind::Independent => {
                     self.line(1, format!("logits = {gate}.logits.unsqueeze(0).expand([x.size(0), {count}, 2])"));
@@ -309,7 +311,8 @@ def place_channels(self, y: Tensor, positions: Tensor, channels: int) -> Tensor:
                 }
             }
             self.line(1, "margin = logits.select(2, 1) - logits.select(2, 0)");
-            let (name, opens) = (opening(gates.site), self.opens.clone());
+            let name = opening(gates.site);
+            let opens = self.opens.clone();
             self.line(1, format!("{name} = {opens}.type_as(x)"));
             self.line(1, format!("openings.append({name})"));
         }

@@ -125,7 +125,8 @@ impl Block {
             Shortcut::None | Shortcut::Projection(_) => None,
             Shortcut::Identity => Some(input.shallow_clone()),
             Shortcut::ZeroPadded { stride, outputs } => {
-                let (stride, channels) = (*stride as i64, (outputs - self.spec.inputs) as i64 / 2);
+                let stride = *stride as i64;
+                let channels = (outputs - self.spec.inputs) as i64 / 2;
                 let picked = input.f_slice(2, None, None, stride)?.f_slice(3, None, None, stride)?;
                 Some(picked.f_constant_pad_nd([0, 0, 0, 0, channels, channels])?)
             }

@@ -109,7 +109,8 @@ impl Network {
         if !pass.policy.ranks() || self.spec.gate_count() == 0 {
             return self.forward_observed(images, pass, &mut Unobserved);
         }
-        let (mode, policy) = (pass.mode.without_effect(), Policy::AlwaysOpen);
+        let mode = pass.mode.without_effect();
+        let policy = Policy::AlwaysOpen;
         let open = Pass { mode, policy, execution: Execution::Masked, ..pass };
         let open = self.forward_observed(images, open, &mut Unobserved)?;
         let ranked = pass.policy.decide(&Tensor::f_cat(&open.gate_logits, 1)?, 0)?;

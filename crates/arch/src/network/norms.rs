@@ -40,7 +40,8 @@ impl Network {
         let others = [0i64, 2, 3];
         let of_inputs = |weight: Tensor| Ok(weight.f_sum_dim_intlist(others.as_slice(), false, Kind::Double)?);
         let read = |conv: &ConvSpec| self.squares(&block.name, &conv.name, of_inputs);
-        let (branch, nothing) = (&block.branch, || Ok(Tensor::from_slice(&[] as &[f64])));
+        let branch = &block.branch;
+        let nothing = || Ok(Tensor::from_slice(&[] as &[f64]));
         match (site, &block.shortcut) {
             (Site::Input, _) => branch.first().map_or_else(nothing, read),
             (Site::Between(position), _) => match (branch.get(position.wrapping_sub(1)), branch.get(position)) {

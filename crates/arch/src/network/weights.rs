@@ -54,7 +54,8 @@ impl Network {
                 }
                 continue;
             };
-            let (expected, size) = (entry.tensor.size(), tensor.size());
+            let expected = entry.tensor.size();
+            let size = tensor.size();
             if size == expected {
                 if tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
                     broken.push(entry.name.clone());
@@ -72,19 +73,15 @@ impl Network {
         }
         let mut unknown: Vec<String> = found.into_keys().map(str::to_owned).collect();
         unknown.sort();
-        let faults = [
+        let faults = in_words([
             ("missing", missing),
             ("of another shape", misshapen),
             ("with values that are not finite numbers", broken),
             ("unknown", unknown),
-        ];
-        let faults: Vec<String> = faults
-            .into_iter()
-            .filter(|(_, names)| !names.is_empty())
-            .map(|(fault, names)| format!("{} {fault}: {}", count(names.len()), shorten(&names)))
-            .collect();
+        ]);
         if !faults.is_empty() {
-            let (origin, network) = (weights.origin.clone(), self.spec().name.clone());
+            let origin = weights.origin.clone();
+            let network = self.spec().name.clone();
             return Err(Error::Mismatch { origin, network, faults });
         }
         tch::no_grad(|| {
@@ -94,6 +91,12 @@ impl Network {
             Ok(loaded)
         })
     }
+}
+
+/// Each kind of fault that has names, with how many they are and some of them.
+fn in_words(faults: [(&str, Vec<String>); 4]) -> Vec<String> {
+    let some = faults.into_iter().filter(|(_, names)| !names.is_empty());
+    some.map(|(fault, names)| format!("{} {fault}: {}", count(names.len()), shorten(&names))).collect()
 }
 
 fn count(n: usize) -> String {

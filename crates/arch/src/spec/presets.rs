@@ -182,7 +182,8 @@ impl Preset {
         let mut blocks = Vec::new();
         for stage in &MOBILENET_V2_STAGES {
             for position in 0..stage.blocks {
-                let (outputs, stride) = (scaled(stage.outputs), if position == 0 { stage.stride } else { 1 });
+                let outputs = scaled(stage.outputs);
+                let stride = if position == 0 { stage.stride } else { 1 };
                 let hidden = inputs * stage.expansion;
                 let mut branch = Vec::new();
                 if stage.expansion > 1 {
@@ -237,7 +238,8 @@ fn resnet(
             let outputs = kind.expansion() * width;
             let unchanged = stride == 1 && channels == outputs;
             let shortcut = if unchanged { Shortcut::Identity } else { around(channels, outputs, stride) };
-            let (name, branch) = (format!("layer{}.{position}", stage + 1), kind.branch(channels, width, stride));
+            let name = format!("layer{}.{position}", stage + 1);
+            let branch = kind.branch(channels, width, stride);
             blocks.push(block(name, branch, shortcut, Activation::Relu));
             channels = outputs;
         }
@@ -272,8 +274,12 @@ impl ResidualBlock {
 
 /// A block as published: its branch reads and writes every channel, and nothing is gated.
 fn block(name: String, branch: Vec<ConvSpec>, shortcut: Shortcut, activation: Activation) -> BlockSpec {
-    let (inputs, outputs) = (branch[0].inputs, branch[branch.len() - 1].outputs);
-    let (reads, writes, projects, gates) = (None, None, None, Vec::new());
+    let inputs = branch[0].inputs;
+    let outputs = branch[branch.len() - 1].outputs;
+    let reads = None;
+    let writes = None;
+    let projects = None;
+    let gates = Vec::new();
     BlockSpec { name, inputs, outputs, branch, shortcut, reads, writes, projects, bias: false, activation, gates }
 }
 

@@ -129,7 +129,8 @@ impl GateSite {
     /// The last group may be smaller. `None` if no group is left to gate.
     pub fn filters(site: Site, kind: GateKind, channels: usize, size: usize, fixed_open: usize) -> Option<Self> {
         let size = size.clamp(1, channels.max(1));
-        let (whole, rest) = (channels / size, channels % size);
+        let whole = channels / size;
+        let rest = channels % size;
         let open = fixed_open.min(whole);
         let runs = [
             Groups { count: open, channels: size, gated: false },
@@ -162,7 +163,8 @@ impl GateSite {
 
     /// For every channel the gate it depends on, `None` where it is always open.
     pub fn gate_of_channel(&self) -> Vec<Option<usize>> {
-        let (mut gates, mut next) = (Vec::new(), 0);
+        let mut gates = Vec::new();
+        let mut next = 0;
         for run in &self.groups {
             for _ in 0..run.count {
                 gates.extend(std::iter::repeat_n(run.gated.then_some(next), run.channels));

@@ -32,7 +32,8 @@ impl ColourJitter {
             return;
         }
         let factor = |by: f64, rng: &mut _| {
-            let (low, high) = ((1.0 - by).max(0.0), 1.0 + by);
+            let low = (1.0 - by).max(0.0);
+            let high = 1.0 + by;
             low + (high - low) * RngExt::random::<f64>(rng)
         };
         let mut changes = [

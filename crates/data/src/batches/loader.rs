@@ -208,7 +208,8 @@ impl Loader {
     /// The same batches, prepared in another way; source and threads are shared.
     pub fn with_transform(&self, transform: Transform) -> Self {
         let Shared { source, options, threads, .. } = &*self.shared;
-        let (options, spent) = (LoaderOptions { transform, ..*options }, Spent::default());
+        let options = LoaderOptions { transform, ..*options };
+        let spent = Spent::default();
         let shared = Shared { source: Arc::clone(source), options, threads: Arc::clone(threads), spent };
         Self { shared: Arc::new(shared), ahead: self.ahead }
     }
@@ -238,7 +239,8 @@ impl Loader {
     /// Batches in an epoch. A shuffled source smaller than a batch makes one batch.
     pub fn batches(&self) -> usize {
         let Shared { source, options, .. } = &*self.shared;
-        let (images, together) = (source.len(), options.batch_size * options.rank.of);
+        let images = source.len();
+        let together = options.batch_size * options.rank.of;
         match options.order {
             Order::InOrder => {
                 let last = images % together;
@@ -254,9 +256,11 @@ impl Loader {
     /// # Errors
     /// If the source's order has not as many images as the source, or the threads cannot be started.
     pub fn epoch(&self, epoch: u64, first: usize) -> Result<Batches> {
-        let (stop, spare) = (Arc::new(AtomicBool::new(false)), Arc::new(Spare::default()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let spare = Arc::new(Spare::default());
         let order = Arc::new(self.shared.epoch_order(epoch));
-        let (found, images) = (order.len(), self.shared.source.len());
+        let found = order.len();
+        let images = self.shared.source.len();
         if found != images {
             let expected = format!("an order of all {images} images; found one of {found}");
             return Err(Error::Options { option: "Source::shuffled", expected });
@@ -266,7 +270,8 @@ impl Loader {
         for turn in 0..PRODUCERS {
             let ahead = self.ahead / PRODUCERS + usize::from(turn < self.ahead % PRODUCERS);
             let (sender, receiver) = sync_channel(ahead);
-            let (shared, order) = (Arc::clone(&self.shared), Arc::clone(&order));
+            let shared = Arc::clone(&self.shared);
+            let order = Arc::clone(&order);
             let (stop, spare) = (Arc::clone(&stop), Arc::clone(&spare));
             let numbers = (first + turn..last).step_by(PRODUCERS);
             let producer = std::thread::Builder::new().name("batches".into()).spawn(move || {
@@ -328,7 +333,8 @@ impl Shared {
         });
 
         // Close the gaps that bad images leave.
-        let (mut kept, mut bad) = (Vec::with_capacity(items.len()), Vec::new());
+        let mut kept = Vec::with_capacity(items.len());
+        let mut bad = Vec::new();
         for (position, (outcome, &item)) in outcomes.into_iter().zip(&items).enumerate() {
             match outcome {
                 Ok(()) => {

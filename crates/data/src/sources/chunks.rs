@@ -47,7 +47,8 @@ impl Shards {
 
     /// The same with chunks of another size.
     fn in_chunks(root: &Path, files: Vec<PathBuf>, places: Vec<(u32, u64, u32)>, chunk: u64) -> Self {
-        let (mut chunks, mut current) = (Vec::new(), None);
+        let mut chunks = Vec::new();
+        let mut current = None;
         for (image, &(shard, start, length)) in places.iter().enumerate() {
             let fits = current.is_some_and(|(of, from)| of == shard && start + u64::from(length) - from <= chunk);
             if !fits {
@@ -106,7 +107,8 @@ impl Shards {
     }
 
     fn read_chunk(&self, images: std::ops::Range<u32>) -> io::Result<Vec<u8>> {
-        let (first, last) = (images.start as usize, images.end as usize - 1);
+        let first = images.start as usize;
+        let last = images.end as usize - 1;
         let (start, (_, end, length)) = (self.places[first].1, self.places[last]);
         let mut content = vec![0; (end + u64::from(length) - start) as usize];
         let mut file = File::open(self.root.join(self.file_of(first)))?;
@@ -137,12 +139,14 @@ impl Kept {
         self.clock += 1;
         let clock = self.clock;
         let entry = self.chunks.entry(number).or_insert_with(|| (Chunk::default(), images, clock));
-        (entry.1, entry.2) = (entry.1 - 1, clock);
+        entry.1 -= 1;
+        entry.2 = clock;
         // What could not be read is tried again for the next image.
         if entry.0.get().is_some_and(Result::is_err) {
             entry.0 = Chunk::default();
         }
-        let (chunk, left) = (Arc::clone(&entry.0), entry.1);
+        let chunk = Arc::clone(&entry.0);
+        let left = entry.1;
         if left == 0 {
             self.chunks.remove(&number);
         }

@@ -24,7 +24,8 @@ struct ClassFolder {
 /// The class folders of `root`, and the number of other files in it.
 fn class_folders(root: &Path) -> Result<(Vec<(String, PathBuf)>, usize)> {
     let read = |source| Error::Read { path: root.to_owned(), source };
-    let (mut classes, mut others) = (Vec::new(), 0);
+    let mut classes = Vec::new();
+    let mut others = 0;
     for entry in fs::read_dir(root).map_err(read)? {
         let entry = entry.map_err(read)?;
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -61,7 +62,9 @@ pub(crate) fn open(root: &Path) -> Result<Indexed> {
     if !empty.is_empty() {
         return Err(Error::EmptyClasses { classes: empty });
     }
-    let (mut names, mut labels, mut ignored) = (Names::default(), Vec::new(), others);
+    let mut names = Names::default();
+    let mut labels = Vec::new();
+    let mut ignored = others;
     for (label, class) in found.iter().enumerate() {
         names.extend(&class.images);
         labels.extend(std::iter::repeat_n(label as u32, class.images.len()));
@@ -75,7 +78,9 @@ pub(crate) fn open(root: &Path) -> Result<Indexed> {
 
 /// The images below a class folder, and what else is there.
 fn class_folder(root: &Path, folder: &Path) -> Result<ClassFolder> {
-    let (mut images, mut ignored, mut stamps) = (Vec::new(), 0, Vec::new());
+    let mut images = Vec::new();
+    let mut ignored = 0;
+    let mut stamps = Vec::new();
     let below = |path: &Path| path.strip_prefix(root).unwrap_or(path).to_owned();
     for entry in walk::entries(folder, WalkDir::new(folder)) {
         match entry? {

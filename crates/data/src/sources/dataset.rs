@@ -40,7 +40,9 @@ impl Dataset {
         if let Some(label) = (0..train.classes.len().max(val.classes.len()))
             .find(|&label| train.classes.get(label) != val.classes.get(label))
         {
-            let (root, only_train, only_val) = (root.to_owned(), only(&train, &val), only(&val, &train));
+            let root = root.to_owned();
+            let only_train = only(&train, &val);
+            let only_val = only(&val, &train);
             let class = |split: &Split| split.classes.get(label).cloned().unwrap_or_default();
             return Err(match only_train.is_empty() && only_val.is_empty() {
                 true => Error::ClassOrder { root, label, train: class(&train), val: class(&val) },

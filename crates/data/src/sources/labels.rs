@@ -46,7 +46,9 @@ impl<'a> Labels<'a> {
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let (image, rest) = line.trim().split_once(separator).unwrap_or((line, ""));
             let label = if separator == ' ' { rest } else { rest.split(separator).next().unwrap_or_default() };
-            let (image, label, line_number) = (image.trim(), label.trim(), number + 1);
+            let image = image.trim();
+            let label = label.trim();
+            let line_number = number + 1;
             if image.is_empty() || label.is_empty() {
                 return Err(Error::BadLabel { path: file.to_owned(), line: line_number, text: line.to_owned() });
             }
@@ -73,7 +75,8 @@ impl<'a> Labels<'a> {
     /// Takes out the label of the image at `path` below the split's folder: by that path, else by its name, both with and without
     /// their ending.
     fn take(&mut self, path: &Path) -> Option<(&'a str, usize)> {
-        let (stem, name) = (path.with_extension(""), path.file_name().map(Path::new));
+        let stem = path.with_extension("");
+        let name = path.file_name().map(Path::new);
         let keys = [Some(path), Some(&stem), name, path.file_stem().map(Path::new)];
         keys.into_iter().flatten().filter_map(Path::to_str).find_map(|key| self.by_image.remove(key))
     }
@@ -93,7 +96,8 @@ pub(crate) fn open(root: &Path, file: &Path, classes: Option<&[String]>) -> Resu
         by_name.get(label).or_else(|| by_name.get(word)).copied().or_else(|| number(word))
     };
 
-    let (mut images, mut ignored) = (Vec::new(), 0);
+    let mut images = Vec::new();
+    let mut ignored = 0;
     for entry in walk::entries(root, WalkDir::new(root).sort_by_file_name()) {
         let Some(entry) = entry? else {
             ignored += 1;
@@ -118,7 +122,9 @@ pub(crate) fn open(root: &Path, file: &Path, classes: Option<&[String]>) -> Resu
         }
     }
     if images.is_empty() {
-        let (path, root, first) = (labels.file.to_owned(), root.to_owned(), labels.first.to_owned());
+        let path = labels.file.to_owned();
+        let root = root.to_owned();
+        let first = labels.first.to_owned();
         return Err(Error::NoLabelMatches { path, root, first });
     }
     if let Some(image) = labels.by_image.into_keys().min() {

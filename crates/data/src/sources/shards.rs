@@ -51,7 +51,10 @@ pub(crate) fn open(root: &Path, files: Vec<PathBuf>) -> Result<Indexed> {
     }
     let classes = class_names(root, found.iter().flat_map(|(members, _)| members))?;
     let by_name: HashMap<&str, u32> = classes.iter().enumerate().map(|(label, name)| (&**name, label as u32)).collect();
-    let (mut names, mut labels, mut places, mut ignored) = (Names::default(), Vec::new(), Vec::new(), 0);
+    let mut names = Names::default();
+    let mut labels = Vec::new();
+    let mut places = Vec::new();
+    let mut ignored = 0;
     for (shard, (members, left_out)) in found.iter().enumerate() {
         ignored += left_out;
         for member in members {
@@ -80,7 +83,8 @@ fn class_names<'a>(root: &Path, members: impl Iterator<Item = &'a Member>) -> Re
         let text = fs::read_to_string(&path).map_err(|source| Error::Read { path, source })?;
         return Ok(text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect());
     }
-    let (mut told, mut names) = (true, Vec::new());
+    let mut told = true;
+    let mut names = Vec::new();
     for member in members {
         told &= member.told;
         names.push(&*member.class);
@@ -101,7 +105,9 @@ fn members(path: &Path) -> Result<(Vec<Member>, usize)> {
     let file = File::open(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     let size = file.metadata().map_err(|source| Error::Read { path: path.to_owned(), source })?.len();
     let mut archive = tar::Archive::new(file);
-    let (mut images, mut classes, mut ignored) = (Vec::new(), HashMap::new(), 0);
+    let mut images = Vec::new();
+    let mut classes = HashMap::new();
+    let mut ignored = 0;
     for entry in archive.entries_with_seek().map_err(bad)? {
         let mut entry = entry.map_err(bad)?;
         if !entry.header().entry_type().is_file() {

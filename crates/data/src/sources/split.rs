@@ -30,13 +30,15 @@ impl Split {
     pub fn of_files<P: AsRef<Path>>(files: impl IntoIterator<Item = P>) -> Self {
         let mut names = Names::default();
         files.into_iter().for_each(|file| names.push(file.as_ref()));
-        let (root, labels) = (PathBuf::new(), vec![0; names.len()]);
+        let root = PathBuf::new();
+        let labels = vec![0; names.len()];
         Self { root, classes: vec!["unknown".into()], labels, names, shards: None, ignored: 0 }
     }
 
     /// What to know about it, for a log: what was left out.
     pub fn note(&self) -> Option<String> {
-        let (root, ignored) = (self.root.display(), self.ignored);
+        let root = self.root.display();
+        let ignored = self.ignored;
         (ignored > 0).then(|| format!("{root}: {ignored} files that are no images, or have no label, are left out"))
     }
 
