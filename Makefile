@@ -9,10 +9,11 @@ TRAIN := target/release/train
 # What makes any configuration small enough to try.
 TRY := --set train.epochs=1 --set train.batch_size=32 --set data.image_size=32 --set data.resize=32
 CONFIGS := $(filter-out %-sample,$(patsubst configs/%.toml,%,$(sort $(wildcard configs/*.toml))))
-# Statistics are re-estimated over few batches, or gates decided in that one epoch.
+# Statistics are re-estimated over few batches, or gates frozen in that one epoch.
 TRY_PAPER := --set train.calibrate_batches=2
-TRY_BUDGET := --set gates.decide_after=0.5
-# Settings of the environment that would lose the run path of .cargo/config.toml or point past .libtorch.
+TRY_BUDGET := --set gates.freeze_after=0.5
+# Settings of the environment that would lose the run path of .cargo/config.toml or point past
+# .libtorch.
 CARGO := @env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u LIBTORCH CARGO_TARGET_DIR=target cargo
 
 .PHONY: help setup build test check format fuzz clean $(CONFIGS:%=train-%)

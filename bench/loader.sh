@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Images per second as whole batches in turn with torchvision (Pillow, and its own decoder) and DALI, one line per turn.
+# Images per second as whole batches in turn with torchvision (Pillow, and its own decoder) and
+# DALI, one line per turn.
 #
 #   bench/loader.sh DIR [TURNS]     DIR is a folder of class folders; turns of each (default 3)
 #   DALI_PYTHON=FILE                a Python that has nvidia-dali (without it DALI is left out); THREADS=N, by default one per core

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Training steps in turn with PyTorch: images per second (median of the steps of each turn) and peak memory, one line per turn.
+# Training steps in turn with PyTorch: images per second (median of the steps of each turn) and peak
+# memory, one line per turn.
 #
 #   bench/step.sh [ROUNDS]        turns of each (default 3); BATCHES="16 64" and ARCHS="resnet50 mobilenet_v2" choose what is timed
 #   DEVICE=cuda PRECISION=bfloat16 bench/step.sh

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Checks on a machine with an NVIDIA GPU what the tests check on the CPU, and times training against PyTorch. A table at the end.
+# Checks on a machine with an NVIDIA GPU what the tests check on the CPU, and times training against
+# PyTorch. A table at the end.
 #
 #   scripts/check_cuda.sh         needs what `make build` leaves (target/release/train, .libtorch, .venv); no network, no compiler
 #   DEVICE=cuda:1                 another GPU; DEVICE=cpu tries this script itself, without float16, which would take hours there
 #   STEPS=9 BATCH=64              timed steps, and images in each
 #
-# Checked: the same answers as on the CPU; training in float32, bfloat16 and float16; a run that is interrupted and resumed; the time of
-# gated training steps beside PyTorch, eager and compiled. Exits with 1 if something is wrong, or if there was nothing to check on.
+# Checked: the same answers as on the CPU; training in float32, bfloat16 and float16; a run that is
+# interrupted and resumed; the time of gated training steps beside PyTorch, eager and compiled.
+# Exits with 1 if something is wrong, or if there was nothing to check on.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -36,7 +38,8 @@ row() { # row RESULT WHAT FOUND
     printf '%-8s%-56s%s\n' "$@" | tee -a "$table"
     [ "$1" != FAILED ] || failed=1
 }
-# compare WHAT EXPRESSION: a Python expression over `files`, JSON by name, that gives (whether it holds, what was found)
+# compare WHAT EXPRESSION: a Python expression over `files`, JSON by name, that gives (whether it
+# holds, what was found)
 compare() {
     local found
     found=$("$python" - "$work" "$2" <<'PYTHON'

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Downloads published weights into weights/ and checks their SHA-256, whose first eight digits are part of the published name.
+# Downloads published weights into weights/ and checks their SHA-256, whose first eight digits are
+# part of the published name.
 #
 #   scripts/fetch_weights.sh NAME [DIR]   NAME is an architecture (without NAME: the list), DIR another folder than weights/
 #
@@ -9,7 +10,8 @@ set -euo pipefail
 imagenet=https://download.pytorch.org/models
 cifar=https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models
 
-# name, published file, where; torchvision's IMAGENET1K_V1 weights, and CIFAR-10 weights of the layout of He et al. 2015
+# name, published file, where; torchvision's IMAGENET1K_V1 weights, and CIFAR-10 weights of the
+# layout of He et al. 2015
 weights="
 resnet18         resnet18-f37072fd.pth      $imagenet
 resnet34         resnet34-b627a593.pth      $imagenet

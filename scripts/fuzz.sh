@@ -3,7 +3,8 @@
 #
 #   scripts/fuzz.sh [SECONDS]   default 600; the corpus stays in fuzz/corpus, findings in fuzz/artifacts
 #
-# What cargo-fuzz would pass to the compiler is passed here; `cargo +nightly fuzz run state_dict` in fuzz/ works as well.
+# What cargo-fuzz would pass to the compiler is passed here; `cargo +nightly fuzz run state_dict` in
+# fuzz/ works as well.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-600}

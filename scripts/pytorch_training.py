@@ -40,12 +40,12 @@ def learning_rates(shape: str, warmup: int, steps: int, drop_every: int = 1, fac
     return rates
 
 
-def mixed(images: list, labels: list, logits: list, share: float, centre: list, smoothing: float) -> dict:
-    """Two images [2, C, H, W] mixed with each other: `share` of each is left, or around the `centre` (row, column) it is pasted."""
+def mixed(images: list, labels: list, logits: list, share: float, center: list, smoothing: float) -> dict:
+    """Two images [2, C, H, W] mixed with each other: `share` of each is left, or around the `center` (row, column) it is pasted."""
     classes = len(logits[0])
-    mix = v2.CutMix(num_classes=classes) if centre else v2.MixUp(num_classes=classes)
+    mix = v2.CutMix(num_classes=classes) if center else v2.MixUp(num_classes=classes)
     mix._dist = mock.Mock(sample=lambda _: torch.tensor(share, dtype=torch.float64))
-    draws = [torch.tensor([at]) for at in reversed(centre or [])]
+    draws = [torch.tensor([at]) for at in reversed(center or [])]
     with mock.patch("torch.randint", side_effect=draws):
         images, labels = mix(torch.tensor(images), torch.tensor(labels))
     loss = torch.nn.functional.cross_entropy(torch.tensor(logits), labels, label_smoothing=smoothing)
@@ -66,8 +66,8 @@ def cropped(width: int, height: int, count: int) -> list:
     return [cropping.get_params(image, cropping.scale, cropping.ratio) for _ in range(count)]
 
 
-def recoloured(pixels: list, change: str, factor: float) -> list:
-    """The RGB pixels of a row after one change of colour."""
+def recolored(pixels: list, change: str, factor: float) -> list:
+    """The RGB pixels of a row after one change of color."""
     row = numpy.array(pixels, dtype=numpy.uint8).reshape(1, -1, 3)
     # On a PIL image hues are rounded to 1/255 of the wheel.
     image = torch.from_numpy(row).permute(2, 0, 1) if change == "hue" else Image.fromarray(row)

@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# Brings libtorch and links it as .libtorch, so that plain cargo, the tests and the built binary find it.
+# Brings libtorch and links it as .libtorch, so that plain cargo, the tests and the built binary
+# find it.
 #
 #   scripts/setup.sh            the torch wheel in a cached virtual environment (shared by all checkouts)
 #   LIBTORCH=DIR      your own libtorch: DIR/lib and DIR/include; nothing is downloaded
 #   TORCH_INDEX=URL   another package index, for example one that serves CPU-only wheels
 #   PYTHON=EXE        the interpreter the environment is made with (default: python3)
 #
-# The choice is kept: later calls without these variables leave the link as it is. Remove .libtorch to choose anew.
-# The Python side (torchvision included) serves the parity tests; the Rust program needs only libtorch.
+# The choice is kept: later calls without these variables leave the link as it is. Remove .libtorch
+# to choose anew.
+# The Python side (torchvision included) serves the parity tests; the Rust program needs only
+# libtorch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -19,7 +19,8 @@ def main(name: str, out: str) -> None:
     model = torchvision.models.get_model(name, weights=None)
     images = torch.randn(2, 3, 96, 96)
 
-    # A fresh network's statistics do not match its activations, which would then grow from block to block.
+    # A fresh network's statistics do not match its activations, which would then grow from block to
+    # block.
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     with torch.no_grad():
         for norm in norms:

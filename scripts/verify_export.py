@@ -4,7 +4,7 @@
 usage: verify_export.py FILE.pt... [--batch N] [--rounds N]
 
 Loads each file of `train export`, runs it on the images beside it (FILE.check.pt) and compares its logits with the ones stored
-there; does the same after torch.jit.freeze and torch.jit.optimize_for_inference; then times it as loaded and optimised, in turn.
+there; does the same after torch.jit.freeze and torch.jit.optimize_for_inference; then times it as loaded and optimized, in turn.
 Exits with 1 if any logits differ by more than 1e-4 of the largest.
 """
 
@@ -36,23 +36,23 @@ def seconds(network, images) -> float:
 def verify(path: Path, batch: int, rounds: int) -> bool:
     loaded = torch.jit.load(path)
     check = torch.jit.load(path.with_suffix(".check.pt"))
-    logits, openings = loaded.forward_with_openings(check.images)
-    assert all(((gate == 0) | (gate == 1)).all() for gate in openings), "openings are 0 or 1"
+    logits, gate_values = loaded.forward_with_openings(check.images)
+    assert all(((gate == 0) | (gate == 1)).all() for gate in gate_values), "gate values are 0 or 1"
     loaded.eval()
     networks = {"loaded": loaded, "frozen": torch.jit.freeze(loaded)}
-    networks["optimised"] = torch.jit.optimize_for_inference(networks["frozen"])
+    networks["optimized"] = torch.jit.optimize_for_inference(networks["frozen"])
     differences = {name: difference(network, check.images, check.logits) for name, network in networks.items()}
-    differences["openings"] = ((logits - check.logits).abs().max() / check.logits.abs().max()).item()
+    differences["with gates"] = ((logits - check.logits).abs().max() / check.logits.abs().max()).item()
     # Each by itself: a comparison with NaN is false.
     good = all(value <= BOUND for value in differences.values())
 
     print(f"{path}: {loaded.provenance}")
-    print(f"  {len(loaded.classes)} classes, images of {loaded.image_size} pixels, {loaded.macs:,} MACs, {len(openings)} gate sites")
+    print(f"  {len(loaded.classes)} classes, images of {loaded.image_size} pixels, {loaded.macs:,} MACs, {len(gate_values)} gate sites")
     for name, value in differences.items():
         print(f"  {name:<10} differs by {value:.1e} of the largest logit")
     if rounds > 0:
         images = torch.randn(batch, 3, loaded.image_size, loaded.image_size)
-        timed = {name: [] for name in ("loaded", "optimised")}
+        timed = {name: [] for name in ("loaded", "optimized")}
         for turn in range(rounds + 2):
             for name, times in timed.items():
                 took = seconds(networks[name], images)

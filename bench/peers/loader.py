@@ -3,7 +3,7 @@
 
 usage: loader.py torchvision-pillow|torchvision|dali DIR [--split training|evaluation] [--batch N] [--threads N] [--rounds N]
 
-DIR is a folder of class folders. Random resized crop to 224, flip and normalise; or 256 on the shorter side, 224 in the middle;
+DIR is a folder of class folders. Random resized crop to 224, flip and normalize; or 256 on the shorter side, 224 in the middle;
 float batches of 64. Prints JSON: images per second of every round over all whole batches; the first round does not count.
 DALI runs on the CPU and needs `pip install nvidia-dali-cuda120` (any CUDA version) in the Python that runs this.
 """

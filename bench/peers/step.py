@@ -5,7 +5,7 @@
 
 The same network, gates and losses as this project's: torchvision's model, a dependent gate over every residual branch (layer), or
 independent gates over groups of 8 filters between the convolutions (filter), straight-through Gumbel samples, the batch activation loss,
-SGD with momentum and weight decay. The best settings are the default: channels last, a fused optimiser. `--layout nchw --optimizer loop` is what PyTorch does when
+SGD with momentum and weight decay. The best settings are the default: channels last, a fused optimizer. `--layout nchw --optimizer loop` is what PyTorch does when
 nothing is asked of it. One line of JSON on stdout.
 """
 
@@ -49,9 +49,9 @@ class FilterGates(nn.Module):
         self.logits = nn.Parameter(torch.tensor([0.0, 2.0]).repeat(channels // group, 1))
 
     def forward(self, features):
-        openings = sample(self.logits.expand(features.shape[0], -1, -1))
-        mask = openings.repeat_interleave(self.group, 1)[:, :, None, None]
-        return features * mask, openings
+        gate_values = sample(self.logits.expand(features.shape[0], -1, -1))
+        mask = gate_values.repeat_interleave(self.group, 1)[:, :, None, None]
+        return features * mask, gate_values
 
 
 class Bottleneck(nn.Module):
@@ -64,24 +64,24 @@ class Bottleneck(nn.Module):
         self.filters = None
         if gates == "filter":
             self.filters = nn.ModuleList(FilterGates(conv.out_channels) for conv in (block.conv1, block.conv2))
-        self.openings = []
+        self.gate_values = []
 
     def forward(self, x):
         block = self.block
-        self.openings = []
+        self.gate_values = []
         out = block.relu(block.bn1(block.conv1(x)))
         if self.filters:
-            out, openings = self.filters[0](out)
-            self.openings.append(openings)
+            out, gate_values = self.filters[0](out)
+            self.gate_values.append(gate_values)
         out = block.relu(block.bn2(block.conv2(out)))
         if self.filters:
-            out, openings = self.filters[1](out)
-            self.openings.append(openings)
+            out, gate_values = self.filters[1](out)
+            self.gate_values.append(gate_values)
         out = block.bn3(block.conv3(out))
         if self.gate:
-            openings = self.gate(x)
-            self.openings.append(openings)
-            out = out * openings[:, :, None, None]
+            gate_values = self.gate(x)
+            self.gate_values.append(gate_values)
+            out = out * gate_values[:, :, None, None]
         shortcut = x if block.downsample is None else block.downsample(x)
         return block.relu(out + shortcut)
 
@@ -96,24 +96,25 @@ class InvertedResidual(nn.Module):
         self.gate = DependentGate(convs[0].in_channels) if gates == "layer" and block.use_res_connect else None
         hidden = convs[-1].in_channels
         self.filters = FilterGates(hidden) if gates == "filter" and hidden % 8 == 0 else None
-        self.openings = []
+        self.gate_values = []
 
     def forward(self, x):
-        self.openings = []
+        self.gate_values = []
         layers = list(self.block.conv)
         out = x
-        # Up to the depthwise convolution, whose filters are the hidden channels; then the projection and its batch norm.
+        # Up to the depthwise convolution, whose filters are the hidden channels; then the
+        # projection and its batch norm.
         for layer in layers[:-2]:
             out = layer(out)
         if self.filters:
-            out, openings = self.filters(out)
-            self.openings.append(openings)
+            out, gate_values = self.filters(out)
+            self.gate_values.append(gate_values)
         for layer in layers[-2:]:
             out = layer(out)
         if self.gate:
-            openings = self.gate(x)
-            self.openings.append(openings)
-            out = out * openings[:, :, None, None]
+            gate_values = self.gate(x)
+            self.gate_values.append(gate_values)
+            out = out * gate_values[:, :, None, None]
         return x + out if self.block.use_res_connect else out
 
 
@@ -169,9 +170,9 @@ def main():
         with torch.autocast(device.type, dtype=half or torch.bfloat16, enabled=half is not None):
             logits = run(images)
         loss = functional.cross_entropy(logits.float(), labels)
-        openings = [openings.flatten() for block in gated for openings in block.openings]
-        if openings:
-            loss = loss + (torch.cat(openings).mean() - 0.6) ** 2
+        gate_values = [gate_values.flatten() for block in gated for gate_values in block.gate_values]
+        if gate_values:
+            loss = loss + (torch.cat(gate_values).mean() - 0.6) ** 2
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()

@@ -1,8 +1,10 @@
-//! Arbitrary bytes as a weights file: reading must come back with tensors or an error, in memory that stays in proportion to the
-//! file. A panic, an endless loop or an allocation past libFuzzer's limit is a finding.
+//! Arbitrary bytes as a weights file: reading must come back with tensors or an error, in memory
+//! that stays in proportion to the file. A panic, an endless loop or an allocation past libFuzzer's
+//! limit is a finding.
 //!
-//! Behind a first byte of Z or L the rest is only the pickle of a zip file or of the older format, which finds a storage named
-//! "0": random changes of a whole file would never get its checksums right. Everything else is a whole file.
+//! Behind a first byte of Z or L the rest is only the pickle of a zip file or of the older format,
+//! which finds a storage named "0": random changes of a whole file would never get its checksums
+//! right. Everything else is a whole file.
 
 #![no_main]
 
@@ -27,7 +29,8 @@ fn zip_file(pickle: &[u8]) -> Vec<u8> {
     zip.finish().expect("the archive is in memory").into_inner()
 }
 
-/// A file as `torch.save` wrote it before PyTorch 1.6: magic number, protocol, machine, object, storages.
+/// A file as `torch.save` wrote it before PyTorch 1.6: magic number, protocol, machine, object,
+/// storages.
 fn legacy_file(pickle: &[u8]) -> Vec<u8> {
     let mut file = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}q\x00.".to_vec();
     file.extend(pickle);

@@ -1,10 +1,10 @@
 //! Networks as data. A [`NetSpec`] is plain, serializable data: a stem, a list of blocks, a head.
 //! Everything else is a function of it: [`Network::build`] makes the tensors, [`Network::forward`]
-//! the logits and gate openings, [`Cost::of`] the multiply-accumulates, which a [`Meter`] counts for
-//! the openings of a pass.
+//! the logits and gate values, [`Cost::of`] the multiply-accumulates, which a [`Meter`] counts for
+//! the gate values of a pass.
 //!
-//! Tensor names are torchvision's (`layer1.0.conv1.weight`), so a state dict moves both ways without
-//! a translation table; gates add `….gate.*` beside them.
+//! Tensor names are torchvision's (`layer1.0.conv1.weight`), so a state dict moves both ways
+//! without a translation table; gates add `….gate.*` beside them.
 //!
 //! A network is built, counted and pruned so:
 //!
@@ -45,5 +45,5 @@ pub use network::{Classifier, Loaded};
 pub use network::{Execution, Mode, Observer, Output, Pass};
 pub use prune::Decision;
 pub use spec::{Activation, BlockSpec, ConvSpec, HeadSpec, NetSpec, PoolSpec, Shortcut, StemSpec};
-pub use spec::{Channels, GateSite, GroupSizes, Groups, Place, Site};
+pub use spec::{Channels, GateSite, GroupSizes, Groups, Site, SiteKind};
 pub use spec::{Level, PRESETS, Preset};

@@ -20,11 +20,13 @@ pub enum Decision {
 }
 
 impl Network {
-    /// The network without its decided gates, one decision per gate in the order of [`gumbel_gates::Openings::joined`]. What is
-    /// closed is gone: filters with their batch norms, the channels that only they read, and whole branches; a block that
-    /// then does nothing vanishes. It computes what this network computes with those gates decided so.
+    /// The network without its decided gates, one decision per gate in the order of
+    /// [`gumbel_gates::GateValues::joined`]. What is closed is gone: filters with their batch
+    /// norms, the channels that only they read, and whole branches; a block that then does nothing
+    /// vanishes. It computes what this network computes with those gates decided so.
     ///
-    /// Input channels that only copying could leave out are read with weights of zero where the copy would cost more than it saves.
+    /// Input channels that only copying could leave out are read with weights of zero where the
+    /// copy would cost more than it saves.
     ///
     /// A site that is closed altogether in front of a batch norm leaves a constant, because the
     /// batch norm's bias stays: it becomes the block's `bias`, or, where a padded convolution makes
@@ -69,8 +71,9 @@ fn does_nothing(block: &BlockSpec, before: Activation) -> bool {
     block.branch.is_empty() && !block.bias && block.shortcut == Shortcut::Identity && unchanged
 }
 
-/// Whether a convolution that reads `kept` of its input channels and has `filters` filters is faster if those channels are copied
-/// out first. Copying one number took as long as some 50 multiply-accumulates where it was measured (docs/results.md).
+/// Whether a convolution that reads `kept` of its input channels and has `filters` filters is
+/// faster if those channels are copied out first. Copying one number took as long as some 50
+/// multiply-accumulates where it was measured (docs/results.md).
 fn selecting_pays(conv: &ConvSpec, kept: usize, filters: usize) -> bool {
     const MACS_PER_COPY: usize = 50;
     let saved = (conv.inputs - kept) * filters * conv.kernel * conv.kernel / (conv.stride * conv.stride);
@@ -105,7 +108,8 @@ impl Tensors {
         Ok(())
     }
 
-    /// Sets the weights of a convolution to zero for all input channels but those at these positions.
+    /// Sets the weights of a convolution to zero for all input channels but those at these
+    /// positions.
     fn zero_inputs(&mut self, weight: &str, kept: &[usize]) -> Result<()> {
         let tensor = self.get(weight)?;
         let mask = tensor.f_zeros_like()?.f_index_fill(1, &positions(kept, self.device)?, 1.0)?;
@@ -121,7 +125,8 @@ impl Tensors {
             .try_for_each(|part| self.keep(&format!("{block}.{}.{part}", conv.norm), 0, kept))
     }
 
-    /// `features` [1, C, 1, 1] of zeros behind a convolution of zeros, its batch norm and activation: [1, C', 1, 1].
+    /// `features` [1, C, 1, 1] of zeros behind a convolution of zeros, its batch norm and
+    /// activation: [1, C', 1, 1].
     fn behind_nothing(&self, block: &str, conv: &ConvSpec) -> Result<Tensor> {
         let part = |part: &str| self.get(&format!("{block}.{}.{part}", conv.norm));
         let deviation = part("running_var")?.f_add_scalar(torch_ext::BatchNorm::EPSILON)?.f_sqrt()?;
@@ -190,7 +195,8 @@ impl Pruning {
         self.narrow(tensors)
     }
 
-    /// Prunes the shortcut's convolution. If all of its filters are closed one stays, with weights of zero.
+    /// Prunes the shortcut's convolution. If all of its filters are closed one stays, with weights
+    /// of zero.
     fn projection(&mut self, tensors: &mut Tensors) -> Result<()> {
         let Some(mut kept) = self.kept.projection.take() else { return Ok(()) };
         let Shortcut::Projection(conv) = &mut self.block.shortcut else { return Ok(()) };

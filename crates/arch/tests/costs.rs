@@ -1,19 +1,20 @@
-//! What networks cost, and what a pass costs by its openings.
+//! What networks cost, and what a pass costs by its gate values.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
 mod support;
 
-use arch::{Cost, Level, Meter, NetSpec, Network, Place, Preset, Shortcut, Site};
-use gumbel_gates::{GateKind, Openings};
-use support::{gated_networks, random_openings};
+use arch::{Cost, Level, Meter, NetSpec, Network, Preset, Shortcut, Site, SiteKind};
+use gumbel_gates::{GateKind, GateValues};
+use support::{gated_networks, random_gate_values};
 use tch::{Device, Kind, Tensor};
 
 const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
 
 #[test]
 fn presets_have_the_published_sizes() {
-    // Parameters and MACs at 224: torchvision's documentation of the weights (GFLOPS there are MACs).
+    // Parameters and MACs at 224: torchvision's documentation of the weights (GFLOPS there are
+    // MACs).
     for (name, parameters, giga_macs) in [
         ("resnet18", 11_689_512, 1.814),
         ("resnet34", 21_797_672, 3.664),
@@ -65,7 +66,7 @@ fn mobilenets_scale_as_torchvision_scales_them() {
 #[test]
 fn cost_counts_the_tensors_that_are_built() {
     let preset = Preset::named("mobilenet_v2").unwrap();
-    let filters = |kind| preset.spec(10).with_filter_gates(kind, &preset.group_sizes(Level::High), &Place::ALL);
+    let filters = |kind| preset.spec(10).with_filter_gates(kind, &preset.group_sizes(Level::High), &SiteKind::ALL);
     let layers = |kind| NetSpec::preset("resnet50", 10).unwrap().with_layer_gates(kind, |block| block % 2 == 0);
     for spec in [GateKind::Independent, GateKind::Dependent].into_iter().flat_map(|kind| [filters(kind), layers(kind)])
     {
@@ -81,12 +82,12 @@ fn macs_of_openings_are_the_open_branches_and_everything_else() {
     let spec = NetSpec::preset("resnet18", 10).unwrap().with_layer_gates(GateKind::Independent, |_| true);
     let cost = Cost::of(&spec, 64, 64).unwrap();
     let sites: Vec<Tensor> = (0..8).map(|i| Tensor::from_slice(&[1.0f32, (i % 2) as f32]).view([2, 1])).collect();
-    let openings = Openings::new(sites).unwrap();
-    let used: Vec<f64> = Vec::try_from(Meter::new(&cost, Device::Cpu).unwrap().used(&openings).unwrap()).unwrap();
+    let gate_values = GateValues::new(sites).unwrap();
+    let used: Vec<f64> = Vec::try_from(Meter::new(&cost, Device::Cpu).unwrap().used(&gate_values).unwrap()).unwrap();
     assert_eq!(used[0] as u64, cost.dense, "independent gates cost nothing");
     let closed: u64 = cost.blocks.iter().step_by(2).map(|block| block.branch).sum();
     assert_eq!(used[1] as u64, cost.dense - closed);
-    let share = Meter::new(&cost, Device::Cpu).unwrap().share(&openings).unwrap().double_value(&[]);
+    let share = Meter::new(&cost, Device::Cpu).unwrap().share(&gate_values).unwrap().double_value(&[]);
     assert!((share - (1.0 - closed as f64 / (2 * cost.dense) as f64)).abs() < 1e-6);
     // layer1 at 64 pixels: 16 × 16 positions, two 3×3 convolutions of 64 to 64 channels.
     assert_eq!(cost.blocks[0].branch, 2 * 16 * 16 * 9 * 64 * 64);
@@ -98,8 +99,8 @@ fn the_gradient_of_the_macs_is_each_branchs_share() {
     let spec = NetSpec::preset("resnet18", 10).unwrap().with_layer_gates(GateKind::Dependent, |_| true);
     let cost = Cost::of(&spec, 64, 64).unwrap();
     let sites: Vec<Tensor> = (0..8).map(|_| Tensor::ones([3, 1], CPU).set_requires_grad(true)).collect();
-    let openings = Openings::new(sites.iter().map(Tensor::shallow_clone).collect()).unwrap();
-    let used = Meter::new(&cost, Device::Cpu).unwrap().used(&openings).unwrap();
+    let gate_values = GateValues::new(sites.iter().map(Tensor::shallow_clone).collect()).unwrap();
+    let used = Meter::new(&cost, Device::Cpu).unwrap().used(&gate_values).unwrap();
     assert_eq!(used.double_value(&[0]) as u64, cost.dense + cost.gates);
     used.sum(Kind::Double).backward();
     for (site, block) in sites.iter().zip(&cost.blocks) {
@@ -107,7 +108,7 @@ fn the_gradient_of_the_macs_is_each_branchs_share() {
     }
 }
 
-/// The channels of a place that `open` leaves, by their numbers.
+/// The channels of a site that `open` leaves, by their numbers.
 fn open_channels(block: &arch::BlockSpec, site: Site, channels: usize, open: &dyn Fn(Site) -> Vec<bool>) -> Vec<bool> {
     match block.gates_at(site) {
         None => vec![true; channels],
@@ -118,8 +119,9 @@ fn open_channels(block: &arch::BlockSpec, site: Site, channels: usize, open: &dy
     }
 }
 
-/// Builds every convolution of the blocks at the width that the open channels leave, runs it, and counts.
-fn macs_really_built(spec: &NetSpec, openings: &[Vec<bool>], size: i64) -> u64 {
+/// Builds every convolution of the blocks at the width that the open channels leave, runs it, and
+/// counts.
+fn macs_really_built(spec: &NetSpec, gate_values: &[Vec<bool>], size: i64) -> u64 {
     let count = |channels: &[bool]| channels.iter().filter(|&&open| open).count() as i64;
     // MACs of a convolution of `inputs` to `outputs` channels and the extent behind it.
     let run = |conv: &arch::ConvSpec, inputs: i64, outputs: i64, extent: i64| -> (u64, i64) {
@@ -148,7 +150,7 @@ fn macs_really_built(spec: &NetSpec, openings: &[Vec<bool>], size: i64) -> u64 {
     if let Some(pool) = &spec.stem.pool {
         extent = pool.output_extent(extent as usize).unwrap() as i64;
     }
-    let mut decisions = openings.iter();
+    let mut decisions = gate_values.iter();
     for block in &spec.blocks {
         let own: Vec<(Site, Vec<bool>)> =
             block.gates.iter().map(|gates| (gates.site, decisions.next().unwrap().clone())).collect();
@@ -189,15 +191,15 @@ fn macs_of_random_openings_equal_the_convolutions_really_built() {
                 let open: Vec<f32> = open.iter().map(|&open| f32::from(open)).collect();
                 Tensor::from_slice(&open).view([1, -1])
             };
-            let openings = Openings::new(decisions.iter().map(site).collect()).unwrap();
-            (meter.used(&openings).unwrap().double_value(&[0]), meter.activation(&openings).unwrap())
+            let gate_values = GateValues::new(decisions.iter().map(site).collect()).unwrap();
+            (meter.used(&gate_values).unwrap().double_value(&[0]), meter.activation(&gate_values).unwrap())
         };
         let all = |open: bool| spec.gate_sites().map(|(_, gates)| vec![open; gates.count()]).collect::<Vec<_>>();
         let (open, closed) = (used(&all(true)), used(&all(false)));
         assert_eq!((open.0 as u64, closed.0 as u64), (cost.dense + cost.gates, cost.constant()), "{}", spec.name);
         assert_eq!((open.1.double_value(&[]), closed.1.double_value(&[])), (1.0, 0.0));
         for seed in 0..6 {
-            let decisions = random_openings(spec, 100 * number as u64 + seed);
+            let decisions = random_gate_values(spec, 100 * number as u64 + seed);
             assert_eq!(used(&decisions).0 as u64, macs_really_built(spec, &decisions, 64), "{} {seed}", spec.name);
         }
         // What each gate saves by itself.

@@ -4,9 +4,9 @@
 
 mod support;
 
-use arch::{Level, NetSpec, Network, Pass, Place, Preset, Shortcut, Site};
+use arch::{Level, NetSpec, Network, Pass, Preset, Shortcut, Site, SiteKind};
 use gumbel_gates::{GateKind, Policy};
-use support::{decide, gated_networks, random_openings};
+use support::{decide, gated_networks, random_gate_values};
 use tch::{Device, Kind, Tensor};
 use torch_ext::normal;
 
@@ -32,19 +32,20 @@ fn a_closed_gate_contributes_exactly_zero() {
 fn closed_filters_contribute_exactly_zero() {
     for spec in gated_networks() {
         let network = Network::build(&spec, Device::Cpu, 3).unwrap();
-        let decisions = random_openings(&spec, 5);
+        let decisions = random_gate_values(&spec, 5);
         decide(&network, &decisions);
         let images = normal(&[2, 3, 64, 64], 1).unwrap();
         let logits = || tch::no_grad(|| network.forward(&images, Pass::inference(Policy::Argmax))).unwrap();
         let before = logits();
         let found: Vec<Vec<bool>> = before
-            .openings
+            .gate_values
             .sites()
             .iter()
             .map(|site| Vec::<f32>::try_from(site.get(0)).unwrap().into_iter().map(|open| open == 1.0).collect())
             .collect();
         assert_eq!(found, decisions);
-        // Whatever closed filters compute, and whatever is read from closed channels, changes no bit.
+        // Whatever closed filters compute, and whatever is read from closed channels, changes no
+        // bit.
         let change = |name: String, dim: i64, open: &[bool]| {
             let tensor = &network.tensors().get(&name).unwrap().tensor;
             let closed: Vec<i64> = (0..).zip(open).filter(|(_, open)| !**open).map(|(i, _)| i).collect();
@@ -88,7 +89,7 @@ fn skipping_gives_the_logits_of_masking() {
             let distance = (&masked.logits - &skipping.logits).abs().max().double_value(&[]);
             let scale = masked.logits.abs().max().double_value(&[]);
             assert!(distance <= 1e-5 * scale, "{} {policy}: {distance} of {scale}", network.spec().name);
-            for (a, b) in masked.openings.sites().iter().zip(skipping.openings.sites()) {
+            for (a, b) in masked.gate_values.sites().iter().zip(skipping.gate_values.sites()) {
                 assert_eq!(a, b);
             }
         }
@@ -96,7 +97,7 @@ fn skipping_gives_the_logits_of_masking() {
     for (number, spec) in gated_networks().into_iter().enumerate() {
         let network = Network::build(&spec, Device::Cpu, 3).unwrap();
         // Decided alike for all images, one by one, and all closed.
-        decide(&network, &random_openings(&spec, number as u64));
+        decide(&network, &random_gate_values(&spec, number as u64));
         agree(&network, Policy::Argmax);
         agree(&network, Policy::Sample { temperature: 1.0, seed: 8 });
         agree(&network, Policy::AlwaysOpen);
@@ -117,7 +118,7 @@ fn norms_say_how_large_what_a_gate_decides_about_is() {
     };
     let spec = NetSpec::preset("resnet18", 4).unwrap();
     let sizes = vec![Some(arch::GroupSizes::uniform(1, 0)); spec.blocks.len()];
-    let spec = spec.with_filter_gates(GateKind::Independent, &sizes, &[Place::Between, Place::Output]);
+    let spec = spec.with_filter_gates(GateKind::Independent, &sizes, &[SiteKind::Between, SiteKind::Output]);
     let network = Network::build(&spec, Device::Cpu, 0).unwrap();
     set(&network, "layer1.0.bn1.weight", &|mut scale| {
         let _ = scale.fill_(0.5).get(5).fill_(1.5);
@@ -130,7 +131,8 @@ fn norms_say_how_large_what_a_gate_decides_about_is() {
     });
     let norms = network.gate_norms().unwrap();
     assert_eq!(norms.len(), spec.gate_count());
-    // Channel 3 is read with twice the weight, channel 5 has three times the deviation: squared, 4 and 9 among 62 ones.
+    // Channel 3 is read with twice the weight, channel 5 has three times the deviation: squared, 4
+    // and 9 among 62 ones.
     for (channel, norm) in norms[..64].iter().enumerate() {
         let expected = match channel {
             3 => 4.0,
@@ -150,25 +152,28 @@ fn norms_say_how_large_what_a_gate_decides_about_is() {
     let norms = network.gate_norms().unwrap();
     assert!((norms[0] - 0.2).abs() < 1e-9 && (norms[1] - 1.8).abs() < 1e-9, "{norms:?}");
 
-    // Every place of MobileNetV2 has norms too.
+    // Every site of MobileNetV2 has norms too.
     let preset = Preset::named("mobilenet_v2").unwrap();
     let sizes = vec![Some(arch::GroupSizes::uniform(1, 0)); preset.spec(4).blocks.len()];
-    let network =
-        Network::build(&preset.spec(4).with_filter_gates(GateKind::Independent, &sizes, &Place::ALL), Device::Cpu, 0)
-            .unwrap();
+    let network = Network::build(
+        &preset.spec(4).with_filter_gates(GateKind::Independent, &sizes, &SiteKind::ALL),
+        Device::Cpu,
+        0,
+    )
+    .unwrap();
     assert!(network.gate_norms().unwrap().iter().all(|norm| norm.is_finite() && *norm > 0.0));
 }
 
 #[test]
 fn top_k_opens_that_many_gates_of_the_network_for_every_image() {
     let preset = Preset::named("cifar-resnet20").unwrap();
-    let spec = preset.spec(4).with_filter_gates(GateKind::Dependent, &preset.group_sizes(Level::Low), &Place::ALL);
+    let spec = preset.spec(4).with_filter_gates(GateKind::Dependent, &preset.group_sizes(Level::Low), &SiteKind::ALL);
     let network = Network::build(&spec, Device::Cpu, 3).unwrap();
     let images = normal(&[5, 3, 32, 32], 1).unwrap();
     let forward = |policy| tch::no_grad(|| network.forward(&images, Pass::inference(policy))).unwrap();
     let output = forward(Policy::TopK(17));
     let open: Vec<f64> =
-        Vec::try_from(output.openings.joined().unwrap().sum_dim_intlist([1i64].as_slice(), false, Kind::Double))
+        Vec::try_from(output.gate_values.joined().unwrap().sum_dim_intlist([1i64].as_slice(), false, Kind::Double))
             .unwrap();
     assert_eq!(open, [17.0; 5]);
     assert_eq!(forward(Policy::TopK(spec.gate_count())).logits, forward(Policy::AlwaysOpen).logits);
@@ -203,7 +208,7 @@ fn frozen_gates_use_running_statistics_and_leave_them() {
 #[test]
 fn ranking_gates_moves_no_statistic() {
     let preset = Preset::named("cifar-resnet20").unwrap();
-    let spec = preset.spec(4).with_filter_gates(GateKind::Dependent, &preset.group_sizes(Level::Low), &Place::ALL);
+    let spec = preset.spec(4).with_filter_gates(GateKind::Dependent, &preset.group_sizes(Level::Low), &SiteKind::ALL);
     let images = normal(&[4, 3, 32, 32], 1).unwrap();
     let mode = arch::Mode::Calibration { momentum: 0.5 };
     let running_mean = |policy| {

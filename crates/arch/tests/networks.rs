@@ -1,6 +1,6 @@
 //! Passes through a network: what they compute, and what they leave behind.
 
-use arch::{Level, NetSpec, Network, Pass, Place};
+use arch::{Level, NetSpec, Network, Pass, SiteKind};
 use gumbel_gates::{GateKind, Policy};
 use tch::{Device, Kind, Tensor};
 use torch_ext::normal;
@@ -9,7 +9,8 @@ const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
 
 #[test]
 fn zero_padded_shortcuts_pick_pixels_and_pad_channels_on_both_sides() {
-    // With every branch closed the network is its stem, two zero-padded shortcuts, pooling and the classifier.
+    // With every branch closed the network is its stem, two zero-padded shortcuts, pooling and the
+    // classifier.
     let spec = NetSpec::preset("cifar-resnet20", 10).unwrap().with_layer_gates(GateKind::Independent, |_| true);
     let network = Network::build(&spec, Device::Cpu, 3).unwrap();
     let tensor = |name: &str| network.tensors().get(name).unwrap().tensor.detach();
@@ -45,7 +46,7 @@ fn every_preset_runs_with_its_gates_open_as_without() {
             vec![Some(arch::GroupSizes { input: 7, between: 5, output: 11, fixed_open: 1 }); dense.blocks.len()];
         let kinds = [GateKind::Dependent, GateKind::Independent].into_iter().cycle();
         for (sizes, kind) in levels.into_iter().chain([uneven]).zip(kinds) {
-            let gated = dense.clone().with_filter_gates(kind, &sizes, &Place::ALL);
+            let gated = dense.clone().with_filter_gates(kind, &sizes, &SiteKind::ALL);
             assert!(gated.gate_count() > 0 && gated.validate().is_ok());
             assert_eq!(expected, logits(&gated), "{}: a factor of one changes no bit", preset.name);
         }

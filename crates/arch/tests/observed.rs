@@ -4,10 +4,10 @@
 
 mod support;
 
-use arch::{ConvSpec, Cost, Error, Level, Meter, NetSpec, Place, Preset, Result, Shortcut, Site};
+use arch::{ConvSpec, Cost, Error, Level, Meter, NetSpec, Preset, Result, Shortcut, Site, SiteKind};
 use arch::{Execution, Mode, Network, Observer, Output, Pass};
 use gumbel_gates::{GateKind, Policy};
-use support::{decide, gated_networks, random_openings, randomise};
+use support::{decide, gated_networks, random_gate_values, randomize};
 use tch::{Device, Tensor};
 use torch_ext::normal;
 
@@ -87,7 +87,7 @@ fn networks() -> Vec<NetSpec> {
     let filters = |name: &str| {
         let preset = Preset::named(name).unwrap();
         let sizes = preset.group_sizes(Level::Low);
-        preset.spec(4).with_filter_gates(GateKind::Independent, &sizes, &Place::ALL)
+        preset.spec(4).with_filter_gates(GateKind::Independent, &sizes, &SiteKind::ALL)
     };
     vec![filters("resnet50"), filters("mobilenet_v2_x0.35"), filters("cifar-resnet20"), layers()]
 }
@@ -103,8 +103,8 @@ fn every_convolution_is_shown_with_what_it_reads_and_makes() {
     let images = normal(&[3, 3, 64, 64], 1).unwrap();
     for (number, spec) in networks().into_iter().enumerate() {
         let network = Network::build(&spec, Device::Cpu, 3).unwrap();
-        randomise(&network, number as u64);
-        decide(&network, &random_openings(&spec, number as u64));
+        randomize(&network, number as u64);
+        decide(&network, &random_gate_values(&spec, number as u64));
         let modes = [Mode::Inference, Mode::Training { seed: 5 }, Mode::Calibration { momentum: 0.5 }];
         for mode in modes {
             // Where gates are closed, skipping leaves convolutions out.
@@ -141,7 +141,7 @@ fn while_skipping_what_is_shown_is_what_the_meter_counts() {
     let images = normal(&[2, 3, 64, 64], 1).unwrap();
     for (number, spec) in gated_networks().into_iter().filter(never_starves).enumerate() {
         let network = Network::build(&spec, Device::Cpu, 3).unwrap();
-        decide(&network, &random_openings(&spec, number as u64));
+        decide(&network, &random_gate_values(&spec, number as u64));
         let _without = tch::no_grad_guard();
         let pass = Pass::skipping(Policy::Argmax);
         let (output, seen) = observe(&network, &images, pass);
@@ -155,7 +155,7 @@ fn while_skipping_what_is_shown_is_what_the_meter_counts() {
             .map(|(&position, (_, input, output))| macs(convolutions[position].1, input, output))
             .sum();
         let meter = Meter::new(&Cost::of(&spec, 64, 64).unwrap(), Device::Cpu).unwrap();
-        let used = meter.used(&output.openings).unwrap().double_value(&[0]) as u64;
+        let used = meter.used(&output.gate_values).unwrap().double_value(&[0]) as u64;
         assert_eq!(shown + (spec.head.inputs * spec.head.classes) as u64, used, "{}", spec.name);
         assert_eq!(output.logits, network.forward(&images, pass).unwrap().logits);
     }
@@ -173,7 +173,7 @@ fn while_skipping_only_images_with_an_open_layer_are_shown() {
     // Drawn for each image.
     let policy = Policy::Sample { temperature: 1.0, seed: 8 };
     let (output, seen) = observe(&network, &images, Pass::skipping(policy));
-    let sites = output.openings.sites().iter();
+    let sites = output.gate_values.sites().iter();
     let open: Vec<i64> = sites.map(|site| site.count_nonzero(None).int64_value(&[])).collect();
     assert!(open.iter().any(|&open| 0 < open && open < 8), "{open:?}");
     for (block, open) in spec.blocks.iter().zip(open) {

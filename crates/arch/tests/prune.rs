@@ -4,9 +4,11 @@
 
 mod support;
 
-use arch::{BlockSpec, Cost, Decision, GateSite, Level, Meter, NetSpec, Network, Pass, Place, Preset, Shortcut, Site};
+use arch::{
+    BlockSpec, Cost, Decision, GateSite, Level, Meter, NetSpec, Network, Pass, Preset, Shortcut, Site, SiteKind,
+};
 use gumbel_gates::{GateKind, Policy};
-use support::{decide, decide_some, gated_networks, random_openings, randomise};
+use support::{decide, decide_some, gated_networks, random_gate_values, randomize};
 use tch::{Device, Kind, Tensor};
 use torch_ext::{derive_seed, normal};
 
@@ -26,22 +28,22 @@ fn assert_alike(pruned: &Network, masked: &Network, seed: u64) {
     }
 }
 
-fn flat(openings: &[Vec<bool>]) -> Vec<Decision> {
+fn flat(gate_values: &[Vec<bool>]) -> Vec<Decision> {
     let decision = |&open: &bool| if open { Decision::Open } else { Decision::Closed };
-    openings.iter().flatten().map(decision).collect()
+    gate_values.iter().flatten().map(decision).collect()
 }
 
-/// Networks whose places can close altogether, with decisions that make some of them do so.
+/// Networks whose sites can close altogether, with decisions that make some of them do so.
 fn closing_networks() -> Vec<(NetSpec, Vec<Vec<bool>>)> {
     let mut found = Vec::new();
-    for (name, places) in [
-        ("cifar-resnet20", &Place::ALL[..]),
-        ("cifar-resnet20", &[Place::Between]),
-        ("resnet50", &Place::ALL),
-        ("mobilenet_v2_x0.35", &Place::ALL),
+    for (name, kinds) in [
+        ("cifar-resnet20", &SiteKind::ALL[..]),
+        ("cifar-resnet20", &[SiteKind::Between]),
+        ("resnet50", &SiteKind::ALL),
+        ("mobilenet_v2_x0.35", &SiteKind::ALL),
     ] {
         let preset = Preset::named(name).unwrap();
-        // Two gates at most places, so that both are often closed.
+        // Two gates at most sites, so that both are often closed.
         let halves = |block: &BlockSpec| {
             let half = |channels: usize| channels.div_ceil(2);
             let between = half(block.branch[0].outputs);
@@ -49,15 +51,16 @@ fn closing_networks() -> Vec<(NetSpec, Vec<Vec<bool>>)> {
         };
         let spec = preset.spec(4);
         let sizes: Vec<_> = spec.blocks.iter().map(|block| Some(halves(block))).collect();
-        let spec = spec.with_filter_gates(GateKind::Independent, &sizes, places);
+        let spec = spec.with_filter_gates(GateKind::Independent, &sizes, kinds);
         for seed in 0..4 {
             let mut part = 0;
             let mut coin = || {
                 part += 1;
                 derive_seed(seed, part).is_multiple_of(2)
             };
-            let openings = spec.gate_sites().map(|(_, gates)| (0..gates.count()).map(|_| coin()).collect()).collect();
-            found.push((spec.clone(), openings));
+            let gate_values =
+                spec.gate_sites().map(|(_, gates)| (0..gates.count()).map(|_| coin()).collect()).collect();
+            found.push((spec.clone(), gate_values));
         }
     }
     found
@@ -66,13 +69,13 @@ fn closing_networks() -> Vec<(NetSpec, Vec<Vec<bool>>)> {
 #[test]
 fn pruned_networks_compute_what_masked_ones_do() {
     let random = gated_networks().into_iter().enumerate().flat_map(|(number, spec)| {
-        (0..2).map(move |seed| (spec.clone(), random_openings(&spec, 10 * number as u64 + seed)))
+        (0..2).map(move |seed| (spec.clone(), random_gate_values(&spec, 10 * number as u64 + seed)))
     });
-    for (number, (spec, openings)) in random.chain(closing_networks()).enumerate() {
+    for (number, (spec, gate_values)) in random.chain(closing_networks()).enumerate() {
         let network = Network::build(&spec, Device::Cpu, 3).unwrap();
-        randomise(&network, number as u64);
-        decide(&network, &openings);
-        let pruned = network.prune(&flat(&openings)).unwrap();
+        randomize(&network, number as u64);
+        decide(&network, &gate_values);
+        let pruned = network.prune(&flat(&gate_values)).unwrap();
         assert_eq!(pruned.spec().gate_count(), 0);
         assert_alike(&pruned, &network, number as u64);
         // Nothing is left to decide.
@@ -93,12 +96,12 @@ fn pruned_networks_cost_what_the_openings_did() {
             block.gates.retain(|gates| gates.site != Site::Input);
         }
         let network = Network::build(&spec, Device::Cpu, 3).unwrap();
-        let openings = random_openings(&spec, 5);
-        decide(&network, &openings);
+        let gate_values = random_gate_values(&spec, 5);
+        decide(&network, &gate_values);
         let images = normal(&[1, 3, 64, 64], 1).unwrap();
-        let made = tch::no_grad(|| network.forward(&images, Pass::inference(Policy::Argmax))).unwrap().openings;
+        let made = tch::no_grad(|| network.forward(&images, Pass::inference(Policy::Argmax))).unwrap().gate_values;
         let used = Meter::new(&Cost::of(&spec, 64, 64).unwrap(), Device::Cpu).unwrap().used(&made).unwrap();
-        let pruned = network.prune(&flat(&openings)).unwrap();
+        let pruned = network.prune(&flat(&gate_values)).unwrap();
         let cost = Cost::of(pruned.spec(), 64, 64).unwrap();
         assert_eq!(cost.dense, used.double_value(&[0]) as u64, "{}", spec.name);
         let held: u64 = pruned.tensors().parameters().map(|entry| entry.tensor.numel() as u64).sum();
@@ -114,7 +117,7 @@ fn undecided_gates_stay_and_decide_as_before() {
                 (gates.kind, gates.initial) = (kind, (0.1, 0.1));
             }
             let network = Network::build(&spec, Device::Cpu, 3).unwrap();
-            randomise(&network, number as u64);
+            randomize(&network, number as u64);
             // A third each: open, closed, undecided.
             let decisions: Vec<Decision> = (0..spec.gate_count())
                 .map(|gate| {
@@ -135,12 +138,12 @@ fn undecided_gates_stay_and_decide_as_before() {
 fn input_channels_are_left_out_where_copying_pays() {
     let preset = Preset::named("resnet50").unwrap();
     let spec =
-        preset.spec(4).with_filter_gates(GateKind::Independent, &preset.group_sizes(Level::Low), &[Place::Input]);
+        preset.spec(4).with_filter_gates(GateKind::Independent, &preset.group_sizes(Level::Low), &[SiteKind::Input]);
     let network = Network::build(&spec, Device::Cpu, 3).unwrap();
-    randomise(&network, 1);
-    let openings = random_openings(&spec, 5);
-    decide(&network, &openings);
-    let pruned = network.prune(&flat(&openings)).unwrap();
+    randomize(&network, 1);
+    let gate_values = random_gate_values(&spec, 5);
+    decide(&network, &gate_values);
+    let pruned = network.prune(&flat(&gate_values)).unwrap();
     // Few filters read many pixels at first, many filters few pixels at last.
     let reads = |name: &str| pruned.spec().blocks.iter().find(|block| block.name == name).unwrap().reads.is_some();
     assert!(!reads("layer1.1") && reads("layer4.2"));
@@ -170,13 +173,13 @@ fn blocks_that_do_nothing_vanish() {
 fn a_place_closed_in_front_of_a_batch_norm_leaves_its_constant() {
     let preset = Preset::named("cifar-resnet20").unwrap();
     let spec =
-        preset.spec(4).with_filter_gates(GateKind::Independent, &preset.group_sizes(Level::Low), &[Place::Between]);
+        preset.spec(4).with_filter_gates(GateKind::Independent, &preset.group_sizes(Level::Low), &[SiteKind::Between]);
     let network = Network::build(&spec, Device::Cpu, 3).unwrap();
-    randomise(&network, 1);
-    let openings: Vec<Vec<bool>> =
+    randomize(&network, 1);
+    let gate_values: Vec<Vec<bool>> =
         spec.gate_sites().map(|(block, gates)| vec![block.name != "layer2.1"; gates.count()]).collect();
-    decide(&network, &openings);
-    let pruned = network.prune(&flat(&openings)).unwrap();
+    decide(&network, &gate_values);
+    let pruned = network.prune(&flat(&gate_values)).unwrap();
     let block = pruned.spec().blocks.iter().find(|block| block.name == "layer2.1").unwrap();
     assert!(block.branch.is_empty() && block.bias);
     assert!(pruned.tensors().get("layer2.1.bias").is_some());
@@ -204,9 +207,9 @@ fn what_cannot_be_pruned_is_told() {
 
 #[test]
 fn pruned_networks_train() {
-    let (spec, openings) = closing_networks().swap_remove(0);
+    let (spec, gate_values) = closing_networks().swap_remove(0);
     let network = Network::build(&spec, Device::Cpu, 3).unwrap();
-    let pruned = network.prune(&flat(&openings)).unwrap();
+    let pruned = network.prune(&flat(&gate_values)).unwrap();
     let images = normal(&[4, 3, 32, 32], 1).unwrap();
     let output = pruned.forward(&images, Pass::training(1.0, 1)).unwrap();
     output.logits.square().sum(Kind::Float).backward();

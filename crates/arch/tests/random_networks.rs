@@ -1,4 +1,5 @@
-//! Random networks with random gates and decisions: masked, skipping, pruned and exported they compute the same.
+//! Random networks with random gates and decisions: masked, skipping, pruned and exported they
+//! compute the same.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
@@ -10,7 +11,7 @@ use arch::{
 };
 use gumbel_gates::{GateKind, Policy};
 use proptest::prelude::*;
-use support::{decide_some, randomise};
+use support::{decide_some, randomize};
 use tch::{Device, Tensor};
 use torch_ext::{derive_seed, normal};
 
@@ -114,7 +115,7 @@ proptest! {
     fn every_form_of_a_network_computes_the_same(seed in any::<u64>()) {
         let spec = random_spec(seed);
         let network = Network::build(&spec, Device::Cpu, seed).unwrap();
-        randomise(&network, seed);
+        randomize(&network, seed);
         let decisions: Vec<Decision> = (0..spec.gate_count())
             .map(|gate| {
                 let choices = [Decision::Open, Decision::Closed, Decision::Closed, Decision::Undecided, Decision::Open];

@@ -1,4 +1,4 @@
-//! Networks as TorchScript give the logits and openings of the network itself.
+//! Networks as TorchScript give the logits and gate values of the network itself.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
@@ -6,7 +6,7 @@ mod support;
 
 use arch::{Decision, Execution, NetSpec, Network, Pass, ScriptOptions};
 use gumbel_gates::{GateKind, Policy};
-use support::{decide, gated_networks, random_openings, randomise};
+use support::{decide, gated_networks, random_gate_values, randomize};
 use tch::{Device, Tensor};
 use torch_ext::{derive_seed, normal};
 
@@ -30,7 +30,7 @@ fn assert_scripts_agree(network: &Network, seed: u64) {
                 let found = script.call("forward_with_openings", &images).unwrap();
                 let name = &network.spec().name;
                 assert!(distance(&found[0], &expected.logits) < 1e-4, "{name} {execution:?} {fold}");
-                assert_eq!(&found[1..], expected.openings.sites(), "{name} {execution:?} {fold}");
+                assert_eq!(&found[1..], expected.gate_values.sites(), "{name} {execution:?} {fold}");
                 assert_eq!(script.call("forward", &images).unwrap(), found[..1]);
             }
         }
@@ -41,15 +41,15 @@ fn assert_scripts_agree(network: &Network, seed: u64) {
 fn scripts_of_gated_networks_agree_with_them() {
     for (number, mut spec) in gated_networks().into_iter().enumerate() {
         let network = Network::build(&spec, Device::Cpu, 3).unwrap();
-        randomise(&network, number as u64);
-        decide(&network, &random_openings(&spec, number as u64));
+        randomize(&network, number as u64);
+        decide(&network, &random_gate_values(&spec, number as u64));
         assert_scripts_agree(&network, 1);
         // Gates that differ between the images of a batch.
         for gates in spec.blocks.iter_mut().flat_map(|block| &mut block.gates) {
             (gates.kind, gates.initial) = (GateKind::Dependent, (0.1, 0.1));
         }
         let network = Network::build(&spec, Device::Cpu, 3).unwrap();
-        randomise(&network, number as u64);
+        randomize(&network, number as u64);
         assert_scripts_agree(&network, 2);
     }
 }
@@ -58,7 +58,7 @@ fn scripts_of_gated_networks_agree_with_them() {
 fn scripts_of_pruned_networks_agree_with_them() {
     for (number, spec) in gated_networks().into_iter().enumerate() {
         let network = Network::build(&spec, Device::Cpu, 3).unwrap();
-        randomise(&network, number as u64);
+        randomize(&network, number as u64);
         // Some gates stay.
         let decisions: Vec<Decision> = (0..spec.gate_count())
             .map(|gate| {
@@ -66,7 +66,7 @@ fn scripts_of_pruned_networks_agree_with_them() {
             })
             .collect();
         assert_scripts_agree(&network.prune(&decisions).unwrap(), 3);
-        decide(&network, &random_openings(&spec, number as u64));
+        decide(&network, &random_gate_values(&spec, number as u64));
         let decisions: Vec<Decision> =
             decisions.iter().map(|d| if *d == Decision::Closed { Decision::Closed } else { Decision::Open }).collect();
         assert_scripts_agree(&network.prune(&decisions).unwrap(), 4);
@@ -83,7 +83,7 @@ fn a_script_decides_by_its_policy() {
         let expected = tch::no_grad(|| network.forward(&images, Pass::inference(policy))).unwrap();
         let found = script.call("forward_with_openings", &images).unwrap();
         assert!(distance(&found[0], &expected.logits) < 1e-4);
-        assert_eq!(&found[1..], expected.openings.sites());
+        assert_eq!(&found[1..], expected.gate_values.sites());
     }
     let error = network.script(&ScriptOptions { policy: Policy::TopK(3), ..options(Execution::Masked, false) });
     assert!(error.unwrap_err().to_string().contains("not by topk=3"));
@@ -95,7 +95,7 @@ fn the_source_reads_as_the_network_is_built() {
     let network = Network::build(&spec, Device::Cpu, 3).unwrap();
     let source = network.script_source(&options(Execution::Skipping, true)).unwrap();
     for part in [
-        "def layer2_1(self, x: Tensor, openings: List[Tensor]) -> Tensor:\n    block = getattr(self.layer2, \"1\")\n",
+        "def layer2_1(self, x: Tensor, gate_values: List[Tensor]) -> Tensor:\n    block = getattr(self.layer2, \"1\")\n",
         "    if rows.size(0) > 0 and rows.size(0) < x.size(0):\n",
         "    y = torch.conv2d(x, block.conv1.weight, block.conv1.bias, [1, 1], [1, 1], [1, 1], 1)\n    y = torch.relu_(y)\n",
         "def forward(self, images: Tensor) -> Tensor:\n",

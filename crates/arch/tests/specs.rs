@@ -1,6 +1,6 @@
 //! Presets and specs as data, and where gates sit in them.
 
-use arch::{Cost, Level, NetSpec, Network, Place, Preset, Shortcut, Site};
+use arch::{Cost, Level, NetSpec, Network, Preset, Shortcut, Site, SiteKind};
 use gumbel_gates::GateKind;
 use tch::Device;
 
@@ -8,7 +8,7 @@ use tch::Device;
 fn filter_gates_sit_where_the_paper_puts_them() {
     let sites = |name: &str, level| {
         let preset = Preset::named(name).unwrap();
-        let spec = preset.spec(10).with_filter_gates(GateKind::Independent, &preset.group_sizes(level), &Place::ALL);
+        let spec = preset.spec(10).with_filter_gates(GateKind::Independent, &preset.group_sizes(level), &SiteKind::ALL);
         let mut found = Vec::new();
         for (block, gates) in spec.gate_sites() {
             found.push((format!("{}.{}", block.name, gates.site.name()), gates.count(), gates.fixed_open()));
@@ -18,7 +18,7 @@ fn filter_gates_sit_where_the_paper_puts_them() {
     let has = |found: &[(String, usize, usize)], name: &str, gates: usize, open: usize| {
         assert!(found.contains(&(name.to_owned(), gates, open)), "{name} {gates} {open} is not in {found:?}");
     };
-    // ResNet-50, low: 16 and 8 filters a gate in layer1, one group of each place open.
+    // ResNet-50, low: 16 and 8 filters a gate in layer1, one group of each site open.
     let found = sites("resnet50", Level::Low);
     has(&found, "layer1.0.gate.input", 64 / 16 - 1, 16);
     has(&found, "layer1.0.gate.between1", 64 / 8 - 1, 8);
@@ -31,8 +31,9 @@ fn filter_gates_sit_where_the_paper_puts_them() {
     let found = sites("cifar-resnet20", Level::Low);
     has(&found, "layer2.1.gate.between1", 4, 0);
     assert_eq!(found.len(), 9 * 3);
-    // MobileNetV2: the gates between sit behind the depthwise convolution; without a shortcut one group stays open; the
-    // first block begins with its depthwise convolution, so its input has none.
+    // MobileNetV2: the gates between sit behind the depthwise convolution; without a shortcut one
+    // group stays open; the first block begins with its depthwise convolution, so its input has
+    // none.
     let found = sites("mobilenet_v2", Level::Low);
     has(&found, "features.1.gate.between1", 32 / 16 - 1, 16);
     has(&found, "features.1.gate.output", 1, 8);
@@ -42,7 +43,7 @@ fn filter_gates_sit_where_the_paper_puts_them() {
 }
 
 #[test]
-fn specs_survive_serialisation() {
+fn specs_survive_serialization() {
     let spec = NetSpec::preset("resnet101", 17).unwrap().with_layer_gates(GateKind::Dependent, |block| block > 8);
     let text = serde_json::to_string(&spec).unwrap();
     assert_eq!(serde_json::from_str::<NetSpec>(&text).unwrap(), spec);

@@ -42,7 +42,8 @@ fn a_state_dict_survives_the_round_trip_to_the_bit() {
 
 #[test]
 fn every_length_of_a_header_is_understood() {
-    // The first byte of a safetensors file is part of a length: it may look like a pickle's or a zip's.
+    // The first byte of a safetensors file is part of a length: it may look like a pickle's or a
+    // zip's.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("w");
     let tensor = Tensor::ones([2], (Kind::Float, Device::Cpu));
@@ -287,7 +288,8 @@ fn refusal(bytes: &[u8]) -> String {
 fn a_pickle_that_asks_for_a_call_is_refused_by_name() {
     let pickles: [&[u8]; 7] = [
         b"\x80\x02cos\nsystem\nX\x08\x00\x00\x00touch /x\x85R.",
-        // Only the import; by STACK_GLOBAL, INST, OBJ and NEWOBJ; protocol 0; deep inside a state dict.
+        // Only the import; by STACK_GLOBAL, INST, OBJ and NEWOBJ; protocol 0; deep inside a state
+        // dict.
         b"\x80\x02}X\x01\x00\x00\x00acos\nsystem\ns.",
         b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x01x\x85R.",
         b"(S'touch /x'\nios\nsystem\n.",

@@ -1,9 +1,10 @@
-//! Parity with torchvision; scripts/torchvision_reference.py makes the numbers. Skips where that Python is not set up.
+//! Parity with torchvision; scripts/torchvision_reference.py makes the numbers. Skips where that
+//! Python is not set up.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
 use arch::state_dict::StateDict;
-use arch::{Classifier, Level, Mode, NetSpec, Network, Pass, Place, Preset};
+use arch::{Classifier, Level, Mode, NetSpec, Network, Pass, Preset, SiteKind};
 use gumbel_gates::{GateKind, Policy};
 use reference::PyTorch;
 use std::path::PathBuf;
@@ -57,7 +58,7 @@ fn network_equals_torchvision(name: &str) {
     for spec in [
         spec.clone(),
         spec.clone().with_layer_gates(GateKind::Dependent, |_| true),
-        spec.with_filter_gates(GateKind::Independent, &filters, &Place::ALL),
+        spec.with_filter_gates(GateKind::Independent, &filters, &SiteKind::ALL),
     ] {
         let gated = spec.gate_count() > 0;
         let network = Network::build(&spec, Device::Cpu, 1).unwrap();

@@ -3,7 +3,8 @@
 use crate::image_file::IMAGE_ENDINGS;
 use std::path::PathBuf;
 
-/// What can go wrong with a data set as a whole. A single bad image is no error: see [`crate::BadImage`].
+/// What can go wrong with a data set as a whole. A single bad image is no error: see
+/// [`crate::BadImage`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A folder or file could not be read.
@@ -74,9 +75,9 @@ pub enum Error {
         /// Number of classes.
         classes: usize,
     },
-    /// A labelled image is not there.
+    /// A labeled image is not there.
     #[error("{} labels '{image}', and {} has no such image; remove the line or add the image", path.display(), root.display())]
-    LabelledImageMissing {
+    LabeledImageMissing {
         /// The file of labels.
         path: PathBuf,
         /// The image, as the file calls it.
@@ -129,7 +130,7 @@ pub enum Error {
         val: String,
     },
     /// No label is of an image that is there.
-    #[error("none of the images in {} is labelled in {}, whose first is '{first}'; expected lines of an image's name, or path below that folder, and its class", root.display(), path.display())]
+    #[error("none of the images in {} is labeled in {}, whose first is '{first}'; expected lines of an image's name, or path below that folder, and its class", root.display(), path.display())]
     NoLabelMatches {
         /// The file of labels.
         path: PathBuf,
@@ -140,7 +141,7 @@ pub enum Error {
     },
     /// Two lines of a file of labels are of one image.
     #[error("{}, line {line}: '{image}' has a label already; expected one line for each image", path.display())]
-    LabelledTwice {
+    LabeledTwice {
         /// The file of labels.
         path: PathBuf,
         /// The second of the lines.

@@ -2,9 +2,9 @@
 
 #![cfg(test)]
 
-use crate::batches::colour::{Change, ColourJitter};
+use crate::batches::color::{Change, ColorJitter};
 use crate::batches::loader::{Loader, LoaderOptions, Order};
-use crate::batches::transform::{Normalise, Transform};
+use crate::batches::transform::{Normalize, Transform};
 use crate::decode::formats::decode_part;
 use crate::decode::part::Need;
 use crate::sampler::generator;
@@ -18,7 +18,8 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-/// In grey levels: a loader that is faithful cannot be told from torchvision by what a network learns.
+/// In gray levels: a loader that is faithful cannot be told from torchvision by what a network
+/// learns.
 const MEAN_DIFFERENCE: f32 = 0.6;
 const SEED: u64 = 11;
 
@@ -41,13 +42,14 @@ fn photographs(folder: &Path) -> Option<Arc<dyn Source>> {
     Some(Arc::new(Split::open(&photographs).unwrap()))
 }
 
-/// Mean difference in grey levels of every image between the loader and torchvision, which is told the loader's crops.
+/// Mean difference in gray levels of every image between the loader and torchvision, which is told
+/// the loader's crops.
 fn differences(pytorch: &PyTorch, source: &Arc<dyn Source>, transform: Transform, folder: &Path) -> Vec<f32> {
     let size = transform.size();
     let order =
         if matches!(transform, Transform::ResizeCenterCrop { .. }) { Order::InOrder } else { Order::Shuffled(SEED) };
-    let normalise = Normalise { mean: [0.0; 3], std: [1.0 / 255.0; 3] };
-    let options = LoaderOptions { transform, normalise, order, batch_size: 10, threads: 2, ..LoaderOptions::default() };
+    let normalize = Normalize { mean: [0.0; 3], std: [1.0 / 255.0; 3] };
+    let options = LoaderOptions { transform, normalize, order, batch_size: 10, threads: 2, ..LoaderOptions::default() };
     let loader = Loader::new(Arc::clone(source), options).unwrap();
     let (mut items, mut pixels) = (Vec::new(), Vec::new());
     for batch in loader.epoch(0, 0).unwrap() {
@@ -78,8 +80,8 @@ fn differences(pytorch: &PyTorch, source: &Arc<dyn Source>, transform: Transform
 }
 
 fn crop(size: u32) -> Transform {
-    let (scale, ratio, colour) = ((0.08, 1.0), (0.75, 4.0 / 3.0), ColourJitter::default());
-    Transform::RandomResizedCrop { size, scale, ratio, flip: 0.5, colour }
+    let (scale, ratio, color) = ((0.08, 1.0), (0.75, 4.0 / 3.0), ColorJitter::default());
+    Transform::RandomResizedCrop { size, scale, ratio, flip: 0.5, color }
 }
 
 fn assert_faithful(pytorch: &PyTorch, source: &Arc<dyn Source>, transforms: &[Transform], folder: &Path) {
@@ -87,14 +89,14 @@ fn assert_faithful(pytorch: &PyTorch, source: &Arc<dyn Source>, transforms: &[Tr
         let differences = differences(pytorch, source, transform, folder);
         let mean = differences.iter().sum::<f32>() / differences.len() as f32;
         let most = differences.iter().copied().fold(0.0, f32::max);
-        assert!(most < MEAN_DIFFERENCE, "{transform:?}: {mean} grey levels on average, {most} in one image");
+        assert!(most < MEAN_DIFFERENCE, "{transform:?}: {mean} gray levels on average, {most} in one image");
     }
 }
 
 #[test]
-fn colours_change_as_torchvision_changes_them() {
+fn colors_change_as_torchvision_changes_them() {
     let Some(pytorch) = PyTorch::find() else { return };
-    // Every corner and edge of the cube of colours, greys, and what lies between.
+    // Every corner and edge of the cube of colors, grays, and what lies between.
     let levels = [0u8, 1, 64, 100, 128, 200, 254, 255];
     let pixels: Vec<u8> =
         levels.iter().flat_map(|r| levels.iter().flat_map(move |g| levels.map(|b| [*r, *g, b]))).flatten().collect();
@@ -113,7 +115,7 @@ fn colours_change_as_torchvision_changes_them() {
         ("hue", -0.5, Change::Hue(-0.5)),
     ];
     let calls = changes
-        .map(|(change, factor, _)| json!(["recoloured", { "pixels": pixels, "change": change, "factor": factor }]));
+        .map(|(change, factor, _)| json!(["recolored", { "pixels": pixels, "change": change, "factor": factor }]));
     for ((name, factor, change), expected) in changes.into_iter().zip(pytorch.call(&calls)) {
         let expected: Vec<u8> = serde_json::from_value(expected).unwrap();
         let mut found = pixels.clone();
@@ -122,7 +124,7 @@ fn colours_change_as_torchvision_changes_them() {
         // torchvision truncates to whole numbers after turning the hue; here they are rounded.
         let allowed = u8::from(name == "hue");
         let worst = found.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max();
-        assert!(worst <= Some(allowed), "{name} {factor}: {worst:?} grey levels");
+        assert!(worst <= Some(allowed), "{name} {factor}: {worst:?} gray levels");
     }
 }
 
@@ -167,7 +169,8 @@ fn photographs_look_as_torchvision_prepares_them() {
     let Some(pytorch) = PyTorch::find() else { return };
     let folder = tempfile::tempdir().unwrap();
     let Some(source) = photographs(folder.path()) else { return };
-    // As networks see them; small ones, for which large images are decoded at a fraction of their size.
+    // As networks see them; small ones, for which large images are decoded at a fraction of their
+    // size.
     let evaluations = [(256, 224), (36, 32)];
     let mut transforms = evaluations.map(|(resize, size)| Transform::ResizeCenterCrop { resize, size }).to_vec();
     transforms.extend([224, 32].map(crop));
@@ -188,14 +191,14 @@ ink = Image.merge("CMYK", [red, green, red.rotate(90), green.point(lambda v: v /
 kinds = {
     "plain": (image, {}), "full": (image, {"subsampling": 0}), "half": (image, {"subsampling": 1}),
     "progressive": (image, {"progressive": True}), "restarts": (image, {"restart_marker_rows": 1}),
-    "grey": (image.convert("L"), {}), "ink": (ink, {}),
+    "gray": (image.convert("L"), {}), "ink": (ink, {}),
 }
 for name, (picture, options) in kinds.items():
     picture.save(f"{folder}/{name}.jpg", quality=90, **options)
     open(f"{folder}/{name}.raw", "wb").write(Image.open(f"{folder}/{name}.jpg").convert("RGB").tobytes())
 "#;
     assert!(pytorch.command().args(["-c", script]).arg(folder.path()).status().unwrap().success());
-    for kind in ["plain", "full", "half", "progressive", "restarts", "grey", "ink"] {
+    for kind in ["plain", "full", "half", "progressive", "restarts", "gray", "ink"] {
         let file = |ending: &str| std::fs::read(folder.path().join(format!("{kind}.{ending}"))).unwrap();
         let (mut bytes, expected) = (file("jpg"), file("raw"));
         let untouched = bytes.clone();

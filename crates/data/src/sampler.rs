@@ -16,8 +16,8 @@ pub(crate) fn order_generator(seed: u64, epoch: u64) -> impl Rng {
     generator(seed, epoch, u64::MAX)
 }
 
-/// The generator for what happens to one image in one epoch. `image` is its position in the split, so the result depends
-/// neither on the batch it falls into nor on the thread that decodes it.
+/// The generator for what happens to one image in one epoch. `image` is its position in the split,
+/// so the result depends neither on the batch it falls into nor on the thread that decodes it.
 pub(crate) fn generator(seed: u64, epoch: u64, image: u64) -> impl Rng {
     let mut key = [0; 32];
     for (part, value) in key.chunks_exact_mut(8).zip([seed, epoch, image]) {

@@ -5,11 +5,13 @@ use std::fmt::Debug;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A set of labelled images that a [`crate::Loader`] makes batches of. [`crate::Split`] is the one for folders and tar shards;
-/// implement it for a source of your own, such as a database or an object store.
+/// A set of labeled images that a [`crate::Loader`] makes batches of. [`crate::Split`] is the one
+/// for folders and tar shards; implement it for a source of your own, such as a database or an
+/// object store.
 ///
-/// Images are known by their position, 0 to `len() - 1`, which must mean the same image for as long as a run and its
-/// continuations last: order, augmentation and exact resume depend on it. At most `u32::MAX` of them. A panic ends the run.
+/// Images are known by their position, 0 to `len() - 1`, which must mean the same image for as long
+/// as a run and its continuations last: order, augmentation and exact resume depend on it. At most
+/// `u32::MAX` of them. A panic ends the run.
 ///
 /// ```
 /// use data::{Loader, LoaderOptions, Source};
@@ -46,8 +48,8 @@ use std::path::{Path, PathBuf};
 ///     }
 /// }
 ///
-/// // A grey pixel as a portable grey map.
-/// let source = InMemory { classes: vec!["grey".into()], images: vec![b"P5 1 1 255\n\x80".to_vec()] };
+/// // A gray pixel as a portable gray map.
+/// let source = InMemory { classes: vec!["gray".into()], images: vec![b"P5 1 1 255\n\x80".to_vec()] };
 /// let loader = Loader::new(Arc::new(source), LoaderOptions::default())?;
 /// let batch = loader.epoch(0, 0)?.next().expect("one batch");
 /// assert_eq!((batch.labels, batch.pixels.len()), (vec![0], 224 * 224 * 3));
@@ -79,21 +81,23 @@ pub trait Source: Debug + Send + Sync {
         self.location().join(self.name(image))
     }
 
-    /// Appends an image's encoded bytes, in any format that [`crate::decode()`] knows, to `bytes`. Several threads call it at once, for one image
-    /// perhaps more than once; whoever drops an epoch's batches waits for the calls that are under way.
+    /// Appends an image's encoded bytes, in any format that [`crate::decode()`] knows, to `bytes`.
+    /// Several threads call it at once, for one image perhaps more than once; whoever drops an
+    /// epoch's batches waits for the calls that are under way.
     ///
     /// # Errors
     /// If they cannot be read now; the image is then left out of its batch and counted.
     fn read(&self, image: usize, bytes: &mut Vec<u8>) -> io::Result<()>;
 
-    /// The order of an epoch of training: every image exactly once, as a function of the seed. A source that is slow to jump about in may
-    /// keep neighbours together.
+    /// The order of an epoch of training: every image exactly once, as a function of the seed. A
+    /// source that is slow to jump about in may keep neighbors together.
     fn shuffled(&self, seed: u64, epoch: u64) -> Vec<u32> {
         sampler::shuffled(self.len(), seed, epoch)
     }
 
-    /// Stands for which images there are, in what order and with which labels, so that a resumed run notices others: FNV-1a over names and
-    /// labels, which stays the same where the source moves.
+    /// Stands for which images there are, in what order and with which labels, so that a resumed
+    /// run notices others: FNV-1a over names and labels, which stays the same where the source
+    /// moves.
     fn fingerprint(&self) -> u64 {
         (0..self.len()).fold(FNV_OFFSET, |hash, image| {
             let name = fnv(fnv(hash, self.name(image).as_os_str().as_encoded_bytes()), &[0]);

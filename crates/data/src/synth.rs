@@ -1,9 +1,11 @@
-//! A sample set drawn by the program itself, so that the whole pipeline can be tried without downloading anything.
+//! A sample set drawn by the program itself, so that the whole pipeline can be tried without
+//! downloading anything.
 //!
-//! Ten classes of shapes as JPEG files in ImageNet layout. Every image has a difficulty in [0, 1] that is part of its file
-//! name. An easy one shows a large upright shape in its class's own colour on a plain grey ground: the colour alone gives it
-//! away. A hard one is small, turned and pale, its colour wanders towards the neighbouring classes', and texture and clutter
-//! half hide it: only the shape tells. A network with gates that look at the input can spend less on the easy ones.
+//! Ten classes of shapes as JPEG files in ImageNet layout. Every image has a difficulty in [0, 1]
+//! that is part of its file name. An easy one shows a large upright shape in its class's own color
+//! on a plain gray ground: the color alone gives it away. A hard one is small, turned and pale, its
+//! color wanders towards the neighboring classes', and texture and clutter half hide it: only the
+//! shape tells. A network with gates that look at the input can spend less on the easy ones.
 
 use crate::error::{Error, Result};
 use crate::sampler::generator;
@@ -107,7 +109,8 @@ const SHAPES: [Shape; 10] = [
 
 /// Draws the set into a new folder `root`.
 ///
-/// It is drawn beside its place and moved there when it is whole, so `root` holds everything or does not exist.
+/// It is drawn beside its place and moved there when it is whole, so `root` holds everything or
+/// does not exist.
 ///
 /// # Errors
 /// If `root` exists or a file cannot be written.
@@ -170,22 +173,22 @@ fn picture(class: usize, difficulty: f32, rng: &mut impl Rng) -> RgbImage {
     let (width, height) = (rng.random_range(72..=144), rng.random_range(72..=144));
     let short = width.min(height) as f32;
 
-    let grey = between(rng, 0.2, 0.8);
-    let ground = [0; 3].map(|_: i32| grey + between(rng, -0.15, 0.15) * difficulty);
-    let accent = colour(between(rng, 0.0, 1.0), 0.6, between(rng, 0.3, 0.9));
+    let gray = between(rng, 0.2, 0.8);
+    let ground = [0; 3].map(|_: i32| gray + between(rng, -0.15, 0.15) * difficulty);
+    let accent = color(between(rng, 0.0, 1.0), 0.6, between(rng, 0.3, 0.9));
     let wandering = between(rng, -1.0, 1.0) * (0.02 + 0.1 * difficulty);
     let hue = class as f32 / SHAPES.len() as f32 + wandering;
     // Dark on light or light on dark, so that the shape stands out.
-    let value = if grey > 0.5 { between(rng, 0.3, 0.5) } else { between(rng, 0.8, 1.0) };
-    let ink = colour(hue, 0.9 - 0.4 * difficulty, value);
+    let value = if gray > 0.5 { between(rng, 0.3, 0.5) } else { between(rng, 0.8, 1.0) };
+    let ink = color(hue, 0.9 - 0.4 * difficulty, value);
     let texture =
         Texture { strength: 0.25 * difficulty, frequency: between(rng, 0.15, 0.5), direction: between(rng, 0.0, TAU) };
     let radius = short * (0.42 - 0.2 * difficulty) * between(rng, 0.9, 1.1);
     let turn = between(rng, -1.0, 1.0) * (0.1 + difficulty * 0.4 * PI);
     let room = |extent: f32| (extent / 2.0 - radius).max(0.0);
-    let mut centre =
+    let mut center =
         |extent: u32| extent as f32 / 2.0 + between(rng, -1.0, 1.0) * room(extent as f32) * (0.2 + 0.8 * difficulty);
-    let (x0, y0) = (centre(width), centre(height));
+    let (x0, y0) = (center(width), center(height));
     let lines: Vec<Line> = (0..(8.0 * difficulty) as usize)
         .map(|_| Line {
             from: (between(rng, 0.0, width as f32), between(rng, 0.0, height as f32)),
@@ -216,8 +219,8 @@ fn picture(class: usize, difficulty: f32, rng: &mut impl Rng) -> RgbImage {
     })
 }
 
-/// A colour from hue (1 is once around), saturation and value.
-fn colour(hue: f32, saturation: f32, value: f32) -> [f32; 3] {
+/// A color from hue (1 is once around), saturation and value.
+fn color(hue: f32, saturation: f32, value: f32) -> [f32; 3] {
     [0.0, 2.0 / 3.0, 1.0 / 3.0].map(|offset| {
         let distance = ((hue + offset).rem_euclid(1.0) * 6.0 - 3.0).abs() - 1.0;
         value * (1.0 - saturation + saturation * distance.clamp(0.0, 1.0))
@@ -285,7 +288,7 @@ fn polygon_distance(corners: &[(f32, f32)], x: f32, y: f32) -> f32 {
     if inside { -nearest } else { nearest }
 }
 
-/// How much of a pixel lies inside, from the signed distance of its centre in pixels.
+/// How much of a pixel lies inside, from the signed distance of its center in pixels.
 fn coverage(distance: f32) -> f32 {
     (0.5 - distance).clamp(0.0, 1.0)
 }

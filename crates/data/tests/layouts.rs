@@ -30,7 +30,8 @@ fn content(source: &dyn Source) -> HashSet<(Vec<u8>, String)> {
     (0..source.len()).map(one).collect()
 }
 
-/// Packs `images` into shards of `folder`, `size` images each; `member` names them and may add a class.
+/// Packs `images` into shards of `folder`, `size` images each; `member` names them and may add a
+/// class.
 fn pack(source: &dyn Source, folder: &Path, size: usize, member: impl Fn(usize) -> (String, Option<String>)) {
     fs::create_dir_all(folder).unwrap();
     let images: Vec<usize> = (0..source.len()).collect();
@@ -88,7 +89,8 @@ fn shards_hold_what_the_folder_held() {
     fs::write(by_number.join("classes.txt"), set.classes().join("\n")).unwrap();
     assert_eq!(content(&*Dataset::open(&by_number).unwrap().train), content(&*set.train));
 
-    // An epoch in order is the folder's, pixel for pixel; a shuffled one has every image, and can be entered anywhere.
+    // An epoch in order is the folder's, pixel for pixel; a shuffled one has every image, and can
+    // be entered anywhere.
     let (shards, files) = (batches(&numbered.val, Order::InOrder, 0), batches(&set.val, Order::InOrder, 0));
     assert_eq!(shards, files);
     let order = Order::Shuffled(5);
@@ -271,7 +273,7 @@ fn labels_may_have_spaces_paths_and_a_mark_of_their_encoding() {
     assert_eq!(labels, [2, 1, 0]);
     let fault = |text: &str| open(text).unwrap_err().to_string();
     assert!(fault("a/1.jpg,x\na/1.jpg,y\n").contains("line 2: 'a/1.jpg' has a label already"));
-    assert!(fault("c.jpg,x\n").contains("is labelled in") && fault("c.jpg,x\n").contains("whose first is 'c.jpg'"));
+    assert!(fault("c.jpg,x\n").contains("is labeled in") && fault("c.jpg,x\n").contains("whose first is 'c.jpg'"));
 }
 
 #[test]

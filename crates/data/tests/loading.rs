@@ -4,7 +4,7 @@
 
 use data::synth::{SampleSet, draw};
 use data::{
-    Batch, ColourJitter, Dataset, Loader, LoaderOptions, Normalise, Order, Rank, Source, Split, Transform, decode,
+    Batch, ColorJitter, Dataset, Loader, LoaderOptions, Normalize, Order, Rank, Source, Split, Transform, decode,
     images_per_class,
 };
 use std::collections::HashSet;
@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::TempDir;
 
-const NORMALISE: Normalise = Normalise { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+const NORMALIZE: Normalize = Normalize { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
 const TRAIN: Transform =
-    Transform::RandomResizedCrop { size: 16, scale: (0.3, 1.0), ratio: (0.75, 4.0 / 3.0), flip: 0.5, colour: COLOUR };
-/// Colours change too, so that every random choice is part of what is tested.
-const COLOUR: ColourJitter = ColourJitter { brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1 };
+    Transform::RandomResizedCrop { size: 16, scale: (0.3, 1.0), ratio: (0.75, 4.0 / 3.0), flip: 0.5, color: COLOR };
+/// Colors change too, so that every random choice is part of what is tested.
+const COLOR: ColorJitter = ColorJitter { brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1 };
 const EVALUATE: Transform = Transform::ResizeCenterCrop { resize: 18, size: 16 };
 
 fn sample_set() -> (TempDir, PathBuf) {
@@ -30,7 +30,7 @@ fn sample_set() -> (TempDir, PathBuf) {
 fn options(order: Order, threads: usize) -> LoaderOptions {
     let transform = if order == Order::InOrder { EVALUATE } else { TRAIN };
     let rank = Rank { rank: 0, of: 1 };
-    LoaderOptions { transform, normalise: NORMALISE, order, batch_size: 8, rank, threads, ahead: Some(2) }
+    LoaderOptions { transform, normalize: NORMALIZE, order, batch_size: 8, rank, threads, ahead: Some(2) }
 }
 
 fn batches(source: &Arc<dyn Source>, order: Order, threads: usize, epoch: u64, first: usize) -> Vec<Batch> {
@@ -89,7 +89,8 @@ fn ranks_share_every_batch_of_a_larger_one() {
             items.sort_unstable();
             assert_eq!(together, items, "batch {number}");
         }
-        // 50 images: 8 batches of 6 each. 20 images: the last batch has 2, so that one of three ranks has no fourth batch.
+        // 50 images: 8 batches of 6 each. 20 images: the last batch has 2, so that one of three
+        // ranks has no fourth batch.
         let expected = if order == Order::InOrder { [4, 4, 3] } else { [8, 8, 8] };
         assert_eq!(shares.iter().map(Vec::len).collect::<Vec<_>>(), expected);
     }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
-use data::{BadImage, Loader, LoaderOptions, Normalise, Source, Split, Transform};
+use data::{BadImage, Loader, LoaderOptions, Normalize, Source, Split, Transform};
 use image::codecs::gif::GifEncoder;
 use image::codecs::jpeg::JpegEncoder;
 use image::{DynamicImage, ExtendedColorType, Frame, ImageEncoder, ImageFormat, Luma, Rgb, Rgba};
@@ -14,23 +14,23 @@ use std::sync::Arc;
 
 const SIDE: u32 = 16;
 
-/// A picture of plain colour: whatever is done to it, its pixels are known.
-const COLOUR: [u8; 3] = [200, 120, 40];
+/// A picture of plain color: whatever is done to it, its pixels are known.
+const COLOR: [u8; 3] = [200, 120, 40];
 
 /// One file and what has to come of it.
 enum Expected {
-    /// Pixels of this colour, to within a few levels where the format loses some.
-    Colour([u8; 3]),
+    /// Pixels of this color, to within a few levels where the format loses some.
+    Color([u8; 3]),
     /// A skip whose reason holds this text.
     Skip(&'static str),
     /// Pixels or a skip: decoders differ in what they still make of it.
     Either,
 }
 
-use Expected::{Colour, Either, Skip};
+use Expected::{Color, Either, Skip};
 
 fn picture() -> DynamicImage {
-    DynamicImage::ImageRgb8(image::RgbImage::from_pixel(40, 30, Rgb(COLOUR)))
+    DynamicImage::ImageRgb8(image::RgbImage::from_pixel(40, 30, Rgb(COLOR)))
 }
 
 fn encoded(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
@@ -48,15 +48,14 @@ fn detailed_jpeg(progressive: bool) -> Vec<u8> {
 
 fn ink_jpeg() -> Vec<u8> {
     // The more the brighter, as in files of Photoshop: 255 of every ink and of black is white.
-    let pixels: Vec<u8> = std::iter::repeat_n([COLOUR[0], COLOUR[1], COLOUR[2], 255], 40 * 30).flatten().collect();
+    let pixels: Vec<u8> = std::iter::repeat_n([COLOR[0], COLOR[1], COLOR[2], 255], 40 * 30).flatten().collect();
     Encoder::new(&pixels, 40, 30, PixelFormat::Cmyk).quality(95).encode().expect("the picture is encoded")
 }
 
 /// A JPEG with an orientation tag that says it lies on its side.
 fn rotated_jpeg() -> Vec<u8> {
-    let mut left_red = image::RgbImage::from_pixel(64, 64, Rgb(COLOUR));
-    (0..64)
-        .for_each(|y| (0..64).for_each(|x| left_red.put_pixel(x, y, if y < 32 { Rgb(COLOUR) } else { Rgb([0; 3]) })));
+    let mut left_red = image::RgbImage::from_pixel(64, 64, Rgb(COLOR));
+    (0..64).for_each(|y| (0..64).for_each(|x| left_red.put_pixel(x, y, if y < 32 { Rgb(COLOR) } else { Rgb([0; 3]) })));
     let mut bytes = Vec::new();
     let mut encoder = JpegEncoder::new_with_quality(&mut bytes, 95);
     // TIFF, little endian: one entry, tag 0x112 (orientation), value 6 (turn by a quarter).
@@ -78,10 +77,9 @@ fn claim(width: u16, height: u16) -> Vec<u8> {
 
 fn gif() -> Vec<u8> {
     let mut bytes = Vec::new();
-    let frame = |colour: [u8; 3]| {
-        Frame::new(image::RgbaImage::from_pixel(40, 30, Rgba([colour[0], colour[1], colour[2], 255])))
-    };
-    GifEncoder::new(&mut bytes).encode_frames([frame(COLOUR), frame([0; 3])]).expect("the picture is encoded");
+    let frame =
+        |color: [u8; 3]| Frame::new(image::RgbaImage::from_pixel(40, 30, Rgba([color[0], color[1], color[2], 255])));
+    GifEncoder::new(&mut bytes).encode_frames([frame(COLOR), frame([0; 3])]).expect("the picture is encoded");
     bytes
 }
 
@@ -90,12 +88,12 @@ fn files() -> Vec<(String, Vec<u8>, Expected)> {
     let jpeg = encoded(&picture(), ImageFormat::Jpeg);
     let png = encoded(&picture(), ImageFormat::Png);
     let transparent = |alpha| {
-        let [red, green, blue] = COLOUR;
+        let [red, green, blue] = COLOR;
         DynamicImage::ImageRgba8(image::RgbaImage::from_pixel(40, 30, Rgba([red, green, blue, alpha])))
     };
-    let deep = image::ImageBuffer::from_pixel(40, 30, Rgb(COLOUR.map(|value| u16::from(value) * 257)));
-    let deep_grey = image::ImageBuffer::from_pixel(40, 30, Luma([120u16 * 257]));
-    let grey = DynamicImage::ImageLuma8(image::GrayImage::from_pixel(40, 30, Luma([120])));
+    let deep = image::ImageBuffer::from_pixel(40, 30, Rgb(COLOR.map(|value| u16::from(value) * 257)));
+    let deep_gray = image::ImageBuffer::from_pixel(40, 30, Luma([120u16 * 257]));
+    let gray = DynamicImage::ImageLuma8(image::GrayImage::from_pixel(40, 30, Luma([120])));
     let mut trailing = jpeg.clone();
     trailing.extend(b"something a camera appends");
     let broken: Vec<u8> = detailed_jpeg(false)
@@ -104,24 +102,24 @@ fn files() -> Vec<(String, Vec<u8>, Expected)> {
         .map(|(i, byte)| if i > 400 && i % 3 == 0 && byte != 255 { 0 } else { byte })
         .collect();
     let mut files = vec![
-        ("plain.jpg", jpeg.clone(), Colour(COLOUR)),
-        ("png-named.JPEG", png.clone(), Colour(COLOUR)),
-        ("jpeg-named.png", jpeg, Colour(COLOUR)),
-        ("progressive.jpg", progressive(), Colour(COLOUR)),
-        ("grey.jpg", encoded(&grey, ImageFormat::Jpeg), Colour([120; 3])),
-        ("grey.png", encoded(&grey, ImageFormat::Png), Colour([120; 3])),
-        ("ink.jpg", ink_jpeg(), Colour(COLOUR)),
-        ("alpha.png", encoded(&transparent(255), ImageFormat::Png), Colour(COLOUR)),
-        ("invisible.png", encoded(&transparent(0), ImageFormat::Png), Colour(COLOUR)),
-        ("16-bit.png", encoded(&DynamicImage::ImageRgb16(deep), ImageFormat::Png), Colour(COLOUR)),
-        ("16-bit-grey.png", encoded(&DynamicImage::ImageLuma16(deep_grey), ImageFormat::Png), Colour([120; 3])),
-        ("palette.png", palette_png(), Colour(COLOUR)),
-        ("image.webp", encoded(&picture(), ImageFormat::WebP), Colour(COLOUR)),
-        ("animation.gif", gif(), Colour(COLOUR)),
-        ("image.bmp", encoded(&picture(), ImageFormat::Bmp), Colour(COLOUR)),
-        ("image.tiff", encoded(&picture(), ImageFormat::Tiff), Colour(COLOUR)),
-        ("image.ppm", encoded(&picture(), ImageFormat::Pnm), Colour(COLOUR)),
-        ("trailing.jpg", trailing, Colour(COLOUR)),
+        ("plain.jpg", jpeg.clone(), Color(COLOR)),
+        ("png-named.JPEG", png.clone(), Color(COLOR)),
+        ("jpeg-named.png", jpeg, Color(COLOR)),
+        ("progressive.jpg", progressive(), Color(COLOR)),
+        ("gray.jpg", encoded(&gray, ImageFormat::Jpeg), Color([120; 3])),
+        ("gray.png", encoded(&gray, ImageFormat::Png), Color([120; 3])),
+        ("ink.jpg", ink_jpeg(), Color(COLOR)),
+        ("alpha.png", encoded(&transparent(255), ImageFormat::Png), Color(COLOR)),
+        ("invisible.png", encoded(&transparent(0), ImageFormat::Png), Color(COLOR)),
+        ("16-bit.png", encoded(&DynamicImage::ImageRgb16(deep), ImageFormat::Png), Color(COLOR)),
+        ("16-bit-gray.png", encoded(&DynamicImage::ImageLuma16(deep_gray), ImageFormat::Png), Color([120; 3])),
+        ("palette.png", palette_png(), Color(COLOR)),
+        ("image.webp", encoded(&picture(), ImageFormat::WebP), Color(COLOR)),
+        ("animation.gif", gif(), Color(COLOR)),
+        ("image.bmp", encoded(&picture(), ImageFormat::Bmp), Color(COLOR)),
+        ("image.tiff", encoded(&picture(), ImageFormat::Tiff), Color(COLOR)),
+        ("image.ppm", encoded(&picture(), ImageFormat::Pnm), Color(COLOR)),
+        ("trailing.jpg", trailing, Color(COLOR)),
         ("empty.jpg", Vec::new(), Skip("the file is empty")),
         ("one-byte.jpg", vec![0xff], Skip("not an image in a known format")),
         ("two-bytes.jpg", vec![0xff, 0xd8], Skip("ends too early")),
@@ -160,12 +158,12 @@ fn progressive() -> Vec<u8> {
         .expect("the picture is encoded")
 }
 
-/// Eight bits a pixel that point into a palette of which one colour is transparent.
+/// Eight bits a pixel that point into a palette of which one color is transparent.
 fn palette_png() -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, 40, 30);
     encoder.set_color(png::ColorType::Indexed);
-    encoder.set_palette([&[0; 3][..], &COLOUR].concat());
+    encoder.set_palette([&[0; 3][..], &COLOR].concat());
     encoder.set_trns(vec![255, 0]);
     encoder
         .write_header()
@@ -178,7 +176,7 @@ fn palette_png() -> Vec<u8> {
 fn load(source: Arc<dyn Source>) -> (Vec<(PathBuf, Vec<f32>)>, Vec<BadImage>) {
     let options = LoaderOptions {
         transform: Transform::ResizeCenterCrop { resize: SIDE, size: SIDE },
-        normalise: Normalise { mean: [0.0; 3], std: [1.0 / 255.0; 3] },
+        normalize: Normalize { mean: [0.0; 3], std: [1.0 / 255.0; 3] },
         batch_size: 4,
         threads: 2,
         ..LoaderOptions::default()
@@ -210,12 +208,12 @@ fn every_odd_file_gives_the_right_pixels_or_a_reason() {
         let pixels = good.iter().find(|(path, _)| path.ends_with(name)).map(|(_, pixels)| pixels);
         let reason = bad.iter().find(|bad| bad.path.ends_with(name)).map(|bad| &*bad.reason);
         match (expected, pixels, reason) {
-            (Colour(colour), Some(pixels), None) => {
+            (Color(color), Some(pixels), None) => {
                 let off = pixels
                     .as_chunks::<3>()
                     .0
                     .iter()
-                    .flat_map(|pixel| [0, 1, 2].map(|c| (pixel[c] - f32::from(colour[c])).abs()));
+                    .flat_map(|pixel| [0, 1, 2].map(|c| (pixel[c] - f32::from(color[c])).abs()));
                 let most = off.fold(0.0, f32::max);
                 assert!(most <= 4.0, "{name}: off by {most}");
             }

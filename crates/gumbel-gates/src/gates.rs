@@ -1,22 +1,23 @@
 //! The gates of one site: where their logits come from, and what computing them costs.
 
 use crate::error::{Error, Result};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::cell::OnceCell;
 use tch::{Kind, Tensor};
 use torch_ext::{Autocast, BatchNorm, Init, Linear, Path, Statistics};
 
-/// The group that all tensors of gates are labelled with (see [`torch_ext::Path::group`]).
+/// The group that all tensors of gates are labeled with (see [`torch_ext::Path::group`]).
 pub const GATE_GROUP: &str = "gate";
 
 /// Width of the hidden layer of a dependent gate.
 const HIDDEN: i64 = 16;
 
 /// Where the logits of a gate come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum GateKind {
-    /// Parameters of their own: the same for every input, so a decided gate can be pruned.
+    /// Parameters of their own: the same for every input, so that what they close can be cut away.
     Independent,
     /// Computed from the block's input: conditional execution.
     Dependent,
@@ -32,7 +33,8 @@ impl GateKind {
     }
 }
 
-/// What the gates of a block look at: the block's input [N, C, H, W], pooled once for all of its sites.
+/// What the gates of a block look at: the block's input [N, C, H, W], pooled once for all of its
+/// sites.
 #[derive(Debug)]
 pub struct GateInput<'a> {
     input: &'a Tensor,
@@ -79,8 +81,9 @@ enum Logits {
 }
 
 impl Gates {
-    /// Makes `count` gates under `path` for an input of `channels` channels, biased towards open: the logits start at
-    /// `initial` (closed, open), for dependent gates up to weights drawn from N(0, 0.001²).
+    /// Makes `count` gates under `path` for an input of `channels` channels, biased towards open:
+    /// the logits start at `initial` (closed, open), for dependent gates up to weights drawn from
+    /// N(0, 0.001²).
     ///
     /// # Errors
     /// If a tensor cannot be made.
@@ -114,8 +117,9 @@ impl Gates {
         Ok(Self { count, logits })
     }
 
-    /// The logits (closed, open) for an input of N images: [N, n, 2] in float32, under autocast too: 16 bits cannot hold the noise
-    /// that is added to them. A dependent gate's batch norm uses `statistics`.
+    /// The logits (closed, open) for an input of N images: [N, n, 2] in float32, under autocast
+    /// too: 16 bits cannot hold the noise that is added to them. A dependent gate's batch norm uses
+    /// `statistics`.
     ///
     /// # Errors
     /// If the input has another shape.
@@ -131,8 +135,8 @@ impl Gates {
         }
     }
 
-    /// Moves the margin between open and closed of every gate, for all inputs: `by` `[n]` is added to the logits of "open". It is
-    /// not a step of training and leaves no gradient.
+    /// Moves the margin between open and closed of every gate, for all inputs: `by` `[n]` is added
+    /// to the logits of "open". It is not a step of training and leaves no gradient.
     ///
     /// # Errors
     /// If there is not one number per gate.

@@ -1,7 +1,7 @@
 //! Activation losses: how far the gates are from the compute they were given.
 
 use crate::error::{Error, Result};
-use crate::openings::Openings;
+use crate::gate_values::GateValues;
 use crate::sampling;
 use tch::{Kind, Tensor};
 
@@ -14,13 +14,14 @@ pub enum Sides {
     Above,
 }
 
-/// The per-gate loss of adaptive inference graphs (ECCV 2018, eq. 5): the mean over gates l of (tₗ − mean over the batch of gate
-/// l)², a scalar tensor. `weights` makes it a weighted mean, for example by the multiply-accumulates behind each gate.
+/// The per-gate loss of adaptive inference graphs (ECCV 2018, eq. 5): the mean over gates l of (tₗ
+/// − mean over the batch of gate l)², a scalar tensor. `weights` makes it a weighted mean, for
+/// example by the multiply-accumulates behind each gate.
 ///
 /// # Errors
 /// If there are no gates, or not one target and weight per gate.
-pub fn per_gate(openings: &Openings, targets: &[f64], weights: Option<&[f64]>, sides: Sides) -> Result<Tensor> {
-    let rates = openings.rates()?;
+pub fn per_gate(gate_values: &GateValues, targets: &[f64], weights: Option<&[f64]>, sides: Sides) -> Result<Tensor> {
+    let rates = gate_values.rates()?;
     for values in [Some(targets), weights].into_iter().flatten() {
         if rates.numel() != values.len() {
             return Err(Error::ValueCount { values: values.len(), gates: rates.numel() });
@@ -43,8 +44,9 @@ pub fn per_gate(openings: &Openings, targets: &[f64], weights: Option<&[f64]>, s
 
 /// The batch activation loss (ECCV 2020, section 3.2): (t − a)², a scalar tensor.
 ///
-/// `activation` is a scalar tensor: the mean opening ([`Openings::mean`]), or the share of the gated multiply-accumulates
-/// that was used. Only the batch as a whole is held to the target, so gates and images are free to differ.
+/// `activation` is a scalar tensor: the open rate ([`GateValues::mean`]), or the share of the gated
+/// multiply-accumulates that was used. Only the batch as a whole is held to the target, so gates
+/// and images are free to differ.
 ///
 /// # Errors
 /// If libtorch refuses the tensor.
@@ -52,8 +54,9 @@ pub fn batch(activation: &Tensor, target: f64, sides: Sides) -> Result<Tensor> {
     squared(&activation.f_sub_scalar(target)?, sides)
 }
 
-/// How undecided gates are: the mean over gates and batch of p(1 − p) for p the probability of "open", a scalar tensor between 0
-/// and ¼. A gate that sampling and argmax treat alike has p near 0 or 1. `logits` holds [N, n, 2] for each site.
+/// How undecided gates are: the mean over gates and batch of p(1 − p) for p the probability of
+/// "open", a scalar tensor between 0 and ¼. A gate that sampling and argmax treat alike has p near
+/// 0 or 1. `logits` holds [N, n, 2] for each site.
 ///
 /// # Errors
 /// If there are no gates, or the shape is another.

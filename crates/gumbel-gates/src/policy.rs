@@ -12,8 +12,8 @@ use torch_ext::derive_seed;
 ///
 /// As text, in configurations and on the command line: `argmax`, `always-open`, `threshold=P`,
 /// `topk=K`; `sample`, `sample=TEMPERATURE` and `sample=TEMPERATURE:SEED`, by default temperature 1
-/// and seed 0; `straight-through` and `straight-through=TEMPERATURE`, by default 1. serde writes the
-/// shortest of these that says all; [`fmt::Display`] writes the name alone.
+/// and seed 0; `straight-through` and `straight-through=TEMPERATURE`, by default 1. serde writes
+/// the shortest of these that says all; [`fmt::Display`] writes the name alone.
 ///
 /// ```
 /// use gumbel_gates::Policy;
@@ -36,25 +36,27 @@ pub enum Policy {
     },
     /// Open if the probability of "open" is above one half. No gradient.
     Argmax,
-    /// The same decisions with the gradient of the softmax ([`sampling::decide`]): training without noise.
+    /// The same decisions with the gradient of the softmax ([`sampling::decide`]): training without
+    /// noise.
     StraightThrough {
         /// Temperature of that softmax.
         temperature: f64,
     },
     /// Open if the probability of "open" is above this. No gradient.
     Threshold(f64),
-    /// For each image the most probable gates are open, this many of the whole network. No gradient.
+    /// For each image the most probable gates are open, this many of the whole network. No
+    /// gradient.
     TopK(usize),
     /// Every gate is open: the ungated network.
     AlwaysOpen,
 }
 
 impl Policy {
-    /// Openings [N, n] of `logits` [N, n, 2] (closed, open): exactly 0 or 1. `site` is the number of the gate site within the
-    /// network; each site draws noise of its own.
+    /// Gate values [N, n] of `logits` [N, n, 2] (closed, open): exactly 0 or 1. `site` is the
+    /// number of the gate site within the network; each site draws noise of its own.
     ///
-    /// [`Policy::TopK`] ranks the gates it is given, so a network hands it all its gates at once; of equal gates the first come
-    /// first.
+    /// [`Policy::TopK`] ranks the gates it is given, so a network hands it all its gates at once;
+    /// of equal gates the first come first.
     ///
     /// # Errors
     /// If the shape is another.
@@ -74,7 +76,8 @@ impl Policy {
         }
     }
 
-    /// Whether it compares the gates of the whole network, so that their logits have to be known before any is decided.
+    /// Whether it compares the gates of the whole network, so that their logits have to be known
+    /// before any is decided.
     pub fn ranks(self) -> bool {
         matches!(self, Self::TopK(_))
     }
@@ -87,7 +90,8 @@ impl Policy {
         }
     }
 
-    /// The same policy for batch number `batch` of a pass over many: sampling draws other noise for each.
+    /// The same policy for batch number `batch` of a pass over many: sampling draws other noise for
+    /// each.
     pub fn for_batch(self, batch: usize) -> Self {
         match self {
             Self::Sample { seed, .. } => self.with_seed(derive_seed(seed, batch as u64)),

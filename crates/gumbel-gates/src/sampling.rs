@@ -1,8 +1,9 @@
 //! The Gumbel-max trick with a straight-through gradient.
 //!
-//! With G = −log(−log U), U uniform in (0, 1), the larger of `closed + G₀` and `open + G₁` is "open" with probability
-//! softmax(closed, open)₁ (Gumbel 1954; Jang et al. 2017, eq. 1). The forward value is that hard choice; the gradient is the
-//! one of softmax((logits + G) / temperature).
+//! With G = −log(−log U), U uniform in (0, 1), the larger of `closed + G₀` and `open + G₁` is
+//! "open" with probability softmax(closed, open)₁ (Gumbel 1954; Jang et al. 2017, eq. 1). The
+//! forward value is that hard choice; the gradient is the one of softmax((logits + G) /
+//! temperature).
 
 use crate::error::{Error, Result};
 use tch::Tensor;
@@ -12,8 +13,8 @@ const BELOW_ONE: f64 = 1.0 - f32::EPSILON as f64 / 2.0;
 
 /// Standard Gumbel noise −log(−log u) from uniform values, elementwise.
 ///
-/// Finite for every `u` in [0, 1], the ends included: `u` is first moved to the nearest float32 strictly inside, which
-/// bounds the noise by −4.5 and 16.7.
+/// Finite for every `u` in [0, 1], the ends included: `u` is first moved to the nearest float32
+/// strictly inside, which bounds the noise by −4.5 and 16.7.
 ///
 /// # Errors
 /// If libtorch refuses the tensor.
@@ -22,8 +23,8 @@ pub fn gumbel(uniform: &Tensor) -> Result<Tensor> {
     Ok(inside.f_log()?.f_neg()?.f_log()?.f_neg()?)
 }
 
-/// Samples openings from `logits` with noise that is a function of `seed` alone, the same on every device; see
-/// [`sample_with`].
+/// Samples gate values from `logits` with noise that is a function of `seed` alone, the same on
+/// every device; see [`sample_with`].
 ///
 /// # Errors
 /// As [`sample_with`].
@@ -32,10 +33,12 @@ pub fn sample(logits: &Tensor, temperature: f64, seed: u64) -> Result<Tensor> {
     sample_with(logits, &uniform, temperature)
 }
 
-/// Samples openings from `logits` [N, n, 2] (closed, open) with the noise of `uniform` [N, n, 2].
+/// Samples gate values from `logits` [N, n, 2] (closed, open) with the noise of `uniform` [N, n,
+/// 2].
 ///
-/// Returns [N, n]: exactly 0 (closed) or 1 (open), with the gradient of the softmax: for p the softmax probability of "open"
-/// with the noise added, ∂opening/∂open = p(1 − p) / temperature and ∂opening/∂closed its negative.
+/// Returns [N, n]: exactly 0 (closed) or 1 (open), with the gradient of the softmax: for p the
+/// softmax probability of "open" with the noise added, ∂gate value/∂open = p(1 − p) / temperature
+/// and ∂gate value/∂closed its negative.
 ///
 /// # Errors
 /// If the shapes are others.
@@ -43,9 +46,10 @@ pub fn sample_with(logits: &Tensor, uniform: &Tensor, temperature: f64) -> Resul
     straight_through(&margin(&logits.f_add(&gumbel(uniform)?)?)?, temperature)
 }
 
-/// The decision without noise, open if that is more probable, for `logits` [N, n, 2]: [N, n], exactly 0 or 1 as
-/// [`crate::Policy::Argmax`] decides, but with the straight-through gradient of [`sample_with`]. An activation loss on these
-/// openings pulls on what a deployed network will do.
+/// The decision without noise, open if that is more probable, for `logits` [N, n, 2]: [N, n],
+/// exactly 0 or 1 as [`crate::Policy::Argmax`] decides, but with the straight-through gradient of
+/// [`sample_with`]. An activation loss on these gate values pulls on what a deployed network will
+/// do.
 ///
 /// # Errors
 /// If the shape is another.
@@ -53,8 +57,8 @@ pub fn decide(logits: &Tensor, temperature: f64) -> Result<Tensor> {
     straight_through(&margin(logits)?, temperature)
 }
 
-/// Value: 1 where `margin` is above 0, else 0. Gradient: that of sigmoid(margin / temperature), which is the softmax over two
-/// choices as a function of their difference.
+/// Value: 1 where `margin` is above 0, else 0. Gradient: that of sigmoid(margin / temperature),
+/// which is the softmax over two choices as a function of their difference.
 fn straight_through(margin: &Tensor, temperature: f64) -> Result<Tensor> {
     let soft = margin.f_divide_scalar(temperature)?.f_sigmoid()?;
     let hard = margin.f_gt(0.0)?.f_to_kind(soft.kind())?;
@@ -70,7 +74,8 @@ pub fn probability(logits: &Tensor) -> Result<Tensor> {
     Ok(margin(logits)?.f_sigmoid()?)
 }
 
-/// Open minus closed, for `logits` [N, n, 2]: [N, n]. A gate's probability of "open" is the sigmoid of its margin.
+/// Open minus closed, for `logits` [N, n, 2]: [N, n]. A gate's probability of "open" is the sigmoid
+/// of its margin.
 ///
 /// # Errors
 /// If the shape is another.

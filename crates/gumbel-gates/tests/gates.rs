@@ -1,9 +1,10 @@
-//! Gates as a network uses them: exact openings, gradients against the closed form, frequencies against probabilities.
+//! Gates as a network uses them: exact gate values, gradients against the closed form, frequencies
+//! against probabilities.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
 use gumbel_gates::loss::{self, Sides};
-use gumbel_gates::{GateInput, GateKind, Gates, Openings, Policy, sampling};
+use gumbel_gates::{GateInput, GateKind, GateValues, Gates, Policy, sampling};
 use tch::{Device, Kind, Tensor};
 use torch_ext::{Statistics, Tensors, normal, uniform};
 
@@ -37,14 +38,14 @@ fn the_straight_through_gradient_equals_the_closed_form() {
         let logits = (normal(&[40, 3, 2], 1).unwrap() * 2.0).set_requires_grad(true);
         let uniform = uniform(&[40, 3, 2], 2).unwrap();
         let weight = normal(&[40, 3], 3).unwrap();
-        let openings = sampling::sample_with(&logits, &uniform, temperature).unwrap();
-        (&openings * &weight).sum(Kind::Float).backward();
+        let gate_values = sampling::sample_with(&logits, &uniform, temperature).unwrap();
+        (&gate_values * &weight).sum(Kind::Float).backward();
 
         let (l, u, w, g) = (values(&logits.detach()), values(&uniform), values(&weight), values(&logits.grad()));
-        for (i, opening) in values(&openings.detach()).into_iter().enumerate() {
+        for (i, gate_value) in values(&gate_values.detach()).into_iter().enumerate() {
             let noisy = |j: usize| l[2 * i + j] - (-u[2 * i + j].ln()).ln();
             let margin = noisy(1) - noisy(0);
-            assert_eq!(opening, f64::from(margin > 0.0));
+            assert_eq!(gate_value, f64::from(margin > 0.0));
             let p = 1.0 / (1.0 + (-margin / temperature).exp());
             let expected = w[i] * p * (1.0 - p) / temperature;
             assert!((g[2 * i + 1] - expected).abs() < 1e-5, "open: {} and {expected}", g[2 * i + 1]);
@@ -56,10 +57,10 @@ fn the_straight_through_gradient_equals_the_closed_form() {
 #[test]
 fn gradients_are_finite_at_extreme_logits_and_noise() {
     let logits = Tensor::from_slice(&[-1e4f32, 1e4, 1e4, -1e4]).view([1, 2, 2]).set_requires_grad(true);
-    let openings =
+    let gate_values =
         sampling::sample_with(&logits, &Tensor::from_slice(&[0.0f32, 1.0, 1.0, 0.0]).view([1, 2, 2]), 1.0).unwrap();
-    openings.sum(Kind::Float).backward();
-    assert_eq!(values(&openings.detach()), [1.0, 0.0]);
+    gate_values.sum(Kind::Float).backward();
+    assert_eq!(values(&gate_values.detach()), [1.0, 0.0]);
     assert!(values(&logits.grad()).iter().all(|g| g.is_finite()));
 }
 
@@ -184,9 +185,9 @@ fn what_is_no_policy_is_refused() {
 #[test]
 fn decisions_without_noise_are_argmaxs_and_have_the_gradient_of_the_probability() {
     let logits = (normal(&[20, 3, 2], 8).unwrap() * 2.0).set_requires_grad(true);
-    let openings = sampling::decide(&logits, 0.5).unwrap();
-    assert_eq!(values(&openings.detach()), values(&Policy::Argmax.decide(&logits.detach(), 0).unwrap()));
-    openings.sum(Kind::Float).backward();
+    let gate_values = sampling::decide(&logits, 0.5).unwrap();
+    assert_eq!(values(&gate_values.detach()), values(&Policy::Argmax.decide(&logits.detach(), 0).unwrap()));
+    gate_values.sum(Kind::Float).backward();
     let gradients = values(&logits.grad().copy());
     // As a policy it is the same.
     let _ = logits.grad().zero_();
@@ -269,11 +270,11 @@ fn the_per_gate_loss_and_its_gradient_equal_values_derived_by_hand() {
     // Rates 0.75 and 0.25; targets 0.5 and 0.7: ((0.25)² + (−0.45)²) / 2 = 0.1325.
     let first = Tensor::from_slice(&[1.0f32, 1.0, 1.0, 0.0]).view([4, 1]).set_requires_grad(true);
     let second = Tensor::from_slice(&[0.0f32, 0.0, 1.0, 0.0]).view([4, 1]).set_requires_grad(true);
-    let openings = Openings::new(vec![first.shallow_clone(), second.shallow_clone()]).unwrap();
-    let loss = loss::per_gate(&openings, &[0.5, 0.7], None, Sides::Both).unwrap();
+    let gate_values = GateValues::new(vec![first.shallow_clone(), second.shallow_clone()]).unwrap();
+    let loss = loss::per_gate(&gate_values, &[0.5, 0.7], None, Sides::Both).unwrap();
     assert!((loss.double_value(&[]) - 0.1325).abs() < 1e-6);
     loss.backward();
-    // ∂/∂opening = 2 (rate − target) / (gates · batch).
+    // ∂/∂gate value = 2 (rate − target) / (gates · batch).
     assert!(values(&first.grad()).iter().all(|g| (g - 2.0 * 0.25 / 8.0).abs() < 1e-6));
     assert!(values(&second.grad()).iter().all(|g| (g + 2.0 * 0.45 / 8.0).abs() < 1e-6));
 }
@@ -283,8 +284,8 @@ fn the_batch_loss_and_its_gradient_equal_values_derived_by_hand() {
     // Two sites of 1 and 2 gates, batch 2; 4 of 6 open: a = 2/3, target 0.5: (1/6)² = 1/36.
     let first = Tensor::from_slice(&[1.0f32, 1.0]).view([2, 1]).set_requires_grad(true);
     let second = Tensor::from_slice(&[1.0f32, 0.0, 0.0, 1.0]).view([2, 2]).set_requires_grad(true);
-    let openings = Openings::new(vec![first.shallow_clone(), second.shallow_clone()]).unwrap();
-    let loss = loss::batch(&openings.mean().unwrap(), 0.5, Sides::Both).unwrap();
+    let gate_values = GateValues::new(vec![first.shallow_clone(), second.shallow_clone()]).unwrap();
+    let loss = loss::batch(&gate_values.mean().unwrap(), 0.5, Sides::Both).unwrap();
     assert!((loss.double_value(&[]) - 1.0 / 36.0).abs() < 1e-6);
     loss.backward();
     for gradient in values(&first.grad()).into_iter().chain(values(&second.grad())) {
@@ -297,8 +298,8 @@ fn weights_and_the_one_sided_form_equal_values_derived_by_hand() {
     // Rates 0.75 and 0.25 against 0.5 and 0.7, weights 3 and 1: (3 · 0.25² + 0.45²) / 4.
     let site = |values: [f32; 4]| Tensor::from_slice(&values).view([4, 1]).set_requires_grad(true);
     let sites = [site([1.0, 1.0, 1.0, 0.0]), site([0.0, 0.0, 1.0, 0.0])];
-    let openings = Openings::new(sites.iter().map(Tensor::shallow_clone).collect()).unwrap();
-    let per_gate = |weights, sides| loss::per_gate(&openings, &[0.5, 0.7], weights, sides).unwrap();
+    let gate_values = GateValues::new(sites.iter().map(Tensor::shallow_clone).collect()).unwrap();
+    let per_gate = |weights, sides| loss::per_gate(&gate_values, &[0.5, 0.7], weights, sides).unwrap();
     let found = per_gate(Some(&[3.0, 1.0][..]), Sides::Both).double_value(&[]);
     assert!((found - (3.0 * 0.0625 + 0.2025) / 4.0).abs() < 1e-6);
     // Only the first gate is open too often; the second has no gradient.
@@ -307,20 +308,20 @@ fn weights_and_the_one_sided_form_equal_values_derived_by_hand() {
     one_sided.backward();
     assert!(values(&sites[0].grad()).iter().all(|g| (g - 2.0 * 0.25 / 8.0).abs() < 1e-6));
     assert_eq!(values(&sites[1].grad()), [0.0; 4]);
-    let batch = |target| loss::batch(&openings.mean().unwrap(), target, Sides::Above).unwrap().double_value(&[]);
+    let batch = |target| loss::batch(&gate_values.mean().unwrap(), target, Sides::Above).unwrap().double_value(&[]);
     assert!((batch(0.3) - 0.04).abs() < 1e-6);
     assert_eq!(batch(0.6), 0.0);
 }
 
 #[test]
 fn faults_are_told() {
-    assert!(Openings::default().mean().is_err());
-    let openings = Openings::new(vec![Tensor::ones([4, 2], (Kind::Float, Device::Cpu))]).unwrap();
+    assert!(GateValues::default().mean().is_err());
+    let gate_values = GateValues::new(vec![Tensor::ones([4, 2], (Kind::Float, Device::Cpu))]).unwrap();
     assert_eq!(
-        loss::per_gate(&openings, &[0.5], None, Sides::Both).unwrap_err().to_string(),
+        loss::per_gate(&gate_values, &[0.5], None, Sides::Both).unwrap_err().to_string(),
         "1 values for 2 gates; give one activation target, and one weight if any, per gate"
     );
     let uneven = [3, 4].map(|n| Tensor::ones([n, 1], (Kind::Float, Device::Cpu)));
-    assert!(Openings::new(uneven.into()).is_err());
+    assert!(GateValues::new(uneven.into()).is_err());
     assert!(sampling::probability(&Tensor::ones([4, 3], (Kind::Float, Device::Cpu))).is_err());
 }

@@ -49,7 +49,8 @@ impl PyTorch {
         command
     }
 
-    /// The results of calls of `scripts/pytorch_training.py`: name of the function and its arguments.
+    /// The results of calls of `scripts/pytorch_training.py`: name of the function and its
+    /// arguments.
     ///
     /// # Panics
     /// If a call fails.

@@ -1,5 +1,5 @@
-//! The layout of the code keeps its promises: imports only point down, files stay short, and each says
-//! what it holds.
+//! The layout of the code keeps its promises: imports only point down, files stay short, and each
+//! says what it holds.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
@@ -59,8 +59,8 @@ fn expand(tree: &str, prefix: &str, paths: &mut Vec<String>) {
     }
 }
 
-/// What a file imports from its own crate, as paths from the crate's root. Tests do not count: they may
-/// look up.
+/// What a file imports from its own crate, as paths from the crate's root. Tests do not count: they
+/// may look up.
 fn imports(text: &str, module: &[String], is_mod: bool) -> Vec<Vec<String>> {
     let text = text.split("#[cfg(test)]").next().unwrap_or_default();
     let statements = text.split("\n").fold((Vec::new(), None::<String>), |(mut done, open), line| {
@@ -148,6 +148,37 @@ fn no_file_imports_one_that_imports_it_back() {
         }
     }
     assert!(counted > 200, "only {counted} imports were found");
+}
+
+/// The rooms of crates that have several floors, from the top one down (docs/layout.md).
+const ROOMS: [(&str, &[&str]); 3] = [
+    (
+        "trainer",
+        &["run", "learn", "method", "measure", "listeners", "states", "events", "results", "files", "error", "config"],
+    ),
+    ("arch", &["export", "prune", "cost", "network", "spec", "state_dict", "error"]),
+    ("data", &["batches", "sources", "decode", "error"]),
+];
+
+#[test]
+fn imports_of_a_room_point_down() {
+    for (name, rooms) in ROOMS {
+        let source = reference::repository().join("crates").join(name).join("src");
+        let floor = |file: &Path| {
+            let module = module_of(file, &source);
+            rooms.iter().position(|room| module.first().is_some_and(|first| first == room))
+        };
+        let mut counted = 0;
+        for (file, targets) in arrows(&source) {
+            for target in targets {
+                if let (Some(from), Some(to)) = (floor(&file), floor(&target)) {
+                    assert!(from <= to, "{} imports {}, which is above it", file.display(), target.display());
+                    counted += 1;
+                }
+            }
+        }
+        assert!(counted > 10, "{name}: only {counted} imports between rooms were found");
+    }
 }
 
 #[test]

@@ -17,8 +17,8 @@ unsafe extern "C" {
     fn torch_ext_allow_tf32(allowed: bool);
 }
 
-/// Whether convolutions and matrix products on CUDA may round their float32 factors to TF32's ten bits of fraction, which recent
-/// GPUs multiply several times faster. Holds for the whole process.
+/// Whether convolutions and matrix products on CUDA may round their float32 factors to TF32's ten
+/// bits of fraction, which recent GPUs multiply several times faster. Holds for the whole process.
 pub fn allow_tf32(allowed: bool) {
     // SAFETY: sets two flags of libtorch's global context.
     unsafe { torch_ext_allow_tf32(allowed) }
@@ -43,9 +43,9 @@ impl Half {
     }
 }
 
-/// While it lives, operations of this thread on one kind of device choose their precision as under `torch.autocast`:
-/// convolutions and matrix products compute in 16 bits, what needs the range stays in float32. What held before holds again when it is
-/// dropped, on every path out.
+/// While it lives, operations of this thread on one kind of device choose their precision as under
+/// `torch.autocast`: convolutions and matrix products compute in 16 bits, what needs the range
+/// stays in float32. What held before holds again when it is dropped, on every path out.
 #[derive(Debug)]
 #[must_use = "autocast ends when this is dropped"]
 pub struct Autocast {

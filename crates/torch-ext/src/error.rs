@@ -52,7 +52,8 @@ pub(crate) fn check(error: *mut c_char) -> Result<()> {
     if error.is_null() {
         return Ok(());
     }
-    // SAFETY: the shim returns null or a NUL-terminated string from strdup, freed exactly once, here.
+    // SAFETY: the shim returns null or a NUL-terminated string from strdup, freed exactly once,
+    // here.
     let text = unsafe {
         let text = CStr::from_ptr(error).to_string_lossy().into_owned();
         torch_ext_free_error(error);

@@ -1,7 +1,9 @@
-// Scaling, activation and addition in one pass over memory, forward and backward. Conventions as in shim.cpp.
+// Scaling, activation and addition in one pass over memory, forward and backward. Conventions as in
+// shim.cpp.
 //
-// Each of these operations alone takes a pass over its tensors, and the product's gradient with respect to its factors another with a
-// temporary of the tensor's size. For networks on a CPU, where such passes are bound by memory, that is what gates would cost.
+// Each of these operations alone takes a pass over its tensors, and the product's gradient with
+// respect to its factors another with a temporary of the tensor's size. For networks on a CPU,
+// where such passes are bound by memory, that is what gates would cost.
 #include "guarded.h"
 
 #include <ATen/TensorIterator.h>
@@ -19,7 +21,8 @@
 #include <limits>
 #include <vector>
 
-// Loops are compiled for processors with and without AVX2, and the right ones are chosen when the program starts.
+// Loops are compiled for processors with and without AVX2, and the right ones are chosen when the
+// program starts.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define FOR_EVERY_PROCESSOR __attribute__((target_clones("avx2", "default")))
 #else
@@ -51,7 +54,8 @@ struct Shape {
     int64_t image() const { return rows * channels; }
 };
 
-// One factor per channel of each image; `factors` is [N, C], or [N, 1] for the same in all channels.
+// One factor per channel of each image; `factors` is [N, C], or [N, 1] for the same in all
+// channels.
 const float *image_factors(const Tensor &factors, int64_t image, int64_t channels, std::vector<float> &filled) {
     const float *given = factors.const_data_ptr<float>();
     if (factors.size(1) == channels) return given + image * channels;
@@ -91,7 +95,8 @@ FOR_EVERY_PROCESSOR void sum_rows(In base, In features, In factors, Out result, 
         }
 }
 
-// `of_means` is what every row's gradient has more, one value per channel; the sums are the gradient with respect to the factors.
+// `of_means` is what every row's gradient has more, one value per channel; the sums are the
+// gradient with respect to the factors.
 FOR_EVERY_PROCESSOR void sum_rows_back(In gradient, In of_means, In result, In features, In factors, Out base_gradient,
                                        Out features_gradient, Out sums, int64_t rows, int64_t channels, Bounds bounds) {
     for (int64_t r = 0; r < rows; r++) {
@@ -108,8 +113,9 @@ FOR_EVERY_PROCESSOR void sum_rows_back(In gradient, In of_means, In result, In f
     }
 }
 
-// Runs `body(image, factors of its channels)` for every image, on libtorch's own threads: at::parallel_for is a template that would have
-// to be compiled with the OpenMP that libtorch was built with, so they are reached through an iterator over the images' numbers.
+// Runs `body(image, factors of its channels)` for every image, on libtorch's own threads:
+// at::parallel_for is a template that would have to be compiled with the OpenMP that libtorch was
+// built with, so they are reached through an iterator over the images' numbers.
 template <typename Body> void each_image(const Shape &shape, const Tensor &factors, Body body) {
     Tensor numbers = at::arange(shape.images, at::kLong);
     auto images = at::TensorIterator::nullary_op(numbers);
@@ -124,8 +130,8 @@ template <typename Body> void each_image(const Shape &shape, const Tensor &facto
         /*grain_size=*/1);
 }
 
-// Sums over the rows of an image: in float32 within a block of rows, in float64 over the blocks. `body(first row, rows, sums)` adds a
-// block. The order does not depend on the number of threads.
+// Sums over the rows of an image: in float32 within a block of rows, in float64 over the blocks.
+// `body(first row, rows, sums)` adds a block. The order does not depend on the number of threads.
 template <typename Body> void sum_image(const Shape &shape, int64_t image, Tensor &result, Body body) {
     constexpr int64_t block = 64;
     std::vector<float> sums(shape.channels);
@@ -145,7 +151,8 @@ template <typename Body> void sum_image(const Shape &shape, int64_t image, Tenso
     }
 }
 
-// With the strides of `features`: where two layouts are the same in memory, as for 1×1 pixels, they decide which kernels follow.
+// With the strides of `features`: where two layouts are the same in memory, as for 1×1 pixels, they
+// decide which kernels follow.
 Tensor like(const Tensor &features) { return at::empty_like(features); }
 
 struct Scale : Function<Scale> {
@@ -250,7 +257,8 @@ Tensor broadcast(const Tensor &factors, const Tensor &features) {
 
 extern "C" {
 
-// factors · activation(features) for features [N, C, H, W] and factors [N, C] or [N, 1]. *result is the caller's.
+// factors · activation(features) for features [N, C, H, W] and factors [N, C] or [N, 1]. *result is
+// the caller's.
 char *torch_ext_scale(const Tensor *features, const Tensor *factors, int64_t activation, Tensor **result) {
     return guarded([&] {
         Tensor mask = broadcast(*factors, *features);
@@ -261,8 +269,8 @@ char *torch_ext_scale(const Tensor *features, const Tensor *factors, int64_t act
     });
 }
 
-// activation(base + factors · features) for equally shaped base and features and, where they come along, the means of its channels,
-// [N, C], else null. Both results are the caller's.
+// activation(base + factors · features) for equally shaped base and features and, where they come
+// along, the means of its channels, [N, C], else null. Both results are the caller's.
 char *torch_ext_scaled_sum(const Tensor *base, const Tensor *features, const Tensor *factors, int64_t activation, Tensor **result,
                            Tensor **means) {
     return guarded([&] {

@@ -32,8 +32,9 @@ pub enum Pointwise {
     Relu6 = 2,
 }
 
-/// factors · activation(features), for features [N, C, H, W] and factors [N, C], or [N, 1] for all channels of an image alike. In
-/// float32 on the CPU with channels last it takes one pass over memory forward and one backward, and keeps the features alone.
+/// factors · activation(features), for features [N, C, H, W] and factors [N, C], or [N, 1] for all
+/// channels of an image alike. In float32 on the CPU with channels last it takes one pass over
+/// memory forward and one backward, and keeps the features alone.
 ///
 /// # Errors
 /// If the shapes are others.
@@ -45,8 +46,9 @@ pub fn scale(features: &Tensor, factors: &Tensor, activation: Pointwise) -> Resu
     Ok(unsafe { Tensor::from_ptr(result) })
 }
 
-/// activation(base + factors · features), for base and features [N, C, H, W]; the rest as [`scale`]. Where it takes one pass over memory, the
-/// mean of each of its channels comes along, [N, C].
+/// activation(base + factors · features), for base and features [N, C, H, W]; the rest as
+/// [`scale`]. Where it takes one pass over memory, the mean of each of its channels comes along,
+/// [N, C].
 ///
 /// # Errors
 /// If the shapes are others.

@@ -4,12 +4,13 @@ use crate::error::{Error, Result};
 use crate::tensors::{Init, Path};
 use tch::Tensor;
 
-/// Which statistics a batch norm normalises with.
+/// Which statistics a batch norm normalizes with.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Statistics {
     /// The running ones; nothing changes.
     Running,
-    /// The batch's; the running ones move towards them: running ← (1 − momentum) · running + momentum · batch.
+    /// The batch's; the running ones move towards them: running ← (1 − momentum) · running +
+    /// momentum · batch.
     Batch {
         /// Share of the batch.
         momentum: f64,
@@ -21,8 +22,8 @@ impl Statistics {
     pub const TRAINING: Self = Self::Batch { momentum: 0.1 };
 }
 
-/// Batch normalisation over the channels of [N, C, …], with PyTorch's defaults: weight 1, bias 0, ε 1e-5.
-/// (`tch::nn::batch_norm` starts its weights uniform in (0, 1).)
+/// Batch normalization over the channels of [N, C, …], with PyTorch's defaults: weight 1, bias 0, ε
+/// 1e-5. (`tch::nn::batch_norm` starts its weights uniform in (0, 1).)
 #[derive(Debug)]
 pub struct BatchNorm {
     weight: Tensor,
@@ -35,7 +36,8 @@ impl BatchNorm {
     /// Added to the variance.
     pub const EPSILON: f64 = 1e-5;
 
-    /// Makes `weight`, `bias`, `running_mean` and `running_var` for `channels` channels under `path`.
+    /// Makes `weight`, `bias`, `running_mean` and `running_var` for `channels` channels under
+    /// `path`.
     ///
     /// # Errors
     /// If a tensor cannot be made.
@@ -71,13 +73,14 @@ impl BatchNorm {
         })
     }
 
-    /// Normalises with the given statistics.
+    /// Normalizes with the given statistics.
     ///
-    /// With the batch's a channel needs more than one value: a batch of one image without spatial extent would turn the running
-    /// variance into NaN, so it is an error.
+    /// With the batch's a channel needs more than one value: a batch of one image without spatial
+    /// extent would turn the running variance into NaN, so it is an error.
     ///
     /// # Errors
-    /// If the shape is another, or the batch's statistics are asked for and it has one value per channel.
+    /// If the shape is another, or the batch's statistics are asked for and it has one value per
+    /// channel.
     pub fn forward(&self, input: &Tensor, statistics: Statistics) -> Result<Tensor> {
         let (of_the_batch, momentum) = match statistics {
             Statistics::Running => (false, 0.0),
@@ -107,7 +110,8 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Makes `weight` (outputs × inputs) and, if asked for, `bias` (as many as outputs) under `path`.
+    /// Makes `weight` (outputs × inputs) and, if asked for, `bias` (as many as outputs) under
+    /// `path`.
     ///
     /// # Errors
     /// If a tensor cannot be made.
@@ -154,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn training_normalises_with_the_batch_and_follows_it_with_the_running_statistics() {
+    fn training_normalizes_with_the_batch_and_follows_it_with_the_running_statistics() {
         let mut tensors = Tensors::new(Device::Cpu, 0);
         let norm = BatchNorm::build(&mut tensors.root(), 1).unwrap();
         let output = norm.forward(&Tensor::from_slice(&[1.0f32, 3.0]).view([2, 1]), Statistics::TRAINING).unwrap();

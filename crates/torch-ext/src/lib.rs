@@ -1,6 +1,8 @@
-//! Thin, safe wrappers over what libtorch has and tch does not. No policy and no words of the project above it.
+//! Thin, safe wrappers over what libtorch has and tch does not. No policy and no words of the
+//! project above it.
 //!
-//! - [`Tensors`]: named parameters and buffers in a fixed order, as `torch.nn.Module.state_dict()` keeps them.
+//! - [`Tensors`]: named parameters and buffers in a fixed order, as `torch.nn.Module.state_dict()`
+//!   keeps them.
 //! - [`BatchNorm`], [`Linear`]: layers with PyTorch's names and initial values.
 //! - [`scale`], [`scaled_sum`]: products, activations, sums and means in one pass over memory.
 //! - [`fused_sgd`], [`fused_adamw`]: one call that updates all parameters.
@@ -9,7 +11,8 @@
 //! - [`uniform`], [`normal`]: random values that are a function of an explicit seed.
 //! - [`Script`]: TorchScript modules, compiled from their source.
 //! - [`peak_memory`]: how much memory was in use.
-//! - [`cuda_is_available`], [`to_device`]: loads libtorch's CUDA libraries only when somebody asks for a GPU; copies to it that the host does not wait for.
+//! - [`cuda_is_available`], [`to_device`]: loads libtorch's CUDA libraries only when somebody asks
+//!   for a GPU; copies to it that the host does not wait for.
 
 mod autocast;
 mod cuda;

@@ -8,8 +8,8 @@ unsafe extern "C" {
     fn torch_ext_peak_cuda_memory(device: i64, bytes: *mut u64) -> *mut c_char;
 }
 
-/// The most memory in bytes that was in use so far: of the whole process on the CPU, where the system tells, and of the tensors and
-/// what is kept for them on a CUDA device.
+/// The most memory in bytes that was in use so far: of the whole process on the CPU, where the
+/// system tells, and of the tensors and what is kept for them on a CUDA device.
 pub fn peak_memory(device: Device) -> Option<u64> {
     match device {
         Device::Cpu => {

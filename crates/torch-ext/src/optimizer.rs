@@ -4,7 +4,8 @@ use crate::error::{Error, Result, check};
 use std::ffi::c_char;
 use tch::Tensor;
 
-/// The numbers of one step of stochastic gradient descent, as in `torch.optim.SGD` with dampening 0.
+/// The numbers of one step of stochastic gradient descent, as in `torch.optim.SGD` with dampening
+/// 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SgdStep {
     /// Learning rate.
@@ -17,7 +18,8 @@ pub struct SgdStep {
     pub nesterov: bool,
 }
 
-/// The numbers of one step of Adam with decoupled weight decay (Loshchilov and Hutter 2019), as in `torch.optim.AdamW`.
+/// The numbers of one step of Adam with decoupled weight decay (Loshchilov and Hutter 2019), as in
+/// `torch.optim.AdamW`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWStep {
     /// Learning rate.
@@ -88,9 +90,11 @@ unsafe extern "C" {
     ) -> *mut c_char;
 }
 
-/// Updates `parameters` and `momenta` in place: `torch._fused_sgd_`, one kernel per device for all of them.
+/// Updates `parameters` and `momenta` in place: `torch._fused_sgd_`, one kernel per device for all
+/// of them.
 ///
-/// Element i of each list belongs together: same shape, device and kind. Call it under [`tch::no_grad`].
+/// Element i of each list belongs together: same shape, device and kind. Call it under
+/// [`tch::no_grad`].
 ///
 /// # Errors
 /// If the lists differ in length, or libtorch refuses the tensors.
@@ -104,8 +108,8 @@ pub fn fused_sgd(parameters: &[Tensor], gradients: Gradients, momenta: &[Tensor]
     let parameters = pointers(parameters);
     let gradients = pointers(gradients.values);
     let momenta = pointers(momenta);
-    // SAFETY: three arrays of `count` valid tensor pointers, and two pointers that are valid or null; all outlive the call, and
-    // the shim keeps none of them.
+    // SAFETY: three arrays of `count` valid tensor pointers, and two pointers that are valid or
+    // null; all outlive the call, and the shim keeps none of them.
     check(unsafe {
         torch_ext_fused_sgd(
             parameters.as_ptr(),
@@ -122,11 +126,12 @@ pub fn fused_sgd(parameters: &[Tensor], gradients: Gradients, momenta: &[Tensor]
     })
 }
 
-/// Updates `parameters` and the running means of their gradients and squared gradients in place: `torch._fused_adamw_`, one kernel per
-/// device for all of them.
+/// Updates `parameters` and the running means of their gradients and squared gradients in place:
+/// `torch._fused_adamw_`, one kernel per device for all of them.
 ///
-/// Element i of each list belongs together: same shape, device and kind. `number` is that of the step, from 1, a float32 scalar on their
-/// device: the first means are corrected for having started at zero. Call it under [`tch::no_grad`].
+/// Element i of each list belongs together: same shape, device and kind. `number` is that of the
+/// step, from 1, a float32 scalar on their device: the first means are corrected for having started
+/// at zero. Call it under [`tch::no_grad`].
 ///
 /// # Errors
 /// If the lists differ in length, or libtorch refuses the tensors.
@@ -147,8 +152,8 @@ pub fn fused_adamw(
     let count = parameters.len();
     let (scale, skip) = (pointer(gradients.scale), pointer(gradients.skip));
     let [parameters, gradients, means, squares] = [parameters, gradients.values, means, squares].map(pointers);
-    // SAFETY: four arrays of `count` valid tensor pointers, a valid pointer, and two that are valid or null; all outlive the call, and
-    // the shim keeps none of them.
+    // SAFETY: four arrays of `count` valid tensor pointers, a valid pointer, and two that are valid
+    // or null; all outlive the call, and the shim keeps none of them.
     check(unsafe {
         torch_ext_fused_adamw(
             parameters.as_ptr(),
@@ -168,21 +173,23 @@ pub fn fused_adamw(
     })
 }
 
-/// The Euclidean norm of all `tensors` together, a scalar tensor on their device. It is a finite number only if all their values are.
+/// The Euclidean norm of all `tensors` together, a scalar tensor on their device. It is a finite
+/// number only if all their values are.
 ///
 /// # Errors
 /// If there are none, or libtorch refuses them.
 pub fn norm(tensors: &[Tensor]) -> Result<Tensor> {
     let pointers = pointers(tensors);
     let mut result = std::ptr::null_mut();
-    // SAFETY: an array of valid tensor pointers that outlives the call; on success the result is a tensor of our own.
+    // SAFETY: an array of valid tensor pointers that outlives the call; on success the result is a
+    // tensor of our own.
     check(unsafe { torch_ext_norm(pointers.as_ptr(), pointers.len(), &raw mut result) })?;
     // SAFETY: the shim made it with new and gave it away.
     Ok(unsafe { Tensor::from_ptr(result) })
 }
 
-/// Moves each of `tensors` the share `weight` of its way to that of `ends`, in place: one kernel per device for all of them. Call it
-/// under [`tch::no_grad`].
+/// Moves each of `tensors` the share `weight` of its way to that of `ends`, in place: one kernel
+/// per device for all of them. Call it under [`tch::no_grad`].
 ///
 /// # Errors
 /// If the lists differ in length or shapes.
@@ -192,7 +199,8 @@ pub fn lerp(tensors: &[Tensor], ends: &[Tensor], weight: f64) -> Result<()> {
         return Ok(());
     }
     let (tensors, ends) = (pointers(tensors), pointers(ends));
-    // SAFETY: two arrays of as many valid tensor pointers that outlive the call; the shim keeps none of them.
+    // SAFETY: two arrays of as many valid tensor pointers that outlive the call; the shim keeps
+    // none of them.
     check(unsafe { torch_ext_lerp(tensors.as_ptr(), ends.as_ptr(), tensors.len(), weight) })
 }
 
@@ -204,7 +212,8 @@ fn pointers(tensors: &[Tensor]) -> Vec<*const torch_sys::C_tensor> {
     tensors.iter().map(Tensor::as_ptr).collect()
 }
 
-/// The CPU kernels walk raw memory: what they are given must really correspond. Lists as (name of all, name of one, tensors).
+/// The CPU kernels walk raw memory: what they are given must really correspond. Lists as (name of
+/// all, name of one, tensors).
 fn refuse_unlike(parameters: &[Tensor], lists: &[(&'static str, &'static str, &[Tensor])]) -> Result<()> {
     let expected = parameters.len();
     for &(what, _, tensors) in lists {
@@ -282,7 +291,8 @@ mod tests {
         }
     }
 
-    /// m = β₁·m + (1 − β₁)·g, v = β₂·v + (1 − β₂)·g²; p ← p − lr·λ·p − lr · m/(1 − β₁ᵗ) / (√(v/(1 − β₂ᵗ)) + ε).
+    /// m = β₁·m + (1 − β₁)·g, v = β₂·v + (1 − β₂)·g²; p ← p − lr·λ·p − lr · m/(1 − β₁ᵗ) / (√(v/(1 −
+    /// β₂ᵗ)) + ε).
     #[test]
     fn steps_of_adam_equal_the_formula() {
         let [parameter, mean, square] = [[1.0f32, -2.0], [0.0; 2], [0.0; 2]].map(|values| Tensor::from_slice(&values));

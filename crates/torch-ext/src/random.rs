@@ -14,8 +14,8 @@ unsafe extern "C" {
     ) -> *mut c_char;
 }
 
-/// Uniform values in [0, 1): a float32 tensor on the CPU that is a function of shape and seed alone. libtorch's global
-/// generator is neither read nor moved.
+/// Uniform values in [0, 1): a float32 tensor on the CPU that is a function of shape and seed
+/// alone. libtorch's global generator is neither read nor moved.
 ///
 /// # Errors
 /// If libtorch cannot make the tensor.
@@ -33,15 +33,16 @@ pub fn normal(shape: &[i64], seed: u64) -> Result<Tensor> {
 
 fn draw(shape: &[i64], seed: u64, normal: bool) -> Result<Tensor> {
     let mut result = std::ptr::null_mut();
-    // SAFETY: `shape` outlives the call; on success the shim stores a tensor that is ours to free, which `from_ptr` takes over.
+    // SAFETY: `shape` outlives the call; on success the shim stores a tensor that is ours to free,
+    // which `from_ptr` takes over.
     unsafe {
         check(torch_ext_random(shape.as_ptr(), shape.len(), seed, normal, &mut result))?;
         Ok(Tensor::from_ptr(result))
     }
 }
 
-/// A seed for part number `part` of something that has the seed `seed`: SplitMix64's output function over both, so that
-/// neighbouring numbers give unrelated seeds.
+/// A seed for part number `part` of something that has the seed `seed`: SplitMix64's output
+/// function over both, so that neighboring numbers give unrelated seeds.
 pub fn derive_seed(seed: u64, part: u64) -> u64 {
     let mut z = seed.wrapping_add(part.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -75,12 +75,14 @@ char *torch_ext_script_define(Module *module, const char *source) {
     return guarded([&] { module->define(source); });
 }
 
-// Calls a method of one tensor that returns a tensor, or a tensor and a list of tensors: `store` is called with each in turn.
+// Calls a method of one tensor that returns a tensor, or a tensor and a list of tensors: `store` is
+// called with each in turn.
 char *torch_ext_script_call(const Module *module, const char *method, const at::Tensor *input, void *context,
                             void (*store)(void *, at::Tensor *)) {
     return guarded([&] {
         c10::InferenceMode no_gradients;
-        // The executor would spend its first calls on profiling and rewriting the graph, which gains a network nothing.
+        // The executor would spend its first calls on profiling and rewriting the graph, which
+        // gains a network nothing.
         torch::jit::GraphOptimizerEnabledGuard as_it_is(false);
         auto result = module->get_method(method)({*input});
         if (result.isTensor()) return store(context, new at::Tensor(result.toTensor()));
@@ -90,7 +92,7 @@ char *torch_ext_script_call(const Module *module, const char *method, const at::
     });
 }
 
-// Frozen and optimised, as torch.jit.optimize_for_inference does it.
+// Frozen and optimized, as torch.jit.optimize_for_inference does it.
 char *torch_ext_script_optimize(const Module *module, Module **result) {
     return guarded([&] { *result = new Module(torch::jit::optimize_for_inference(*const_cast<Module *>(module))); });
 }

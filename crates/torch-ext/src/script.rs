@@ -76,7 +76,8 @@ impl Script {
     /// If libtorch cannot make it.
     pub fn new(name: &str) -> Result<Self> {
         let name = c_string(name)?;
-        // SAFETY: `name` outlives the call; on success the shim stores a module that is ours to free.
+        // SAFETY: `name` outlives the call; on success the shim stores a module that is ours to
+        // free.
         Self::made(|result| unsafe { torch_ext_script_new(name.as_ptr(), result) })
     }
 
@@ -90,10 +91,11 @@ impl Script {
         Self::made(|result| unsafe { torch_ext_script_load(path.as_ptr(), result) })
     }
 
-    /// The module frozen and with fused operations, as `torch.jit.optimize_for_inference` makes it: for running, not for saving.
+    /// The module frozen and with fused operations, as `torch.jit.optimize_for_inference` makes it:
+    /// for running, not for saving.
     ///
     /// # Errors
-    /// If libtorch cannot optimise it.
+    /// If libtorch cannot optimize it.
     pub fn optimized(&self) -> Result<Self> {
         // SAFETY: the module is alive and only copied; otherwise as in `new`.
         Self::made(|result| unsafe { torch_ext_script_optimize(self.module, result) })
@@ -111,7 +113,8 @@ impl Script {
     /// If the path is taken.
     pub fn tensor(&mut self, path: &str, tensor: &Tensor, is_buffer: bool) -> Result<()> {
         let path = c_string(path)?;
-        // SAFETY: all pointers outlive the call; the module keeps a reference of its own to the tensor.
+        // SAFETY: all pointers outlive the call; the module keeps a reference of its own to the
+        // tensor.
         check(unsafe { torch_ext_script_tensor(self.module, path.as_ptr(), tensor.as_ptr(), is_buffer) })
     }
 
@@ -139,7 +142,8 @@ impl Script {
         })
     }
 
-    /// Compiles methods from TorchScript source; they may use the module's tensors and attributes, and each other.
+    /// Compiles methods from TorchScript source; they may use the module's tensors and attributes,
+    /// and each other.
     ///
     /// # Errors
     /// libtorch's own words if the source does not compile.
@@ -149,7 +153,8 @@ impl Script {
         check(unsafe { torch_ext_script_define(self.module, source.as_ptr()) })
     }
 
-    /// Calls a method that takes a tensor and returns one, or one and a list: all that it returns, in order. No gradients.
+    /// Calls a method that takes a tensor and returns one, or one and a list: all that it returns,
+    /// in order. No gradients.
     ///
     /// # Errors
     /// If there is no such method or it fails.

@@ -1,5 +1,6 @@
-// C entry points over libtorch for what tch does not wrap. Every function returns null, or an error text the caller frees
-// with torch_ext_free_error. Tensors are passed as tch passes them: pointers to at::Tensor that stay the caller's.
+// C entry points over libtorch for what tch does not wrap. Every function returns null, or an error
+// text the caller frees with torch_ext_free_error. Tensors are passed as tch passes them: pointers
+// to at::Tensor that stay the caller's.
 #include "guarded.h"
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -60,7 +61,8 @@ char *torch_ext_peak_cuda_memory(int64_t device, uint64_t *bytes) {
 // Loads libtorch's CUDA half into the process; libtorch registers its CUDA back end while loading.
 bool torch_ext_load_cuda() { return dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) != nullptr; }
 
-// A float32 CPU tensor of uniform [0, 1) or standard normal values from a generator of its own. *result is the caller's.
+// A float32 CPU tensor of uniform [0, 1) or standard normal values from a generator of its own.
+// *result is the caller's.
 char *torch_ext_random(const int64_t *size, size_t dimensions, uint64_t seed, bool normal, at::Tensor **result) {
     return guarded([&] {
         at::Generator generator = at::detail::createCPUGenerator(seed);
@@ -69,7 +71,8 @@ char *torch_ext_random(const int64_t *size, size_t dimensions, uint64_t seed, bo
     });
 }
 
-// Begins what torch.autocast begins, and tells what held before. `kind` numbers are at::ScalarType's.
+// Begins what torch.autocast begins, and tells what held before. `kind` numbers are
+// at::ScalarType's.
 char *torch_ext_autocast(bool cuda, bool enabled, int kind, bool *was_enabled, int *former_kind) {
     return guarded([&] {
         auto device = device_type(cuda);
@@ -107,8 +110,9 @@ char *torch_ext_lerp(at::Tensor *const *tensors, at::Tensor *const *ends, size_t
     return guarded([&] { at::_foreach_lerp_(list(tensors, count), list(ends, count), weight); });
 }
 
-// torch._fused_sgd_ with dampening 0, where momentum buffers of zero already make the first step right. Without momentum
-// libtorch wants no buffers. Gradients are divided by `scale`, and nothing changes if `skip` is 1; both may be null.
+// torch._fused_sgd_ with dampening 0, where momentum buffers of zero already make the first step
+// right. Without momentum libtorch wants no buffers. Gradients are divided by `scale`, and nothing
+// changes if `skip` is 1; both may be null.
 char *torch_ext_fused_sgd(at::Tensor *const *parameters, at::Tensor *const *gradients, at::Tensor *const *momenta,
                           size_t count, const at::Tensor *scale, const at::Tensor *skip, double learning_rate, double momentum,
                           double weight_decay, bool nesterov) {
@@ -119,7 +123,8 @@ char *torch_ext_fused_sgd(at::Tensor *const *parameters, at::Tensor *const *grad
     });
 }
 
-// torch._fused_adamw_. `number` is that of the step, the same for all parameters, from 1. `scale` and `skip` as above.
+// torch._fused_adamw_. `number` is that of the step, the same for all parameters, from 1. `scale`
+// and `skip` as above.
 char *torch_ext_fused_adamw(at::Tensor *const *parameters, at::Tensor *const *gradients, at::Tensor *const *means,
                             at::Tensor *const *squares, size_t count, const at::Tensor *number, const at::Tensor *scale,
                             const at::Tensor *skip, double learning_rate, double beta1, double beta2, double weight_decay,

@@ -42,12 +42,13 @@ pub struct Entry {
     pub tensor: Tensor,
     /// Parameter or buffer.
     pub role: Role,
-    /// The label the builder gave it (see [`Path::group`]), for optimisers that treat groups differently.
+    /// The label the builder gave it (see [`Path::group`]), for optimizers that treat groups
+    /// differently.
     pub group: &'static str,
 }
 
-/// Named tensors in the order they were made. Unlike `tch::nn::VarStore` it refuses a name that is taken, keeps its order
-/// and never renames.
+/// Named tensors in the order they were made. Unlike `tch::nn::VarStore` it refuses a name that is
+/// taken, keeps its order and never renames.
 #[derive(Debug)]
 pub struct Tensors {
     entries: Vec<Entry>,
@@ -57,8 +58,8 @@ pub struct Tensors {
 }
 
 impl Tensors {
-    /// An empty set whose tensors will live on `device`. A tensor's random values are a function of `seed` and its name: they
-    /// do not depend on the device or on what else is made.
+    /// An empty set whose tensors will live on `device`. A tensor's random values are a function of
+    /// `seed` and its name: they do not depend on the device or on what else is made.
     pub fn new(device: Device, seed: u64) -> Self {
         Self { entries: Vec::new(), position: HashMap::new(), device, seed }
     }
@@ -111,7 +112,7 @@ impl Path<'_> {
         Path { prefix: self.full_name(name), tensors: self.tensors, group: self.group }
     }
 
-    /// The same path; tensors made under it are labelled `group`.
+    /// The same path; tensors made under it are labeled `group`.
     pub fn group(&mut self, group: &'static str) -> Path<'_> {
         Path { prefix: self.prefix.clone(), tensors: self.tensors, group }
     }

@@ -1,4 +1,5 @@
-//! Memory for the whole process. On Linux jemalloc takes malloc's place, so libtorch's tensors come from it too.
+//! Memory for the whole process. On Linux jemalloc takes malloc's place, so libtorch's tensors come
+//! from it too.
 
 use std::ffi::{CStr, c_char};
 use tikv_jemallocator::Jemalloc;
@@ -6,9 +7,10 @@ use tikv_jemallocator::Jemalloc;
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
-/// A network asks for tensors of the same sizes step after step: freed memory stays in the process, large blocks are treated as all
-/// others, and huge pages, where the system has them, spare most page faults. Each arena keeps what was freed in it, so there are few. The
-/// environment variable `MALLOC_CONF` overrides single options.
+/// A network asks for tensors of the same sizes step after step: freed memory stays in the process,
+/// large blocks are treated as all others, and huge pages, where the system has them, spare most
+/// page faults. Each arena keeps what was freed in it, so there are few. The environment variable
+/// `MALLOC_CONF` overrides single options.
 const OPTIONS: &CStr = c"dirty_decay_ms:-1,oversize_threshold:0,thp:always,narenas:4";
 
 /// A `const char *`.

@@ -1,6 +1,6 @@
 //! How a command ends that did not fail.
 
-/// What a command that did not fail comes to.
+/// The outcome of a command that did not fail.
 #[derive(Default)]
 pub(crate) struct Done {
     /// The result.

@@ -24,7 +24,8 @@ impl Reading {
         refuse_share("--max-bad-share", self.max_bad_share)
     }
 
-    /// Batches of the images in the folder `split` of `data`, or in `data` itself if it has no such folder, prepared for `loaded`.
+    /// Batches of the images in the folder `split` of `data`, or in `data` itself if it has no such
+    /// folder, prepared for `loaded`.
     pub(crate) fn loader(
         &self,
         loaded: &Loaded,
@@ -37,8 +38,8 @@ impl Reading {
         let folder = Split::folder(data, split).unwrap_or_else(|| data.to_owned());
         let split = Split::open_with_classes(&folder, loaded.named.then_some(&*loaded.classes))?;
         loaded.refuse_other_classes(&split)?;
-        let (normalise, threads) = (loaded.input.normalise(), self.threads.into());
-        let options = LoaderOptions { transform, normalise, order, batch_size, threads, ..Default::default() };
+        let (normalize, threads) = (loaded.input.normalize(), self.threads.into());
+        let options = LoaderOptions { transform, normalize, order, batch_size, threads, ..Default::default() };
         Ok(Loader::new(Arc::new(split), options)?)
     }
 }

@@ -10,7 +10,7 @@ mod table;
 mod usage;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, calibrate, data, eval, export, fit, inspect, predict, prune};
+use commands::{bench, calibrate, config, data, eval, export, fit, inspect, predict, prune};
 use done::Done;
 use std::io::Write;
 use std::process::ExitCode;
@@ -30,6 +30,7 @@ enum Command {
     Fit(fit::Args),
     Eval(eval::Args),
     Calibrate(calibrate::Args),
+    Config(config::Args),
     Prune(prune::Args),
     Export(export::Args),
     Bench(bench::Args),
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         Command::Fit(args) => fit::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Calibrate(args) => calibrate::run(args),
+        Command::Config(args) => config::run(args),
         Command::Prune(args) => prune::run(args),
         Command::Export(args) => export::run(args),
         Command::Bench(args) => bench::run(args),

@@ -24,7 +24,8 @@ pub(crate) struct Source {
     /// Weights for --arch: a .pth or .safetensors state dict with torchvision's names
     #[arg(long, value_name = "FILE", requires = "arch")]
     pub weights: Option<PathBuf>,
-    /// Classes of --arch [default: as many as --weights has, else 1000]; if the file has others, the classifier is fresh
+    /// Classes of --arch [default: as many as --weights has, else 1000]; if the file has others,
+    /// the classifier is fresh
     #[arg(long, value_name = "N", requires = "arch", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub num_classes: Option<u32>,
 }
@@ -81,7 +82,8 @@ impl Source {
 }
 
 impl Loaded {
-    /// Refuses a split whose classes are not the network's; one without class names is held to their number.
+    /// Refuses a split whose classes are not the network's; one without class names is held to
+    /// their number.
     pub(crate) fn refuse_other_classes(&self, split: &Split) -> Result<()> {
         if self.named {
             return Ok(trainer::refuse_other_classes(&self.classes, split)?);
@@ -99,8 +101,8 @@ impl Loaded {
     }
 }
 
-/// How training images are prepared for a network of which only the evaluation is known: the CIFAR recipe for images that are
-/// used whole, else ImageNet's.
+/// How training images are prepared for a network of which only the evaluation is known: the CIFAR
+/// recipe for images that are used whole, else ImageNet's.
 fn augmentation(input: Input) -> Transform {
     let mut config = Config::default();
     (config.data.image_size, config.data.resize) = (input.image_size, input.resize);
@@ -110,7 +112,8 @@ fn augmentation(input: Input) -> Transform {
     config.data.augmentation()
 }
 
-/// A preset with the weights of a file, which says how many classes there are unless `num_classes` does.
+/// A preset with the weights of a file, which says how many classes there are unless `num_classes`
+/// does.
 pub(crate) fn network_with_weights(
     arch: &str,
     path: &Path,

@@ -158,7 +158,7 @@ pub enum Error {
     },
     /// A run left the finite numbers.
     #[error(
-        "{what} came to values that are not finite numbers: {diagnosis}; lower optimizer.learning_rate, lengthen schedule.warmup_epochs or set optimizer.clip_norm; nothing was saved since the last checkpoint"
+        "{what} gave values that are not finite numbers: {diagnosis}; lower optimizer.learning_rate, lengthen schedule.warmup_epochs or set optimizer.clip_norm; nothing was saved since the last checkpoint"
     )]
     NotFinite {
         /// Which step, or what else.
@@ -199,7 +199,8 @@ pub struct Diagnosis {
     pub step: u64,
     /// The first values that were not finite numbers, if some were found.
     pub first: Option<String>,
-    /// Smallest and largest margin between the logits "open" and "closed" of all gates; absent without gates.
+    /// Smallest and largest margin between the logits "open" and "closed" of all gates; absent
+    /// without gates.
     pub margins: Option<(f64, f64)>,
     /// The learning rate of the step.
     pub learning_rate: f64,

@@ -31,7 +31,7 @@ pub enum Event<'a> {
     Images {
         /// The step, from 1.
         step: u64,
-        /// As the network sees them, normalised and augmented: [N, 3, H, W].
+        /// As the network sees them, normalized and augmented: [N, 3, H, W].
         images: &'a Tensor,
     },
     /// A step is done.
@@ -76,9 +76,11 @@ pub enum Event<'a> {
         epoch: u64,
         /// Means over the epoch's training steps.
         train: &'a Summary,
-        /// The evaluation of what is deployed, averaged weights if there are any, with the policy of the configuration.
+        /// The evaluation of what is deployed, averaged weights if there are any, with the policy
+        /// of the configuration.
         evaluation: &'a Evaluation,
-        /// The same images with sampled gates, as in training; `None` without gates and once they are decided.
+        /// The same images with sampled gates, as in training; `None` without gates and once they
+        /// are frozen.
         sampled: Option<&'a Evaluation>,
         /// The weights themselves, where averaged ones are deployed.
         unaveraged: Option<&'a Evaluation>,

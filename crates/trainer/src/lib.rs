@@ -1,14 +1,14 @@
 //! Training and evaluation of gated networks.
 //!
 //! A [`Config`] says everything about a run; [`Fit`] trains it and notifies [`Listener`]s of what
-//! happens; [`Evaluator`] measures a network; a [`Checkpoint`] carries the spec, so whatever was trained
-//! loads without further words. Schedules are pure functions of the step, randomness of (seed, step): a
-//! resumed run needs nothing but its checkpoint.
+//! happens; [`Evaluator`] measures a network; a [`Checkpoint`] carries the spec, so whatever was
+//! trained loads without further words. Schedules are pure functions of the step, randomness of
+//! (seed, step): a resumed run needs nothing but its checkpoint.
 //!
-//! The rooms, from the top floor down: `run` (a run from its first check to its last file), `learn` (a
-//! step), `method` (objective, budget and the life of gates), `measure` (passes that do not train),
-//! `listeners`, `states` (checkpoints), then plain data: `results`, `files`, `config`. docs/layout.md
-//! has the map.
+//! The rooms, from the top floor down: `run` (a run from its first check to its last file), `learn`
+//! (a step), `method` (objective, budget and the life of gates), `measure` (passes that do not
+//! train), `listeners`, `states` (checkpoints), then plain data: `results`, `files`, `config`.
+//! docs/layout.md has the map.
 //!
 //! # Example
 //! Three steps on images that are drawn here:
@@ -76,7 +76,7 @@ pub use measure::pass::{Extent, ImagePass, to_tensors};
 pub use method::agreement::{GateObserver, Unanimity, independent_decisions};
 pub use method::objective::{Labels, Objective, Terms};
 pub use results::evaluation::{Deviation, Evaluation};
-pub use results::gate_use::{GateState, GateUse, ImageUse, Polarisation};
+pub use results::gate_use::{GateState, GateUse, ImageUse, Polarization};
 pub use results::names::{SiteName, gate_names};
 pub use results::run::{Activation, BlockVerdict, Outcome, Position, Verdict};
 pub use results::scheduled::Scheduled;

@@ -1,4 +1,5 @@
-//! Learning rates and mixed and erased images against PyTorch's and torchvision's; skips where that Python is not set up.
+//! Learning rates and mixed and erased images against PyTorch's and torchvision's; skips where that
+//! Python is not set up.
 
 #![cfg(test)]
 
@@ -9,7 +10,7 @@ use crate::learn::mix::Mix;
 use crate::method::objective::{Labels, Objective};
 use crate::results::scheduled::Scheduled;
 use arch::{Cost, Meter, NetSpec, Output};
-use gumbel_gates::Openings;
+use gumbel_gates::GateValues;
 use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
 use reference::{PyTorch, deciles};
@@ -79,10 +80,10 @@ fn mixed_images_and_their_loss_are_torchvisions() {
         (0.1, Some([8, 8])),
         (0.999, Some([3, 5])),
     ];
-    let calls = cases.map(|(share, centre)| {
+    let calls = cases.map(|(share, center)| {
         json!(["mixed", {
             "images": nested(&images), "labels": labels, "logits": nested(&logits), "share": share,
-            "centre": centre, "smoothing": smoothing,
+            "center": center, "smoothing": smoothing,
         }])
     });
     let Some(pytorch) = PyTorch::find() else { return };
@@ -93,11 +94,11 @@ fn mixed_images_and_their_loss_are_torchvisions() {
     config.train.label_smoothing = smoothing;
     let objective = Objective::new(&config, &cost);
     let meter = Meter::new(&cost, Device::Cpu).unwrap();
-    let output = Output { logits, gate_logits: Vec::new(), openings: Openings::new(Vec::new()).unwrap() };
+    let output = Output { logits, gate_logits: Vec::new(), gate_values: GateValues::new(Vec::new()).unwrap() };
     let scheduled = Scheduled { temperature: 1.0, ..Scheduled::default() };
     let labels = Tensor::from_slice(&labels);
-    for ((share, centre), expected) in cases.into_iter().zip(expected) {
-        let mix = centre.map_or(Mix::Blend { share }, |centre| Mix::paste(size, share, centre));
+    for ((share, center), expected) in cases.into_iter().zip(expected) {
+        let mix = center.map_or(Mix::Blend { share }, |center| Mix::paste(size, share, center));
         let found: Vec<f64> =
             Vec::try_from(mix.images(&images).unwrap().flatten(0, -1).to_kind(tch::Kind::Double)).unwrap();
         let pixels = numbers(&expected["images"]);

@@ -58,7 +58,8 @@ fn the_papers_recipe_gates_ten_blocks() {
 
 #[test]
 fn granularities_are_names_numbers_or_one_size_per_place() {
-    // Filters per gate in the last stage: 512 channels between, 2048 out, one or two groups of each site open.
+    // Filters per gate in the last stage: 512 channels between, 2048 out, one or two groups of each
+    // site open.
     let sites = |gates: &str| {
         let spec = parse("x", &format!("[gates]\n{gates}"), &[]).unwrap().spec(10).unwrap();
         let last = spec.blocks.last().unwrap().clone();
@@ -83,10 +84,7 @@ fn granularities_are_names_numbers_or_one_size_per_place() {
         ("weight_decay = { over_gates = 1.0, floor = 2 }", "gates.weight_decay: expected a number"),
         ("weight_decay = { over_gate = 1.0 }", "gates.weight_decay: expected a number, or { over_gates = 40.0 }"),
         ("temperature = { from = 1.0, to = 0.0, epochs = 3 }", "gates.temperature: expected numbers above 0"),
-        (
-            "loss_factor = { from = -1.0, to = 1.0, epochs = 3 }",
-            "gates.loss_factor: expected numbers and times of at least 0",
-        ),
+        ("loss_factor = { from = -1.0, to = 1.0, epochs = 3 }", "gates.loss_factor: expected numbers of at least 0"),
     ] {
         let faults = fault(&format!("[gates]\n{gates}"));
         assert!(faults.contains(part), "{gates}: {faults}");
@@ -134,7 +132,7 @@ mean = [0.5, 0.5]
 target = 1.5
 granularity = \"filtre\"
 
-[colour]
+[color]
 a = 1
 ";
     let faults = fault(text);
@@ -148,7 +146,7 @@ a = 1
         "line 11: data.mean: invalid length 2, expected an array of length 3",
         "line 14: gates.target: expected a target from 0 to 1",
         "line 15: gates.granularity: expected \"none\", \"layer\", \"low\", \"medium\", \"high\", a number of filters per gate",
-        "line 17: colour: there is no such key",
+        "line 17: color: there is no such key",
     ] {
         assert!(faults.contains(part), "{part} is not in:\n{faults}");
     }
@@ -162,28 +160,28 @@ fn values_that_contradict_each_other_are_told() {
     let faults = fault("[gates]\ntarget = [1.0, 0.5]");
     assert!(faults.contains("expected one target for each of the 16 blocks, found 2"), "{faults}");
     let faults = fault(
-        "[gates]\ndecide_after = 3\npolarisation = -1.0\nstart_spread = -2\n[train]\nepochs = 2\npolicy = \"sample\"",
+        "[gates]\nfreeze_after = 3\npolarization = -1.0\nstart_spread = -2\n[train]\nepochs = 2\npolicy = \"sample\"",
     );
     for part in [
-        "line 2: gates.decide_after: expected an epoch from 0 to train.epochs (2)",
-        "line 3: gates.polarisation: expected numbers and times of at least 0",
+        "line 2: gates.freeze_after: expected an epoch from 0 to train.epochs (2)",
+        "line 3: gates.polarization: expected a number of at least 0",
         "line 4: gates.start_spread: expected a number of at least 0",
-        "line 7: train.policy: gates.decide_after decides for argmax; expected \"argmax\"",
+        "line 7: train.policy: gates.freeze_after freezes gates for argmax; expected \"argmax\"",
     ] {
         assert!(faults.contains(part), "{part} is not in:\n{faults}");
     }
-    assert!(fault("[gates]\ndecide_after = 0").contains("new gates are all alike"));
+    assert!(fault("[gates]\nfreeze_after = 0").contains("new gates are all alike"));
     for (text, part) in [
-        ("decide_after = 1\ntarget = [1.0, 0.5]", "expected one target for all blocks"),
-        ("decide_after = 1\ntarget = { from = 1.0, to = 0.5, epochs = 2 }", "expected a ramp that ends before"),
-        ("decide_after = 1\n[train]\ncalibrate_batches = 3", "train.calibrate_batches: statistics estimated anew"),
+        ("freeze_after = 1\ntarget = [1.0, 0.5]", "expected one target for all blocks"),
+        ("freeze_after = 1\ntarget = { from = 1.0, to = 0.5, epochs = 2 }", "expected a ramp that ends before"),
+        ("freeze_after = 1\n[train]\ncalibrate_batches = 3", "train.calibrate_batches: statistics estimated anew"),
         ("weighting = \"network\"", "gates.loss: gates.weighting = \"network\" is a target for all gates together"),
         ("weighting = \"network\"\nloss = \"batch\"\ntarget = [0.5]", "expected one target for all blocks"),
     ] {
         let faults = fault(&format!("[gates]\n{text}"));
         assert!(faults.contains(part), "{part} is not in:\n{faults}");
     }
-    assert!(parse("x", "[gates]\ndecide_after = 0\nstart = \"taylor\"", &[]).is_ok());
+    assert!(parse("x", "[gates]\nfreeze_after = 0\nstart = \"taylor\"", &[]).is_ok());
     let faults = fault("[distillation]\nshare = 1.5\ntemperature = 0");
     assert!(faults.contains("line 2: distillation.share: expected a share from 0 to 1"), "{faults}");
     assert!(faults.contains("line 3: distillation.temperature: expected a number above 0"), "{faults}");
@@ -262,4 +260,19 @@ fn a_configuration_without_a_form_in_toml_is_an_error_and_not_an_empty_file() {
         config.network.weights = Some(std::ffi::OsStr::from_bytes(b"\xff.pth").into());
         assert!(config.to_toml().is_err() && config.flatten().is_err());
     }
+}
+
+#[test]
+fn a_key_that_was_renamed_is_told_by_its_new_name() {
+    let faults = fault("[gates]\ndecide_after = 1\npolarisation = 0.1\n[data]\ncolour_jitter = [0, 0, 0, 0]");
+    for part in [
+        "line 2: gates.decide_after: was renamed to gates.freeze_after",
+        "line 3: gates.polarisation: was renamed to gates.polarization",
+        "line 5: data.colour_jitter: was renamed to data.color_jitter",
+    ] {
+        assert!(faults.contains(part), "{part} is not in:\n{faults}");
+    }
+    let set = [("gates.decide_after".to_owned(), "1".to_owned())];
+    let faults = parse("run.toml", "", &set).unwrap_err().to_string();
+    assert!(faults.contains("--set gates.decide_after: was renamed to gates.freeze_after"), "{faults}");
 }

@@ -1,4 +1,4 @@
-//! The optimiser against PyTorch's formula, on the network's own gradients.
+//! The optimizer against PyTorch's formula, on the network's own gradients.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 

@@ -10,10 +10,11 @@ type Extent = (usize, usize);
 /// What fits the images, or the name of the layer that would have no output.
 type Fit<T> = std::result::Result<T, String>;
 
-/// The cost of a network for one image, from its spec alone. Convolutions and fully connected layers count; batch norm,
-/// activations and pooling do not, as usual.
+/// The cost of a network for one image, from its spec alone. Convolutions and fully connected
+/// layers count; batch norm, activations and pooling do not, as usual.
 ///
-/// A convolution costs k·k·(open in / groups)·(open out)·H·W. Channels count as open that no gate of their own block closes.
+/// A convolution costs k·k·(open in / groups)·(open out)·H·W. Channels count as open that no gate
+/// of their own block closes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cost {
     /// Learned numbers of the network without its gates.
@@ -49,7 +50,7 @@ pub struct BlockCost {
     pub shortcut: u64,
 }
 
-/// The open channels of a gate site: fixed + Σ size · opening.
+/// The open channels of a gate site: fixed + Σ size · gate value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Width {
     pub fixed: u64,
@@ -63,7 +64,8 @@ impl Width {
     }
 }
 
-/// The MACs of a convolution as a product: coefficient · open in · open out · layer opening, each factor a width.
+/// The MACs of a convolution as a product: coefficient · open in · open out · layer gate value,
+/// each factor a width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Term {
     pub block: usize,
@@ -188,7 +190,8 @@ impl Cost {
         self.dense.saturating_sub(self.gated()).saturating_add(self.gates)
     }
 
-    /// For each gate the MACs saved when it alone is closed, in the order of [`gumbel_gates::Openings::joined`].
+    /// For each gate the MACs saved when it alone is closed, in the order of
+    /// [`gumbel_gates::GateValues::joined`].
     pub fn per_gate(&self) -> Vec<u64> {
         let mut saved = Vec::new();
         for (position, width) in self.widths.iter().enumerate().skip(1) {
@@ -243,7 +246,8 @@ fn conv_macs(conv: &ConvSpec, block: &str, input: Extent) -> Fit<(u64, Extent)> 
     Ok((weights(conv).saturating_mul((output.0 * output.1) as u64), output))
 }
 
-/// MACs of a convolution per output pixel: k·k·(in / groups)·out, which is also the size of its weight.
+/// MACs of a convolution per output pixel: k·k·(in / groups)·out, which is also the size of its
+/// weight.
 fn weights(conv: &ConvSpec) -> u64 {
     // Saturating: a spec may come from a damaged file.
     [conv.kernel, conv.kernel, conv.inputs / conv.groups, conv.outputs]

@@ -2,10 +2,10 @@
 
 use super::macs::Cost;
 use crate::error::Result;
-use gumbel_gates::Openings;
+use gumbel_gates::GateValues;
 use tch::{Device, Kind, Tensor};
 
-/// Counts the MACs of forward passes from their openings, on their device and differentiably.
+/// Counts the MACs of forward passes from their gate values, on their device and differentiably.
 #[derive(Debug)]
 pub struct Meter {
     /// Channels behind each gate: `[G]` in float64.
@@ -33,7 +33,7 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// A meter for openings on `device`.
+    /// A meter for gate values on `device`.
     ///
     /// # Errors
     /// If the device refuses the tensors.
@@ -65,13 +65,13 @@ impl Meter {
         })
     }
 
-    /// MACs used in each block per image, gates left out: [N, number of blocks] in float64, differentiable with respect to
-    /// the openings.
+    /// MACs used in each block per image, gates left out: [N, number of blocks] in float64,
+    /// differentiable with respect to the gate values.
     ///
     /// # Errors
-    /// If there are no gates, or the openings belong to another network.
-    pub fn per_block(&self, openings: &Openings) -> Result<Tensor> {
-        let open = openings.joined()?.f_to_kind(Kind::Double)?.f_mul(&self.sizes)?;
+    /// If there are no gates, or the gate values belong to another network.
+    pub fn per_block(&self, gate_values: &GateValues) -> Result<Tensor> {
+        let open = gate_values.joined()?.f_to_kind(Kind::Double)?.f_mul(&self.sizes)?;
         let batch = open.size2()?.0;
         let fixed = self.fixed.f_unsqueeze(0)?.f_expand([batch, -1], false)?;
         let widths = fixed.f_index_add(1, &self.width_of_gate, &open)?;
@@ -101,31 +101,33 @@ impl Meter {
         self.outside
     }
 
-    /// MACs used per image, gates included: `[N]` in float64, differentiable with respect to the openings.
+    /// MACs used per image, gates included: `[N]` in float64, differentiable with respect to the
+    /// gate values.
     ///
     /// # Errors
-    /// If there are no gates, or the openings belong to another network.
-    pub fn used(&self, openings: &Openings) -> Result<Tensor> {
-        let blocks = self.per_block(openings)?;
+    /// If there are no gates, or the gate values belong to another network.
+    pub fn used(&self, gate_values: &GateValues) -> Result<Tensor> {
+        let blocks = self.per_block(gate_values)?;
         Ok(blocks.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)?.f_add_scalar(self.outside)?)
     }
 
-    /// The MACs used on average as a share of the network's without gates, a scalar tensor in float32.
+    /// The MACs used on average as a share of the network's without gates, a scalar tensor in
+    /// float32.
     ///
     /// # Errors
-    /// If there are no gates, or the openings belong to another network.
-    pub fn share(&self, openings: &Openings) -> Result<Tensor> {
-        let mean = self.used(openings)?.f_mean(Kind::Double)?;
+    /// If there are no gates, or the gate values belong to another network.
+    pub fn share(&self, gate_values: &GateValues) -> Result<Tensor> {
+        let mean = self.used(gate_values)?.f_mean(Kind::Double)?;
         Ok(mean.f_div_scalar(self.network)?.f_to_kind(Kind::Float)?)
     }
 
-    /// The share of the gated MACs used on average, the a of ECCV 2020 for filter gates: (MACs − constant) / (possible −
-    /// constant), a scalar tensor in float32.
+    /// The share of the gated MACs used on average, the a of ECCV 2020 for filter gates: (MACs −
+    /// constant) / (possible − constant), a scalar tensor in float32.
     ///
     /// # Errors
-    /// If there are no gates, or the openings belong to another network.
-    pub fn activation(&self, openings: &Openings) -> Result<Tensor> {
-        let mean = self.used(openings)?.f_mean(Kind::Double)?;
+    /// If there are no gates, or the gate values belong to another network.
+    pub fn activation(&self, gate_values: &GateValues) -> Result<Tensor> {
+        let mean = self.used(gate_values)?.f_mean(Kind::Double)?;
         Ok(mean.f_sub_scalar(self.constant)?.f_div_scalar(self.gated)?.f_to_kind(Kind::Float)?)
     }
 }

@@ -1,4 +1,4 @@
-//! What a network costs: from its spec alone, and for the openings of a pass.
+//! What a network costs: from its spec alone, and for the gate values of a pass.
 
 mod macs;
 mod meter;

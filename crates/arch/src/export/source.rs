@@ -1,5 +1,5 @@
-//! The TorchScript source of a network, written by its spec and compiled by libtorch's own compiler,
-//! so that conditional execution is real control flow and not the trace of one image.
+//! The TorchScript source of a network, written by its spec and compiled by libtorch's own
+//! compiler, so that conditional execution is real control flow and not the trace of one image.
 
 use crate::error::{Error, Result};
 use crate::network::Execution;
@@ -41,7 +41,7 @@ pub(super) fn source(spec: &NetSpec, options: &ScriptOptions) -> Result<String> 
 /// The source as it grows.
 struct Source {
     text: String,
-    /// What makes openings of `margin`.
+    /// What makes gate values of `margin`.
     opens: String,
     skip: bool,
     folded: bool,
@@ -61,7 +61,7 @@ fn method(block: &BlockSpec) -> String {
 }
 
 /// The name of what a site's gates decided.
-fn opening(site: Site) -> String {
+fn gate_value(site: Site) -> String {
     format!("open_{site}")
 }
 
@@ -87,7 +87,7 @@ impl Source {
             self.branch(block);
             self.block(block);
         }
-        self.line(0, "def classify(self, images: Tensor, openings: List[Tensor]) -> Tensor:");
+        self.line(0, "def classify(self, images: Tensor, gate_values: List[Tensor]) -> Tensor:");
         self.line(1, "# Channels last, the layout convolutions are fastest in.");
         self.line(1, "x = images.contiguous(memory_format=2)");
         self.conv(1, "x", "x", "self", &spec.stem.conv, (None, None));
@@ -96,7 +96,7 @@ impl Source {
             self.line(1, format!("x = torch.max_pool2d(x, {kernel}, {stride}, {padding}, [1, 1], False)"));
         }
         for block in &spec.blocks {
-            self.line(1, format!("x = self.{}(x, openings)", method(block)));
+            self.line(1, format!("x = self.{}(x, gate_values)", method(block)));
         }
         self.line(1, "x = torch.flatten(torch.adaptive_avg_pool2d(x, [1, 1]), 1)");
         let head = at("self", &spec.head.name);
@@ -105,16 +105,16 @@ impl Source {
         self.line(0, "def forward(self, images: Tensor) -> Tensor:");
         self.line(
             1,
-            "# Class logits [N, classes] of normalised images [N, 3, H, W]. For inference: sums are made in place.",
+            "# Class logits [N, classes] of normalized images [N, 3, H, W]. For inference: sums are made in place.",
         );
-        self.line(1, "openings: List[Tensor] = []");
-        self.line(1, "return self.classify(images, openings)");
+        self.line(1, "gate_values: List[Tensor] = []");
+        self.line(1, "return self.classify(images, gate_values)");
         self.line(0, "");
         self.line(0, "def forward_with_openings(self, images: Tensor) -> Tuple[Tensor, List[Tensor]]:");
-        self.line(1, "# And per gate site the openings [N, n].");
-        self.line(1, "openings: List[Tensor] = []");
-        self.line(1, "logits = self.classify(images, openings)");
-        self.line(1, "return logits, openings");
+        self.line(1, "# And per gate site the gate values [N, n].");
+        self.line(1, "gate_values: List[Tensor] = []");
+        self.line(1, "logits = self.classify(images, gate_values)");
+        self.line(1, "return logits, gate_values");
     }
 
     /// Methods that blocks share, where any needs them.
@@ -152,9 +152,9 @@ def select_images(self, x: Tensor, rows: Tensor) -> Tensor:
         }
         if self.skip && any(&|block| block.gates.iter().any(|gates| gates.site != Site::Layer)) {
             self.text += "\
-def is_alike(self, openings: Tensor) -> bool:
-    # Whether a place's gates decided the same for every image.
-    return bool(torch.all(torch.eq(openings, openings.narrow(0, 0, 1))))
+def is_alike(self, gate_values: Tensor) -> bool:
+    # Whether a site's gates decided the same for every image.
+    return bool(torch.all(torch.eq(gate_values, gate_values.narrow(0, 0, 1))))
 
 def place_channels(self, y: Tensor, positions: Tensor, channels: int) -> Tensor:
     # y at these channels of zeros, channels last.
@@ -165,7 +165,8 @@ def place_channels(self, y: Tensor, positions: Tensor, channels: int) -> Tensor:
         }
     }
 
-    /// `target` = convolution, batch norm and activation of `input`; `narrow` names positions of input channels and filters.
+    /// `target` = convolution, batch norm and activation of `input`; `narrow` names positions of
+    /// input channels and filters.
     fn conv(
         &mut self,
         level: usize,
@@ -220,8 +221,8 @@ def place_channels(self, y: Tensor, positions: Tensor, channels: int) -> Tensor:
             return;
         }
         let sites: Vec<&GateSite> = branch_sites(block);
-        let openings: String = sites.iter().map(|gates| format!(", {}: Tensor", opening(gates.site))).collect();
-        self.line(0, format!("def {}_branch(self, x: Tensor{openings}) -> Tensor:", method(block)));
+        let gate_values: String = sites.iter().map(|gates| format!(", {}: Tensor", gate_value(gates.site))).collect();
+        self.line(0, format!("def {}_branch(self, x: Tensor{gate_values}) -> Tensor:", method(block)));
         self.line(1, format!("block = {}", at("self", &block.name)));
         for gates in &sites {
             self.line(1, format!("mask_{} = {}", gates.site, mask(gates)));
@@ -250,15 +251,18 @@ def place_channels(self, y: Tensor, positions: Tensor, channels: int) -> Tensor:
         self.line(0, "");
     }
 
-    /// What a branch does first when skipping: if all images agree, it runs with its open filters alone.
+    /// What a branch does first when skipping: if all images agree, it runs with its open filters
+    /// alone.
     fn narrow_branch(&mut self, block: &BlockSpec, sites: &[&GateSite]) {
-        let alike: Vec<String> = sites.iter().map(|gates| format!("self.is_alike({})", opening(gates.site))).collect();
+        let alike: Vec<String> =
+            sites.iter().map(|gates| format!("self.is_alike({})", gate_value(gates.site))).collect();
         self.line(1, format!("if {}:", alike.join(" and ")));
         for gates in sites {
             self.line(2, format!("at_{site} = torch.nonzero(mask_{site}.select(0, 0)).view([-1])", site = gates.site));
         }
         let last = block.gates_at(Site::Output).map(|_| "at_output".to_owned());
-        // Behind a convolution of nothing a batch norm still has its bias: such a block runs masked.
+        // Behind a convolution of nothing a batch norm still has its bias: such a block runs
+        // masked.
         let fed: Vec<String> = sites.iter().map(|gates| format!("at_{}.size(0) > 0", gates.site)).collect();
         self.line(2, format!("if {}:", fed.join(" and ")));
         let position_at = |site: Site| block.gates_at(site).map(|_| format!("at_{site}"));
@@ -288,7 +292,7 @@ def place_channels(self, y: Tensor, positions: Tensor, channels: int) -> Tensor:
         }
     }
 
-    /// The openings of a block's gates.
+    /// The gate values of a block's gates.
     fn gates(&mut self, block: &BlockSpec) {
         if block.gates.iter().any(|gates| gates.kind == GateKind::Dependent) {
             self.line(1, "pooled = x.mean([2, 3])");
@@ -311,16 +315,16 @@ def place_channels(self, y: Tensor, positions: Tensor, channels: int) -> Tensor:
                 }
             }
             self.line(1, "margin = logits.select(2, 1) - logits.select(2, 0)");
-            let name = opening(gates.site);
+            let name = gate_value(gates.site);
             let opens = self.opens.clone();
             self.line(1, format!("{name} = {opens}.type_as(x)"));
-            self.line(1, format!("openings.append({name})"));
+            self.line(1, format!("gate_values.append({name})"));
         }
     }
 
     fn block(&mut self, block: &BlockSpec) {
         let name = method(block);
-        self.line(0, format!("def {name}(self, x: Tensor, openings: List[Tensor]) -> Tensor:"));
+        self.line(0, format!("def {name}(self, x: Tensor, gate_values: List[Tensor]) -> Tensor:"));
         // A block that pruning left without tensors is no part of the module.
         if block.bias || !block.gates.is_empty() || matches!(block.shortcut, Shortcut::Projection(_)) {
             self.line(1, format!("block = {}", at("self", &block.name)));
@@ -367,8 +371,8 @@ def place_channels(self, y: Tensor, positions: Tensor, channels: int) -> Tensor:
     fn add_branch(&mut self, block: &BlockSpec, has_shortcut: bool) {
         let arguments = |input: &str, rows: &str| -> String {
             let sites = branch_sites(block);
-            let openings: String = sites.iter().map(|gates| format!(", {}{rows}", opening(gates.site))).collect();
-            format!("self.{}_branch({input}{openings})", method(block))
+            let gate_values: String = sites.iter().map(|gates| format!(", {}{rows}", gate_value(gates.site))).collect();
+            format!("self.{}_branch({input}{gate_values})", method(block))
         };
         let layer = block.gates_at(Site::Layer).is_some();
         let level = if layer && self.skip {
@@ -410,9 +414,9 @@ fn branch_sites(block: &BlockSpec) -> Vec<&GateSite> {
 }
 
 /// An expression for what the channels of a site are multiplied by, [N, channels], from its
-/// openings [N, n].
+/// gate values [N, n].
 fn mask(gates: &GateSite) -> String {
-    let open = opening(gates.site);
+    let open = gate_value(gates.site);
     let mut first = 0;
     let parts: Vec<String> = gates
         .groups

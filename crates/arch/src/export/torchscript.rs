@@ -11,7 +11,7 @@ use torch_ext::{BatchNorm, Role, Script};
 
 impl Network {
     /// The TorchScript source of this network's methods: `forward(images) -> logits` and
-    /// `forward_with_openings(images) -> (logits, openings)`.
+    /// `forward_with_openings(images) -> (logits, gate_values)`.
     ///
     /// # Errors
     /// If the policy draws noise or ranks gates: a script decides each gate by its own probability.

@@ -11,7 +11,7 @@ use tch::{Device, Tensor};
 use torch_ext::{Init, Path, Pointwise, scale, scaled_sum};
 
 /// A residual block with its gates: activation(shortcut(x) + branch(x)), the features at each site
-/// multiplied by its openings.
+/// multiplied by its gate values.
 #[derive(Debug)]
 pub(crate) struct Block {
     spec: BlockSpec,
@@ -31,7 +31,7 @@ struct Addend {
     /// The channels they belong to; absent: all.
     channels: Option<Channels>,
     /// What they have yet to be multiplied by, [N, channels] or [N, 1]; absent: nothing.
-    openings: Option<Tensor>,
+    gate_values: Option<Tensor>,
 }
 
 impl Block {
@@ -104,7 +104,7 @@ impl Block {
     /// shortcut or a projection is a gated branch.
     fn gated_sum(&self, input: &Tensor, addends: &[Addend]) -> Result<Option<(Tensor, Option<Tensor>)>> {
         let is_whole = |addend: &Addend| addend.rows.is_none() && addend.channels.is_none();
-        let Some(Addend { values, openings: Some(openings), .. }) = addends.last() else { return Ok(None) };
+        let Some(Addend { values, gate_values: Some(gate_values), .. }) = addends.last() else { return Ok(None) };
         if self.bias.is_some() || !addends.iter().all(is_whole) {
             return Ok(None);
         }
@@ -116,7 +116,7 @@ impl Block {
             },
             _ => return Ok(None),
         };
-        Ok(Some(scaled_sum(&base, values, openings, self.spec.activation.pointwise())?))
+        Ok(Some(scaled_sum(&base, values, gate_values, self.spec.activation.pointwise())?))
     }
 
     /// What goes around the branch, unless it is a projection.
@@ -138,46 +138,46 @@ impl Block {
             return Ok(None);
         }
         let mut values = select(input, self.spec.reads.as_ref())?;
-        if let Some(openings) = decided.mask(Site::Input)? {
-            values = scale(&values, &openings, Pointwise::Identity)?;
+        if let Some(gate_values) = decided.mask(Site::Input)? {
+            values = scale(&values, &gate_values, Pointwise::Identity)?;
         }
         // A layer gate waits for the sum, which multiplies along the way.
         let mut waiting = decided.mask(Site::Layer)?;
         for (position, conv) in (1..).zip(&self.branch) {
             let is_last = position == self.branch.len();
-            let openings = decided.mask(if is_last { Site::Output } else { Site::Between(position) })?;
+            let gate_values = decided.mask(if is_last { Site::Output } else { Site::Between(position) })?;
             // So does a gate over the output, where nothing lies between it and the sum.
             let waits = is_last && waiting.is_none() && conv.is_linear();
-            values = match openings {
-                Some(openings) if !waits => conv.gated(&values, &openings, context)?,
-                openings => {
-                    waiting = waiting.or(openings);
+            values = match gate_values {
+                Some(gate_values) if !waits => conv.gated(&values, &gate_values, context)?,
+                gate_values => {
+                    waiting = waiting.or(gate_values);
                     conv.forward(&values, context)?
                 }
             };
         }
-        Ok(Some(Addend { values, rows: None, channels: self.spec.writes.clone(), openings: waiting }))
+        Ok(Some(Addend { values, rows: None, channels: self.spec.writes.clone(), gate_values: waiting }))
     }
 
     fn masked_projection(&self, input: &Tensor, decided: &Decided, context: &mut Context) -> Result<Option<Addend>> {
         let Some(projection) = &self.projection else { return Ok(None) };
         let values = match decided.mask(Site::Projection)? {
-            Some(openings) => projection.gated(input, &openings, context)?,
+            Some(gate_values) => projection.gated(input, &gate_values, context)?,
             None => projection.forward(input, context)?,
         };
-        Ok(Some(Addend { values, rows: None, channels: self.spec.projects.clone(), openings: None }))
+        Ok(Some(Addend { values, rows: None, channels: self.spec.projects.clone(), gate_values: None }))
     }
 
     /// The branch for the images whose layer gate is open; with the same filters open for all of
     /// them only those are computed.
     fn skipping_branch(&self, input: &Tensor, decided: &Decided, context: &mut Context) -> Result<Option<Addend>> {
-        let rows = match decided.openings(Site::Layer) {
+        let rows = match decided.gate_values(Site::Layer) {
             None => None,
-            Some(openings) => {
-                let open = openings.f_view([-1])?.f_nonzero()?.f_view([-1])?;
+            Some(gate_values) => {
+                let open = gate_values.f_view([-1])?.f_nonzero()?.f_view([-1])?;
                 match open.size1()? {
                     0 => return Ok(None),
-                    count if count == openings.size2()?.0 => None,
+                    count if count == gate_values.size2()?.0 => None,
                     _ => Some(open),
                 }
             }
@@ -208,7 +208,7 @@ impl Block {
                 let narrow = projection.narrow(None, Some(&positions(&open, input.device())?))?;
                 let channels = Some(Channels::within(self.spec.projects.as_ref(), &open));
                 let values = narrow.forward(input, context)?;
-                Ok(Some(Addend { values, rows: None, channels, openings: None }))
+                Ok(Some(Addend { values, rows: None, channels, gate_values: None }))
             }
             _ => self.masked_projection(input, decided, context),
         }
@@ -231,18 +231,20 @@ impl Block {
         }
         let written = Channels::within(self.spec.writes.as_ref(), before);
         let channels = (written.count() < self.spec.outputs).then_some(written);
-        Ok(Some(Addend { values, rows: None, channels, openings: None }))
+        Ok(Some(Addend { values, rows: None, channels, gate_values: None }))
     }
 
-    /// The shortcut with everything that is added to it. Without gradients the input is overwritten.
+    /// The shortcut with everything that is added to it. Without gradients the input is
+    /// overwritten.
     fn sum(&self, input: &Tensor, mut addends: Vec<Addend>) -> Result<Tensor> {
         let shortcut = self.shortcut(input)?;
         for addend in &mut addends {
-            if let Some(openings) = addend.openings.take() {
-                addend.values = scale(&addend.values, &openings, Pointwise::Identity)?;
+            if let Some(gate_values) = addend.gate_values.take() {
+                addend.values = scale(&addend.values, &gate_values, Pointwise::Identity)?;
             }
         }
-        // Nobody reads a block's input after its sum, so without a gradient to keep it for it is summed into.
+        // Nobody reads a block's input after its sum, so without a gradient to keep it for it is
+        // summed into.
         let may_change = !input.requires_grad() && !addends.iter().any(|addend| addend.values.requires_grad());
         let is_whole = |addend: &Addend| addend.rows.is_none() && addend.channels.is_none();
         let (mut sum, mut is_own) = match shortcut {

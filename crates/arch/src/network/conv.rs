@@ -77,9 +77,9 @@ impl Conv {
         self.activation.apply(self.normalized(input, context)?)
     }
 
-    /// The same, multiplied by `openings` [N, filters] or [N, 1].
-    pub fn gated(&self, input: &Tensor, openings: &Tensor, context: &mut Context) -> Result<Tensor> {
-        Ok(scale(&self.normalized(input, context)?, openings, self.activation.pointwise())?)
+    /// The same, multiplied by `gate_values` [N, filters] or [N, 1].
+    pub fn gated(&self, input: &Tensor, gate_values: &Tensor, context: &mut Context) -> Result<Tensor> {
+        Ok(scale(&self.normalized(input, context)?, gate_values, self.activation.pointwise())?)
     }
 
     /// Before the activation.

@@ -21,7 +21,7 @@ pub(crate) struct SiteGates {
 pub(crate) struct Decided<'a> {
     gates: &'a [SiteGates],
     /// One per site: [N, n].
-    openings: Vec<Tensor>,
+    gate_values: Vec<Tensor>,
 }
 
 /// What the gates of a site decided, one for each.
@@ -48,13 +48,14 @@ impl SiteGates {
         &self.gates
     }
 
-    /// Openings [N, n] to what the site's features are multiplied by, [N, channels] or [N, 1].
-    fn mask(&self, openings: &Tensor) -> Result<Tensor> {
+    /// Gate values [N, n] to what the site's features are multiplied by, [N, channels] or [N, 1].
+    fn mask(&self, gate_values: &Tensor) -> Result<Tensor> {
         Ok(match &self.columns {
-            None => openings.shallow_clone(),
+            None => gate_values.shallow_clone(),
             Some(columns) => {
-                let ones = openings.f_new_ones([openings.size2()?.0, 1], (openings.kind(), openings.device()))?;
-                Tensor::f_cat(&[openings, &ones], 1)?.f_index_select(1, columns)?
+                let ones =
+                    gate_values.f_new_ones([gate_values.size2()?.0, 1], (gate_values.kind(), gate_values.device()))?;
+                Tensor::f_cat(&[gate_values, &ones], 1)?.f_index_select(1, columns)?
             }
         })
     }
@@ -63,33 +64,33 @@ impl SiteGates {
 impl<'a> Decided<'a> {
     /// Lets the gates of a block decide about its input.
     pub fn by(gates: &'a [SiteGates], input: &GateInput, context: &mut Context) -> Result<Self> {
-        let mut openings = Vec::with_capacity(gates.len());
+        let mut gate_values = Vec::with_capacity(gates.len());
         for site in gates {
             let logits = site.gates.logits(input, context.gate_statistics())?;
-            openings.push(context.decide(logits)?);
+            gate_values.push(context.decide(logits)?);
         }
-        Ok(Self { gates, openings })
+        Ok(Self { gates, gate_values })
     }
 
     /// What the features of a site are multiplied by, [N, channels] or [N, 1]; `None` without
     /// gates.
     pub fn mask(&self, site: Site) -> Result<Option<Tensor>> {
-        self.at(site).map(|(gates, openings)| gates.mask(openings)).transpose()
+        self.at(site).map(|(gates, gate_values)| gates.mask(gate_values)).transpose()
     }
 
-    /// The openings [N, n] of a site; `None` without gates.
-    pub fn openings(&self, site: Site) -> Option<&Tensor> {
-        self.at(site).map(|(_, openings)| openings)
+    /// The gate values [N, n] of a site; `None` without gates.
+    pub fn gate_values(&self, site: Site) -> Option<&Tensor> {
+        self.at(site).map(|(_, gate_values)| gate_values)
     }
 
     fn at(&self, site: Site) -> Option<(&SiteGates, &Tensor)> {
-        self.gates.iter().zip(&self.openings).find(|(gates, _)| gates.site == site)
+        self.gates.iter().zip(&self.gate_values).find(|(gates, _)| gates.site == site)
     }
 
     /// The same for some images only.
     pub fn of_rows(&self, rows: &Tensor) -> Result<Self> {
-        let openings = self.openings.iter().map(|openings| openings.f_index_select(0, rows));
-        Ok(Self { gates: self.gates, openings: openings.collect::<std::result::Result<_, _>>()? })
+        let gate_values = self.gate_values.iter().map(|gate_values| gate_values.f_index_select(0, rows));
+        Ok(Self { gates: self.gates, gate_values: gate_values.collect::<std::result::Result<_, _>>()? })
     }
 
     /// What is open of `block`, if all filter gates decide alike for every image. Waits for the
@@ -106,10 +107,10 @@ impl<'a> Decided<'a> {
     /// The decisions at filter sites, if they are the same for every image.
     fn alike(&self) -> Result<Option<Vec<SiteDecisions>>> {
         let mut decisions = Vec::new();
-        let sites = self.gates.iter().zip(&self.openings);
-        for (gates, openings) in sites.filter(|(gates, _)| gates.site != Site::Layer) {
-            let first = openings.f_narrow(0, 0, 1)?;
-            if openings.f_ne_tensor(&first)?.f_any()?.f_int64_value(&[])? != 0 {
+        let sites = self.gates.iter().zip(&self.gate_values);
+        for (gates, gate_values) in sites.filter(|(gates, _)| gates.site != Site::Layer) {
+            let first = gate_values.f_narrow(0, 0, 1)?;
+            if gate_values.f_ne_tensor(&first)?.f_any()?.f_int64_value(&[])? != 0 {
                 return Ok(None);
             }
             let first: Vec<f32> = Vec::try_from(first.f_view([-1])?.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?)?;

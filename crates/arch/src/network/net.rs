@@ -9,7 +9,7 @@ use gumbel_gates::Policy;
 use tch::{Device, Kind, Tensor};
 use torch_ext::{Autocast, Half, Init, Linear, Tensors, derive_seed, to_device};
 
-/// The group the classifier's tensors are labelled with (see [`torch_ext::Path::group`]).
+/// The group the classifier's tensors are labeled with (see [`torch_ext::Path::group`]).
 pub const CLASSIFIER_GROUP: &str = "classifier";
 
 /// A spec and its tensors.
@@ -25,8 +25,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// Makes the tensors of `spec` on `device`, with initial values drawn from `seed`: convolutions and batch norms as in torchvision, the
-    /// classifier as `torch.nn.Linear`.
+    /// Makes the tensors of `spec` on `device`, with initial values drawn from `seed`: convolutions
+    /// and batch norms as in torchvision, the classifier as `torch.nn.Linear`.
     ///
     /// # Errors
     /// If the spec is not consistent or a tensor cannot be made.
@@ -47,14 +47,16 @@ impl Network {
         Ok(Self { spec: spec.clone(), tensors, stem, blocks, classifier, half: None })
     }
 
-    /// Makes every pass compute its convolutions and matrix products in 16 bits under autocast, or, with `None`, in float32. Weights,
-    /// batch norm statistics and the logits of gates and classes are float32 either way.
+    /// Makes every pass compute its convolutions and matrix products in 16 bits under autocast, or,
+    /// with `None`, in float32. Weights, batch norm statistics and the logits of gates and classes
+    /// are float32 either way.
     pub fn compute_in(&mut self, half: Option<Half>) {
         self.half = half;
     }
 
-    /// Sets the scale of the last batch norm of every residual branch to zero, so that each block with a shortcut starts as that:
-    /// torchvision's `zero_init_residual` (Goyal et al. 2017, section 5.1). Deep networks then train from scratch more easily.
+    /// Sets the scale of the last batch norm of every residual branch to zero, so that each block
+    /// with a shortcut starts as that: torchvision's `zero_init_residual` (Goyal et al. 2017,
+    /// section 5.1). Deep networks then train from scratch more easily.
     ///
     /// # Errors
     /// If libtorch refuses to write the tensors.
@@ -69,8 +71,8 @@ impl Network {
         Ok(())
     }
 
-    /// Moves the margins between open and closed of all gates: `by` `[G]` is added to the logits of "open", gates in the order of
-    /// [`NetSpec::gate_sites`]. Not a step of training.
+    /// Moves the margins between open and closed of all gates: `by` `[G]` is added to the logits of
+    /// "open", gates in the order of [`NetSpec::gate_sites`]. Not a step of training.
     ///
     /// # Errors
     /// If there is not one number per gate.
@@ -100,32 +102,32 @@ impl Network {
 
     /// Classifies `images` [N, 3, H, W].
     ///
-    /// A policy that ranks all gates ([`Policy::TopK`]) needs a pass of its own before, with every gate open; no running
-    /// statistic moves in it.
+    /// A policy that ranks all gates ([`Policy::TopK`]) needs a pass of its own before, with every
+    /// gate open; no running statistic moves in it.
     ///
     /// # Errors
     /// If the images have another shape or are too small.
     pub fn forward(&self, images: &Tensor, pass: Pass) -> Result<Output> {
-        if !pass.policy.ranks() || self.spec.gate_count() == 0 {
-            return self.forward_observed(images, pass, &mut Unobserved);
-        }
-        let mode = pass.mode.without_effect();
-        let policy = Policy::AlwaysOpen;
-        let open = Pass { mode, policy, execution: Execution::Masked, ..pass };
-        let open = self.forward_observed(images, open, &mut Unobserved)?;
-        let ranked = pass.policy.decide(&Tensor::f_cat(&open.gate_logits, 1)?, 0)?;
-        let counts: Vec<i64> = self.spec.gate_sites().map(|(_, gates)| gates.count() as i64).collect();
-        let made = ranked.f_split_with_sizes(counts, 1)?;
-        self.forward_with(images, Context::new(pass, Some(&made), &mut Unobserved))
+        self.forward_observed(images, pass, &mut Unobserved)
     }
 
-    /// As [`Self::forward`] with a policy that does not rank; `observer` is shown the features and
-    /// convolutions as soon as they are computed.
+    /// As [`Self::forward`]; `observer` is shown the features and convolutions as soon as they are
+    /// computed, but for the pass in which gates are ranked.
     ///
     /// # Errors
     /// As [`Self::forward`], and what `observer` errs with.
     pub fn forward_observed(&self, images: &Tensor, pass: Pass, observer: &mut dyn Observer) -> Result<Output> {
-        self.forward_with(images, Context::new(pass, None, observer))
+        if !pass.policy.ranks() || self.spec.gate_count() == 0 {
+            return self.forward_with(images, Context::new(pass, None, observer));
+        }
+        let mode = pass.mode.without_effect();
+        let policy = Policy::AlwaysOpen;
+        let open = Pass { mode, policy, execution: Execution::Masked, ..pass };
+        let open = self.forward_with(images, Context::new(open, None, &mut Unobserved))?;
+        let ranked = pass.policy.decide(&Tensor::f_cat(&open.gate_logits, 1)?, 0)?;
+        let counts: Vec<i64> = self.spec.gate_sites().map(|(_, gates)| gates.count() as i64).collect();
+        let made = ranked.f_split_with_sizes(counts, 1)?;
+        self.forward_with(images, Context::new(pass, Some(&made), observer))
     }
 
     fn forward_with(&self, images: &Tensor, mut context: Context) -> Result<Output> {
@@ -151,7 +153,8 @@ impl Network {
     }
 }
 
-/// Sets a share of the values to zero and scales the others to keep the mean, as `torch.nn.Dropout`, as a function of `seed`.
+/// Sets a share of the values to zero and scales the others to keep the mean, as
+/// `torch.nn.Dropout`, as a function of `seed`.
 fn dropout(features: &Tensor, share: f64, seed: u64) -> Result<Tensor> {
     // A part of the seed that no gate site has.
     let uniform = torch_ext::uniform(&features.size(), derive_seed(seed, u64::MAX))?;

@@ -1,7 +1,7 @@
 //! How a forward pass runs, what it carries from layer to layer, and who may look at it on its way.
 
 use crate::error::Result;
-use gumbel_gates::{Openings, Policy};
+use gumbel_gates::{GateValues, Policy};
 use tch::Tensor;
 use torch_ext::Statistics;
 
@@ -14,17 +14,19 @@ pub struct Pass {
     pub policy: Policy,
     /// What is computed.
     pub execution: Execution,
-    /// Whether gates decide as in inference whatever the mode: their batch norms use running statistics, and those stay.
+    /// Whether gates decide as in inference whatever the mode: their batch norms use running
+    /// statistics, and those stay.
     pub frozen_gates: bool,
 }
 
 /// What a forward pass computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Execution {
-    /// Everything, multiplied by the openings: training, and the reference.
+    /// Everything, multiplied by the gate values: training, and the reference.
     Masked,
-    /// What is open: a closed layer is not computed, in a batch only the open images are, and filters that are closed for the
-    /// whole batch are left out. The same logits up to rounding, without gradients.
+    /// What is open: a closed layer is not computed, in a batch only the open images are, and
+    /// filters that are closed for the whole batch are left out. The same logits up to rounding,
+    /// without gradients.
     Skipping,
 }
 
@@ -38,8 +40,8 @@ pub enum Mode {
         /// One per step.
         seed: u64,
     },
-    /// Re-estimating the running statistics: as training, without dropout, with a momentum of its own. Batch k of many, from
-    /// 0, with momentum 1 / (k + 1) leaves the mean over the batches.
+    /// Re-estimating the running statistics: as training, without dropout, with a momentum of its
+    /// own. Batch k of many, from 0, with momentum 1 / (k + 1) leaves the mean over the batches.
     Calibration {
         /// Share of the batch.
         momentum: f64,
@@ -55,7 +57,7 @@ pub struct Output {
     /// [`crate::NetSpec::gate_sites`].
     pub gate_logits: Vec<Tensor>,
     /// What the gates decided.
-    pub openings: Openings,
+    pub gate_values: GateValues,
 }
 
 /// Somebody who looks at a forward pass on its way through a network
@@ -69,7 +71,8 @@ pub struct Output {
 /// of channels those that are read and made, and a convolution that is left out not at all.
 pub trait Observer {
     /// The features [N, C, H, W] behind the stem, with its activation and before the pooling, and
-    /// behind every block; `name` is that of the stem's convolution or of the block, as in the spec.
+    /// behind every block; `name` is that of the stem's convolution or of the block, as in the
+    /// spec.
     ///
     /// # Errors
     /// What the observer errs with, which ends the pass.
@@ -80,7 +83,7 @@ pub trait Observer {
 
     /// Every convolution, in the order they run: its state dict name, such as `conv1`,
     /// `layer1.0.conv2`, `layer1.0.downsample.0` or `features.3.conv.0.0`, the `input` [n, C, H, W]
-    /// it reads, multiplied by the openings of gates in front of it, and the `output`
+    /// it reads, multiplied by the gate values of gates in front of it, and the `output`
     /// [n, C', H', W'] it makes, before the batch norm.
     ///
     /// # Errors
@@ -143,13 +146,13 @@ pub(crate) struct Context<'a> {
     /// What the gates gave so far, in the order of the sites, each [N, n, 2].
     gate_logits: Vec<Tensor>,
     /// What they decided so far, each [N, n].
-    openings: Vec<Tensor>,
+    gate_values: Vec<Tensor>,
 }
 
 impl<'a> Context<'a> {
     /// At the start of a pass.
     pub fn new(pass: Pass, made: Option<&'a [Tensor]>, observer: &'a mut dyn Observer) -> Self {
-        Self { pass, observer, made, gate_logits: Vec::new(), openings: Vec::new() }
+        Self { pass, observer, made, gate_logits: Vec::new(), gate_values: Vec::new() }
     }
 
     /// What the batch norms of convolutions use.
@@ -162,21 +165,21 @@ impl<'a> Context<'a> {
         if self.pass.frozen_gates { Statistics::Running } else { self.statistics() }
     }
 
-    /// The openings [N, n] of the next site, whose logits [N, n, 2] are these.
+    /// The gate values [N, n] of the next site, whose logits [N, n, 2] are these.
     pub fn decide(&mut self, logits: Tensor) -> Result<Tensor> {
-        let number = self.openings.len();
-        let openings = match self.made.and_then(|made| made.get(number)) {
+        let number = self.gate_values.len();
+        let gate_values = match self.made.and_then(|made| made.get(number)) {
             Some(made) => made.shallow_clone(),
             None => self.pass.policy.decide(&logits, number)?,
         };
         self.gate_logits.push(logits);
-        self.openings.push(openings.shallow_clone());
-        Ok(openings)
+        self.gate_values.push(gate_values.shallow_clone());
+        Ok(gate_values)
     }
 
     /// What the pass gives, at its end.
     pub fn output(self, logits: Tensor) -> Result<Output> {
-        let openings = Openings::new(self.openings)?;
-        Ok(Output { logits, gate_logits: self.gate_logits, openings })
+        let gate_values = GateValues::new(self.gate_values)?;
+        Ok(Output { logits, gate_logits: self.gate_logits, gate_values })
     }
 }

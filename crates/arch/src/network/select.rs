@@ -29,11 +29,12 @@ pub(super) fn select_rows(input: &Tensor, rows: &Tensor) -> Result<Tensor> {
 
 /// A copy in the same memory layout.
 pub(super) fn copy(input: &Tensor) -> Result<Tensor> {
-    // Cloning preserves strides, which an out-of-place addition of nothing does too, with a gradient.
+    // Cloning preserves strides, which an out-of-place addition of nothing does too, with a
+    // gradient.
     Ok(input.f_add_scalar(0.0)?)
 }
 
-/// Whether neighbouring channels of a pixel are neighbours in memory.
+/// Whether neighboring channels of a pixel are neighbors in memory.
 fn is_channels_last(input: &Tensor) -> bool {
     input.stride().get(1) == Some(&1) && input.size().get(1).is_some_and(|&channels| channels > 1)
 }

@@ -21,19 +21,22 @@ pub enum Classifier {
 pub struct Loaded {
     /// The file had no gates.
     pub fresh_gates: bool,
-    /// The file's number of classes, where it is another than the network's and the classifier stayed fresh.
+    /// The file's number of classes, where it is another than the network's and the classifier
+    /// stayed fresh.
     pub other_classes: Option<i64>,
 }
 
 impl Network {
     /// Copies `weights` into the network's tensors, converting to float32.
     ///
-    /// Every tensor must be there with its shape, and no other, with three exceptions: a file without any gate leaves the gates
-    /// fresh, `classifier` may allow another number of classes, and PyTorch's `num_batches_tracked` counters are skipped. The
-    /// network changes only if everything fits.
+    /// Every tensor must be there with its shape, and no other, with three exceptions: a file
+    /// without any gate leaves the gates fresh, `classifier` may allow another number of classes,
+    /// and PyTorch's `num_batches_tracked` counters are skipped. The network changes only if
+    /// everything fits.
     ///
     /// # Errors
-    /// If the file belongs to another network: every missing, unknown and wrongly shaped tensor is named.
+    /// If the file belongs to another network: every missing, unknown and wrongly shaped tensor is
+    /// named.
     pub fn load(&self, weights: &StateDict, classifier: Classifier) -> Result<Loaded> {
         let mut found: HashMap<&str, &Tensor> = HashMap::new();
         for (name, tensor) in &weights.tensors {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Some of a tensor's channels, in ascending order, as runs of neighbours: (first, count).
+/// Some of a tensor's channels, in ascending order, as runs of neighbors: (first, count).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Channels(Vec<(usize, usize)>);
@@ -31,7 +31,7 @@ impl Channels {
         }
     }
 
-    /// Runs of neighbours: (first, count).
+    /// Runs of neighbors: (first, count).
     pub fn runs(&self) -> &[(usize, usize)] {
         &self.0
     }
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neighbours_make_runs() {
+    fn neighbors_make_runs() {
         let channels = Channels::of([0, 1, 2, 5, 7, 8]);
         assert_eq!(channels.runs(), [(0, 3), (5, 1), (7, 2)]);
         assert_eq!((channels.count(), channels.numbers().collect::<Vec<_>>()), (6, vec![0, 1, 2, 5, 7, 8]));

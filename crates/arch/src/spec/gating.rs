@@ -2,7 +2,7 @@
 //! open.
 
 use super::net::{BlockSpec, ConvSpec, NetSpec, Shortcut};
-use super::sites::{GateSite, GroupSizes, Place, Site};
+use super::sites::{GateSite, GroupSizes, Site, SiteKind};
 use gumbel_gates::GateKind;
 
 /// The channels of a block that gates leave open, by their positions at each site.
@@ -118,21 +118,22 @@ impl NetSpec {
         self
     }
 
-    /// The same network with filter gates at `places`, in groups of `sizes` (one per block, `None`
+    /// The same network with filter gates at `kinds`, in groups of `sizes` (one per block, `None`
     /// for a block without gates; see [`crate::Preset::group_sizes`]). Gates already there are
     /// replaced. A block without a path around its branch keeps at least one group of every site
     /// open: nothing else would reach the classifier.
-    pub fn with_filter_gates(mut self, kind: GateKind, sizes: &[Option<GroupSizes>], places: &[Place]) -> Self {
+    pub fn with_filter_gates(mut self, kind: GateKind, sizes: &[Option<GroupSizes>], kinds: &[SiteKind]) -> Self {
         for (position, block) in self.blocks.iter_mut().enumerate() {
             block.gates = match sizes.get(position) {
-                Some(Some(sizes)) => filter_sites(block, kind, *sizes, places),
+                Some(Some(sizes)) => filter_sites(block, kind, *sizes, kinds),
                 _ => Vec::new(),
             };
         }
         self
     }
 
-    /// All gate sites with the block they sit in, in the order of [`gumbel_gates::Openings::sites`].
+    /// All gate sites with the block they sit in, in the order of
+    /// [`gumbel_gates::GateValues::sites`].
     pub fn gate_sites(&self) -> impl Iterator<Item = (&BlockSpec, &GateSite)> {
         self.blocks.iter().flat_map(|block| block.gates.iter().map(move |site| (block, site)))
     }
@@ -148,16 +149,16 @@ impl NetSpec {
     }
 }
 
-fn filter_sites(block: &BlockSpec, kind: GateKind, sizes: GroupSizes, places: &[Place]) -> Vec<GateSite> {
+fn filter_sites(block: &BlockSpec, kind: GateKind, sizes: GroupSizes, kinds: &[SiteKind]) -> Vec<GateSite> {
     let least = usize::from(block.shortcut == Shortcut::None);
     let fixed_open = sizes.fixed_open.max(least);
-    let between = (1..block.branch.len()).map(|position| (Place::Between, Site::Between(position), sizes.between));
-    let sites = [(Place::Input, Site::Input, sizes.input)]
-        .into_iter()
-        .chain(between)
-        .chain([(Place::Output, Site::Output, sizes.output), (Place::Projection, Site::Projection, sizes.output)]);
+    let between = (1..block.branch.len()).map(|position| (SiteKind::Between, Site::Between(position), sizes.between));
+    let sites = [(SiteKind::Input, Site::Input, sizes.input)].into_iter().chain(between).chain([
+        (SiteKind::Output, Site::Output, sizes.output),
+        (SiteKind::Projection, Site::Projection, sizes.output),
+    ]);
     sites
-        .filter(|(place, ..)| places.contains(place))
+        .filter(|(kind, ..)| kinds.contains(kind))
         .filter_map(|(_, site, size)| GateSite::filters(site, kind, block.channels_at(site)?, size, fixed_open))
         .collect()
 }

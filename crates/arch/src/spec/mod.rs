@@ -12,4 +12,4 @@ pub use channels::Channels;
 pub(crate) use gating::OpenChannels;
 pub use net::{Activation, BlockSpec, ConvSpec, HeadSpec, NetSpec, PoolSpec, Shortcut, StemSpec};
 pub use presets::{Level, PRESETS, Preset};
-pub use sites::{GateSite, GroupSizes, Groups, Place, Site};
+pub use sites::{GateSite, GroupSizes, Groups, Site, SiteKind};

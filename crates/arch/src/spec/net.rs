@@ -86,7 +86,8 @@ pub struct BlockSpec {
     pub inputs: usize,
     /// Channels the block writes.
     pub outputs: usize,
-    /// The convolutions of the residual branch, in order. Pruning can leave none, where there is a path around.
+    /// The convolutions of the residual branch, in order. Pruning can leave none, where there is a
+    /// path around.
     pub branch: Vec<ConvSpec>,
     /// The path around the branch.
     pub shortcut: Shortcut,
@@ -99,7 +100,8 @@ pub struct BlockSpec {
     /// The channels a projection shortcut writes, all if absent: what pruning left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub projects: Option<Channels>,
-    /// Whether a tensor `bias` is added to the sum, one value per channel: a pruned branch that came to a constant.
+    /// Whether a tensor `bias` is added to the sum, one value per channel: a pruned branch that
+    /// became a constant.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub bias: bool,
     /// What follows the sum.
@@ -118,7 +120,8 @@ pub enum Shortcut {
     Identity,
     /// A convolution of the input, where the shape changes.
     Projection(ConvSpec),
-    /// Every `stride`-th pixel of the input, with channels of zeros added on both sides: He et al. 2015, option A.
+    /// Every `stride`-th pixel of the input, with channels of zeros added on both sides: He et al.
+    /// 2015, option A.
     ZeroPadded {
         /// Step in pixels.
         stride: usize,
@@ -167,7 +170,8 @@ fn output_extent(extent: usize, kernel: usize, stride: usize, padding: usize) ->
 }
 
 impl Shortcut {
-    /// Output extent for an input extent, in pixels; `None` if a kernel does not fit or there is no shortcut.
+    /// Output extent for an input extent, in pixels; `None` if a kernel does not fit or there is no
+    /// shortcut.
     pub fn output_extent(&self, extent: usize) -> Option<usize> {
         match self {
             Self::None => None,

@@ -11,7 +11,7 @@ pub struct Preset {
     pub name: &'static str,
     /// Side of its images in pixels.
     pub image_size: u32,
-    /// Evaluation: the shorter side before the centre is cut out, in pixels.
+    /// Evaluation: the shorter side before the center is cut out, in pixels.
     pub resize: u32,
     family: Family,
     /// Multiplies every number of channels; only MobileNetV2 knows others than 1.
@@ -22,7 +22,8 @@ pub struct Preset {
 enum Family {
     /// Stem 7×7 with pooling, widths from 64, projections: torchvision/models/resnet.py.
     ImageNetResNet(ResidualBlock, &'static [usize]),
-    /// Stem 3×3, widths from 16, zero-padded shortcuts: He et al. 2015, section 4.2. Blocks per stage.
+    /// Stem 3×3, widths from 16, zero-padded shortcuts: He et al. 2015, section 4.2. Blocks per
+    /// stage.
     CifarResNet([usize; 3]),
     /// Inverted residuals: torchvision/models/mobilenetv2.py.
     MobileNetV2,
@@ -36,8 +37,8 @@ enum ResidualBlock {
     Bottleneck,
 }
 
-/// How finely filters are gated. The paper gives two levels for ResNets and one for MobileNetV2; each further level halves the
-/// groups.
+/// How finely filters are gated. The paper gives two levels for ResNets and one for MobileNetV2;
+/// each further level halves the groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
     /// Few large groups.
@@ -100,7 +101,8 @@ const MOBILENET_V2_STAGES: [InvertedStage; 7] = [
 ];
 
 impl Preset {
-    /// The architecture of that name. MobileNetV2 takes a width multiplier behind its name: `mobilenet_v2_x0.5`.
+    /// The architecture of that name. MobileNetV2 takes a width multiplier behind its name:
+    /// `mobilenet_v2_x0.5`.
     ///
     /// # Errors
     /// If there is none, or no network of that width.
@@ -218,8 +220,8 @@ impl NetSpec {
     }
 }
 
-/// torchvision/models/resnet.py, `ResNet.__init__` and `_make_layer`; He et al. 2015 for CIFAR. `around` makes the shortcut where
-/// the shape changes, from channels in, channels out and stride.
+/// torchvision/models/resnet.py, `ResNet.__init__` and `_make_layer`; He et al. 2015 for CIFAR.
+/// `around` makes the shortcut where the shape changes, from channels in, channels out and stride.
 fn resnet(
     name: String,
     stem: StemSpec,

@@ -1,6 +1,7 @@
 //! The sites of a block where gates sit, and which channels each gate decides about.
 
 use gumbel_gates::GateKind;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -19,7 +20,7 @@ pub struct GateSite {
     pub groups: Vec<Groups>,
 }
 
-/// Neighbouring groups of channels of one size. A gate opens and closes a whole group.
+/// Neighboring groups of channels of one size. A gate opens and closes a whole group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Groups {
@@ -48,20 +49,20 @@ pub enum Site {
 }
 
 /// The kinds of sites filter gates can be asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Place {
-    /// [`Site::Input`]
+pub enum SiteKind {
+    /// The block's input channels, as the branch reads them.
     Input,
-    /// [`Site::Between`]
+    /// The filters of the convolutions within the branch.
     Between,
-    /// [`Site::Output`]
+    /// The filters of the branch's last convolution.
     Output,
-    /// [`Site::Projection`]
+    /// The filters of the projection shortcut.
     Projection,
 }
 
-impl Place {
+impl SiteKind {
     /// Everywhere the paper puts filter gates.
     pub const ALL: [Self; 4] = [Self::Input, Self::Between, Self::Output, Self::Projection];
 }
@@ -111,7 +112,8 @@ impl fmt::Display for Site {
     }
 }
 
-/// Logits a new gate starts at: dependent layer gates about 87 % open, all others 98 % (both papers).
+/// Logits a new gate starts at: dependent layer gates about 87 % open, all others 98 % (both
+/// papers).
 fn initial_logits(site: Site, kind: GateKind) -> (f64, f64) {
     match (site, kind) {
         (Site::Layer, GateKind::Dependent) => (0.1, 2.0),

@@ -1,8 +1,9 @@
 //! State dicts: named tensors in a file.
 //!
-//! Three formats are read, told apart by their first bytes: safetensors, the zip files that `torch.save` writes, and the pickles
-//! that it wrote before PyTorch 1.6. A state dict may lie in a dictionary under `state_dict`, and a `module.` before all names is
-//! dropped. A pickle is read as data: nothing in it is ever executed.
+//! Three formats are read, told apart by their first bytes: safetensors, the zip files that
+//! `torch.save` writes, and the pickles that it wrote before PyTorch 1.6. A state dict may lie in a
+//! dictionary under `state_dict`, and a `module.` before all names is dropped. A pickle is read as
+//! data: nothing in it is ever executed.
 
 mod pickle;
 pub mod safetensors;

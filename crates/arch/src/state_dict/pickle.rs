@@ -1,14 +1,16 @@
 //! The part of Python's pickle format that `torch.save` writes for a state dict, read as data.
 //!
-//! The opcodes are those of Lib/pickletools.py (protocol 0 to 5). Calls are never made: the few callables that rebuild tensors and
-//! ordered dictionaries become [`Value`]s, a few that training scripts leave beside the weights become [`Value::Opaque`], and a
-//! pickle that so much as imports anything else is refused by that name.
+//! The opcodes are those of Lib/pickletools.py (protocol 0 to 5). Calls are never made: the few
+//! callables that rebuild tensors and ordered dictionaries become [`Value`]s, a few that training
+//! scripts leave beside the weights become [`Value::Opaque`], and a pickle that so much as imports
+//! anything else is refused by that name.
 
 use std::collections::HashMap;
 use std::rc::Rc;
 
-/// An object of the pickle. Containers are positions in arenas and the rest is shared, so copies cost nothing: memory stays in
-/// proportion to the file however often a pickle repeats, nests or cycles.
+/// An object of the pickle. Containers are positions in arenas and the rest is shared, so copies
+/// cost nothing: memory stays in proportion to the file however often a pickle repeats, nests or
+/// cycles.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Value {
     None,
@@ -256,7 +258,8 @@ impl<'a> Machine<'a> {
         Err("a storage is described in an unknown way".into())
     }
 
-    /// The arguments of `torch._utils._rebuild_tensor_v2`: storage, offset, size, stride, and more that does not matter here.
+    /// The arguments of `torch._utils._rebuild_tensor_v2`: storage, offset, size, stride, and more
+    /// that does not matter here.
     fn tensor(&self, arguments: usize) -> Outcome<Value> {
         match &self.tuples[arguments][..] {
             [Value::Storage(storage), Value::Int(offset), size, stride, ..] => Ok(Value::Tensor(Rc::new(TensorRef {

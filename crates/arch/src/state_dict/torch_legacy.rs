@@ -1,5 +1,6 @@
-//! The files `torch.save` wrote before PyTorch 1.6: five pickles (magic number, protocol, machine, the object, the keys of the
-//! storages), then each storage as a count of elements and its bytes. See `_legacy_load` in torch/serialization.py.
+//! The files `torch.save` wrote before PyTorch 1.6: five pickles (magic number, protocol, machine,
+//! the object, the keys of the storages), then each storage as a count of elements and its bytes.
+//! See `_legacy_load` in torch/serialization.py.
 
 use super::pickle::{Value, parse};
 use super::torch_tensors::{Outcome, build, kind};

@@ -1,4 +1,5 @@
-//! What both formats of `torch.save` share: finding the tensors in the pickle, and building them from storages.
+//! What both formats of `torch.save` share: finding the tensors in the pickle, and building them
+//! from storages.
 
 use super::pickle::{Pickle, StorageRef, TensorRef, Value};
 use std::borrow::Cow;
@@ -28,7 +29,8 @@ pub(super) fn build<'a>(
         .collect()
 }
 
-/// Name and description of every tensor of the state dict, which may lie in a dictionary among other things.
+/// Name and description of every tensor of the state dict, which may lie in a dictionary among
+/// other things.
 fn named_tensors(pickle: &Pickle) -> Outcome<Vec<(&str, &TensorRef)>> {
     let Value::Dict(mut dict) = pickle.root else {
         return Err("it holds no dictionary of tensors; save model.state_dict(), not the model".into());

@@ -1,4 +1,5 @@
-//! The zip files `torch.save` writes since PyTorch 1.6: a pickle that describes the tensors, and one record per storage.
+//! The zip files `torch.save` writes since PyTorch 1.6: a pickle that describes the tensors, and
+//! one record per storage.
 
 use super::pickle;
 use super::torch_tensors::{Outcome, build};
@@ -22,7 +23,8 @@ pub(super) fn read(bytes: &[u8]) -> Outcome<Vec<(String, Tensor)>> {
     build(&pickle, |storage| record(&mut archive, &format!("{folder}data/{}", storage.key), &mut left).map(Cow::Owned))
 }
 
-/// One record of the archive, of at most `left` bytes, which it uses up. torch.save stores records as they are.
+/// One record of the archive, of at most `left` bytes, which it uses up. torch.save stores records
+/// as they are.
 fn record(archive: &mut ZipArchive<Cursor<&[u8]>>, name: &str, left: &mut u64) -> Outcome<Vec<u8>> {
     let file = archive.by_name(name).map_err(|error| format!("record '{name}': {error}"))?;
     if file.compression() != CompressionMethod::Stored {
@@ -36,7 +38,8 @@ fn record(archive: &mut ZipArchive<Cursor<&[u8]>>, name: &str, left: &mut u64) -
     Ok(bytes)
 }
 
-/// The bytes of the file `torch.save` would write for a dictionary of these tensors, as float32. Equal content gives equal bytes.
+/// The bytes of the file `torch.save` would write for a dictionary of these tensors, as float32.
+/// Equal content gives equal bytes.
 ///
 /// # Errors
 /// If libtorch cannot copy a tensor.
@@ -66,7 +69,8 @@ pub fn to_bytes<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>) ->
             text("cpu"),
             number(tensor.numel() as i64),
         ]);
-        // torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, backward hooks)
+        // torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, backward
+        // hooks)
         let arguments = tuple(vec![
             [storage, b"Q".to_vec()].concat(),
             number(0),

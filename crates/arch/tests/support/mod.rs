@@ -2,14 +2,14 @@
 
 #![allow(dead_code)] // each test file uses some of it
 
-use arch::{Decision, Level, NetSpec, Network, Place, Preset};
+use arch::{Decision, Level, NetSpec, Network, Preset, SiteKind};
 use gumbel_gates::GateKind;
 use tch::Tensor;
 use torch_ext::{derive_seed, normal, uniform};
 
-/// Sets the logits of independent gates so that argmax decides as `openings` say.
-pub fn decide(network: &Network, openings: &[Vec<bool>]) {
-    for ((block, gates), open) in network.spec().gate_sites().zip(openings) {
+/// Sets the logits of independent gates so that argmax decides as `gate_values` say.
+pub fn decide(network: &Network, gate_values: &[Vec<bool>]) {
+    for ((block, gates), open) in network.spec().gate_sites().zip(gate_values) {
         let logits: Vec<f32> = open.iter().flat_map(|&open| [0.0, if open { 1.0 } else { -1.0 }]).collect();
         let name = format!("{}.{}.logits", block.name, gates.site.name());
         let mut own = network.tensors().get(&name).unwrap().tensor.shallow_clone();
@@ -44,7 +44,7 @@ pub fn decide_some(network: &Network, decisions: &[Decision], seed: u64) {
 }
 
 /// Random decisions for every gate of a network.
-pub fn random_openings(spec: &NetSpec, seed: u64) -> Vec<Vec<bool>> {
+pub fn random_gate_values(spec: &NetSpec, seed: u64) -> Vec<Vec<bool>> {
     let mut part = 0;
     let mut coin = || {
         part += 1;
@@ -53,26 +53,26 @@ pub fn random_openings(spec: &NetSpec, seed: u64) -> Vec<Vec<bool>> {
     spec.gate_sites().map(|(_, gates)| (0..gates.count()).map(|_| coin()).collect()).collect()
 }
 
-/// Gated networks of every kind of block and place.
+/// Gated networks of every kind of block and site.
 pub fn gated_networks() -> Vec<NetSpec> {
-    let filters = |name: &str, level, places: &[Place]| {
+    let filters = |name: &str, level, kinds: &[SiteKind]| {
         let preset = Preset::named(name).unwrap();
-        preset.spec(4).with_filter_gates(GateKind::Independent, &preset.group_sizes(level), places)
+        preset.spec(4).with_filter_gates(GateKind::Independent, &preset.group_sizes(level), kinds)
     };
     let mut uneven = NetSpec::preset("resnet18", 4).unwrap();
     let groups = |i: usize| Some(arch::GroupSizes { input: 7 + i, between: 5, output: 100, fixed_open: i % 3 });
     let groups: Vec<_> = (0..uneven.blocks.len()).map(groups).collect();
-    uneven = uneven.with_filter_gates(GateKind::Independent, &groups, &Place::ALL);
-    let mut both = filters("resnet50", Level::Low, &[Place::Between, Place::Projection]);
+    uneven = uneven.with_filter_gates(GateKind::Independent, &groups, &SiteKind::ALL);
+    let mut both = filters("resnet50", Level::Low, &[SiteKind::Between, SiteKind::Projection]);
     for block in both.blocks.iter_mut().step_by(2) {
         block.gates.insert(0, arch::GateSite::layer(GateKind::Independent));
     }
     vec![
-        filters("cifar-resnet20", Level::Low, &Place::ALL),
-        filters("resnet50", Level::Medium, &Place::ALL),
-        filters("mobilenet_v2", Level::Low, &Place::ALL),
-        filters("mobilenet_v2_x0.35", Level::High, &[Place::Between]),
-        filters("resnet34", Level::High, &[Place::Input, Place::Output]),
+        filters("cifar-resnet20", Level::Low, &SiteKind::ALL),
+        filters("resnet50", Level::Medium, &SiteKind::ALL),
+        filters("mobilenet_v2", Level::Low, &SiteKind::ALL),
+        filters("mobilenet_v2_x0.35", Level::High, &[SiteKind::Between]),
+        filters("resnet34", Level::High, &[SiteKind::Input, SiteKind::Output]),
         uneven,
         both,
         NetSpec::preset("mobilenet_v2", 4).unwrap().with_layer_gates(GateKind::Independent, |_| true),
@@ -80,7 +80,7 @@ pub fn gated_networks() -> Vec<NetSpec> {
 }
 
 /// Gives every tensor but the gates' values of its own: fresh batch norms would hide mistakes.
-pub fn randomise(network: &Network, seed: u64) {
+pub fn randomize(network: &Network, seed: u64) {
     for (number, entry) in network.tensors().iter().filter(|entry| entry.group != gumbel_gates::GATE_GROUP).enumerate()
     {
         let (shape, seed) = (entry.tensor.size(), derive_seed(seed, number as u64));

@@ -1,7 +1,7 @@
 //! Batches, decoded ahead of their use.
 
 use crate::batches::memory;
-use crate::batches::transform::{Normalise, Transform};
+use crate::batches::transform::{Normalize, Transform};
 use crate::decode::formats::{BadImage, decode_part};
 use crate::error::{Error, Result};
 use crate::sampler;
@@ -23,13 +23,15 @@ use std::time::Instant;
 pub enum Order {
     /// As they are indexed; the last batch may be smaller.
     InOrder,
-    /// Shuffled anew every epoch, as a function of this seed; images that do not fill a last batch wait for another epoch.
+    /// Shuffled anew every epoch, as a function of this seed; images that do not fill a last batch
+    /// wait for another epoch.
     Shuffled(u64),
 }
 
-/// One of several processes that read a set together, each its share of every batch. Together they read what a single process
-/// reads in batches `of` times as large: in training every image at most once per epoch, the same number of full batches each;
-/// in order every image exactly once, where the last batches may be smaller by one image for some, or missing.
+/// One of several processes that read a set together, each its share of every batch. Together they
+/// read what a single process reads in batches `of` times as large: in training every image at most
+/// once per epoch, the same number of full batches each; in order every image exactly once, where
+/// the last batches may be smaller by one image for some, or missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rank {
     /// Its number, 0 to `of` - 1.
@@ -44,7 +46,7 @@ pub struct LoaderOptions {
     /// How an image becomes a square.
     pub transform: Transform,
     /// What is done to its values.
-    pub normalise: Normalise,
+    pub normalize: Normalize,
     /// In which order images come.
     pub order: Order,
     /// Images per batch and process; at least one.
@@ -53,8 +55,8 @@ pub struct LoaderOptions {
     pub rank: Rank,
     /// Threads that decode; 0 means one per core.
     pub threads: usize,
-    /// Whole batches that are kept ready. `None`: as many as fit in a sixteenth of the memory that is free, 2 to 16, and never
-    /// more than 1 GiB beyond the two. Two more can be in the making.
+    /// Whole batches that are kept ready. `None`: as many as fit in a sixteenth of the memory that
+    /// is free, 2 to 16, and never more than 1 GiB beyond the two. Two more can be in the making.
     pub ahead: Option<usize>,
 }
 
@@ -63,7 +65,7 @@ impl Default for LoaderOptions {
     fn default() -> Self {
         Self {
             transform: Transform::ResizeCenterCrop { resize: 256, size: 224 },
-            normalise: Normalise { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] },
+            normalize: Normalize { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] },
             order: Order::InOrder,
             batch_size: 64,
             rank: Rank { rank: 0, of: 1 },
@@ -78,7 +80,7 @@ impl Default for LoaderOptions {
 pub struct Batch {
     /// Its number within the epoch.
     pub number: usize,
-    /// Normalised pixels [N, size, size, 3], N as many as `labels`.
+    /// Normalized pixels [N, size, size, 3], N as many as `labels`.
     pub pixels: Pixels,
     /// Position in [`Source::classes`] of each image.
     pub labels: Vec<i64>,
@@ -88,7 +90,8 @@ pub struct Batch {
     pub bad: Vec<BadImage>,
 }
 
-/// The values of a batch. Their memory goes back to the loader: asking the system for it anew costs as much as a resize.
+/// The values of a batch. Their memory goes back to the loader: asking the system for it anew costs
+/// as much as a resize.
 #[derive(Debug)]
 pub struct Pixels {
     values: Vec<f32>,
@@ -156,7 +159,7 @@ pub struct LoadTime {
     pub read: f64,
     /// From bytes to pixels.
     pub decode: f64,
-    /// Resizing, colours and normalising.
+    /// Resizing, colors and normalizing.
     pub prepare: f64,
 }
 
@@ -168,11 +171,13 @@ struct Scratch {
     resized: Image<'static>,
 }
 
-/// What a thread keeps at most after an image, in bytes: single large images shall not hold the memory of all the rest.
+/// What a thread keeps at most after an image, in bytes: single large images shall not hold the
+/// memory of all the rest.
 const MOST_KEPT: usize = 64 << 20;
 
 thread_local! {
-    /// Taken out while it is used: a source that waits for work of its own may find this thread preparing another image meanwhile.
+    /// Taken out while it is used: a source that waits for work of its own may find this thread
+    /// preparing another image meanwhile.
     static SCRATCH: Cell<Option<Scratch>> = const { Cell::new(None) };
 }
 
@@ -254,7 +259,8 @@ impl Loader {
     /// The batches of an epoch from number `first` on. Dropping them stops the decoding at once.
     ///
     /// # Errors
-    /// If the source's order has not as many images as the source, or the threads cannot be started.
+    /// If the source's order has not as many images as the source, or the threads cannot be
+    /// started.
     pub fn epoch(&self, epoch: u64, first: usize) -> Result<Batches> {
         let stop = Arc::new(AtomicBool::new(false));
         let spare = Arc::new(Spare::default());
@@ -289,7 +295,8 @@ impl Loader {
     }
 }
 
-/// Batches in the making at the same time, so that no thread waits for the slowest image of a batch.
+/// Batches in the making at the same time, so that no thread waits for the slowest image of a
+/// batch.
 const PRODUCERS: usize = 2;
 
 impl Shared {
@@ -355,7 +362,7 @@ impl Shared {
     /// Reads, decodes and prepares one image into `output` [size, size, 3].
     fn image(&self, item: usize, epoch: u64, scratch: &mut Scratch, output: &mut [f32]) -> Result<(), BadImage> {
         let Scratch { bytes, pixels, resizer, resized } = scratch;
-        let LoaderOptions { transform, normalise, order, .. } = self.options;
+        let LoaderOptions { transform, normalize, order, .. } = self.options;
         let seed = match order {
             Order::InOrder => 0,
             Order::Shuffled(seed) => seed,
@@ -381,8 +388,8 @@ impl Shared {
         }
         if let Some(geometry) = geometry {
             geometry.resize(part, pixels, resizer, resized).map_err(bad)?;
-            transform.colour().apply(resized.buffer_mut(), &mut rng);
-            normalise.write(resized.buffer(), size, geometry.mirrored, output);
+            transform.color().apply(resized.buffer_mut(), &mut rng);
+            normalize.write(resized.buffer(), size, geometry.mirrored, output);
         }
         spent(&self.spent.prepare);
         if bytes.capacity() + pixels.capacity() > MOST_KEPT {

@@ -1,6 +1,6 @@
-//! Crops, resizing and normalisation, with torchvision's arithmetic.
+//! Crops, resizing and normalization, with torchvision's arithmetic.
 
-use crate::batches::colour::ColourJitter;
+use crate::batches::color::ColorJitter;
 use crate::decode::part::{Need, Part};
 use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
@@ -19,10 +19,11 @@ pub enum Transform {
         ratio: (f64, f64),
         /// Probability of mirroring left and right.
         flip: f64,
-        /// How far colours may change.
-        colour: ColourJitter,
+        /// How far colors may change.
+        color: ColorJitter,
     },
-    /// For training on small images: torchvision's `Resize`, `RandomCrop` with black padding and `RandomHorizontalFlip`.
+    /// For training on small images: torchvision's `Resize`, `RandomCrop` with black padding and
+    /// `RandomHorizontalFlip`.
     RandomPaddedCrop {
         /// Shorter side after resizing, in pixels; at least `size`.
         resize: u32,
@@ -32,8 +33,8 @@ pub enum Transform {
         padding: u32,
         /// Probability of mirroring left and right.
         flip: f64,
-        /// How far colours may change.
-        colour: ColourJitter,
+        /// How far colors may change.
+        color: ColorJitter,
     },
     /// For evaluation: torchvision's `Resize` and `CenterCrop`.
     ResizeCenterCrop {
@@ -46,7 +47,7 @@ pub enum Transform {
 
 /// (value / 255 − mean) / std per channel, red, green, blue.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Normalise {
+pub struct Normalize {
     /// Mean of values in [0, 1].
     pub mean: [f32; 3],
     /// Standard deviation of values in [0, 1].
@@ -97,7 +98,7 @@ impl Transform {
         }
     }
 
-    /// How an image of this size becomes the result; draws whatever is random but the colours.
+    /// How an image of this size becomes the result; draws whatever is random but the colors.
     pub(crate) fn geometry(&self, width: u32, height: u32, rng: &mut impl Rng) -> Geometry {
         let all = Rectangle { left: 0, top: 0, width: self.size(), height: self.size() };
         match *self {
@@ -124,7 +125,8 @@ impl Transform {
                 Geometry { source, apart: false, target, mirrored: rng.random_bool(flip) }
             }
             Self::ResizeCenterCrop { resize, size } => {
-                // Only what the window shows is computed; the filter still reads the pixels around it.
+                // Only what the window shows is computed; the filter still reads the pixels around
+                // it.
                 let (full_width, full_height) = shorter_side(width, height, resize);
                 let (left, shown_width) = central_window(width, full_width, size);
                 let (top, shown_height) = central_window(height, full_height, size);
@@ -134,11 +136,11 @@ impl Transform {
         }
     }
 
-    /// How far its colours may change.
-    pub(crate) fn colour(&self) -> ColourJitter {
+    /// How far its colors may change.
+    pub(crate) fn color(&self) -> ColorJitter {
         match *self {
-            Self::RandomResizedCrop { colour, .. } | Self::RandomPaddedCrop { colour, .. } => colour,
-            Self::ResizeCenterCrop { .. } => ColourJitter::default(),
+            Self::RandomResizedCrop { color, .. } | Self::RandomPaddedCrop { color, .. } => color,
+            Self::ResizeCenterCrop { .. } => ColorJitter::default(),
         }
     }
 }
@@ -147,7 +149,8 @@ impl Transform {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Geometry {
     source: Window,
-    /// Whether the window is cut out before it is resized, so that the filter sees nothing around it.
+    /// Whether the window is cut out before it is resized, so that the filter sees nothing around
+    /// it.
     apart: bool,
     /// Where in the result it goes; what is around it stays black.
     target: Rectangle,
@@ -166,13 +169,15 @@ impl Geometry {
     pub(crate) fn need(&self, height: u32) -> Need {
         let shrink = |source: f64, target: u32| source / f64::from(target.max(1));
         let vertical = shrink(self.source.height, self.target.height);
-        // The bilinear filter reaches one pixel of the result beyond the window, or one of the source if that is more.
+        // The bilinear filter reaches one pixel of the result beyond the window, or one of the
+        // source if that is more.
         let reach = if self.apart { 0.0 } else { vertical.max(1.0) + 1.0 };
         let rows = (self.source.top + self.source.height + reach).ceil() as u32;
         Need { rows: rows.clamp(1, height), shrink: vertical.min(shrink(self.source.width, self.target.width)) }
     }
 
-    /// Resizes the window of `pixels`, the decoded `part` of the image, into `result`, a square of RGB pixels.
+    /// Resizes the window of `pixels`, the decoded `part` of the image, into `result`, a square of
+    /// RGB pixels.
     ///
     /// # Errors
     /// If the window does not lie in the image.
@@ -224,7 +229,7 @@ impl Geometry {
     }
 }
 
-impl Normalise {
+impl Normalize {
     /// Copies rows of `row` RGB pixels to `output`.
     pub(crate) fn write(&self, pixels: &[u8], row: u32, mirrored: bool, output: &mut [f32]) {
         // The same pattern of red, green and blue over a whole number of vectors.
@@ -257,7 +262,8 @@ impl Normalise {
     }
 }
 
-/// torchvision's `RandomResizedCrop.get_params`: ten tries, then the largest central crop within the ratio.
+/// torchvision's `RandomResizedCrop.get_params`: ten tries, then the largest central crop within
+/// the ratio.
 fn random_area(width: u32, height: u32, scale: (f64, f64), ratio: (f64, f64), rng: &mut impl Rng) -> Rectangle {
     let (w, h) = (f64::from(width), f64::from(height));
     let uniform = |rng: &mut _, low: f64, high: f64| low + (high - low) * RngExt::random::<f64>(rng);
@@ -296,16 +302,19 @@ fn shorter_side(width: u32, height: u32, shorter: u32) -> (u32, u32) {
     if width <= height { (shorter, longer(height, width)) } else { (longer(width, height), shorter) }
 }
 
-/// Where the central `size` pixels of an extent that was resized to `resized` lie in the source: start and length.
+/// Where the central `size` pixels of an extent that was resized to `resized` lie in the source:
+/// start and length.
 fn central_window(extent: u32, resized: u32, size: u32) -> (f64, f64) {
     // torchvision's CenterCrop; Python rounds halves to even.
     let margin = (f64::from(resized - size) / 2.0).round_ties_even();
     in_source(extent, resized, margin as u32, size)
 }
 
-/// Where `length` pixels from `start` on of an extent that was resized to `resized` lie in the source: start and length.
+/// Where `length` pixels from `start` on of an extent that was resized to `resized` lie in the
+/// source: start and length.
 fn in_source(extent: u32, resized: u32, start: u32, length: u32) -> (f64, f64) {
-    // Multiplied before it is divided, so that a window over the whole extent is no longer than it by rounding.
+    // Multiplied before it is divided, so that a window over the whole extent is no longer than it
+    // by rounding.
     let scaled = |pixels: u32| f64::from(pixels) * f64::from(extent) / f64::from(resized);
     (scaled(start), scaled(length))
 }
@@ -320,7 +329,8 @@ struct Shown {
     length: u32,
 }
 
-/// A random window of `size` pixels over an extent with `padding` pixels added at both ends: torchvision's `RandomCrop`.
+/// A random window of `size` pixels over an extent with `padding` pixels added at both ends:
+/// torchvision's `RandomCrop`.
 fn random_window(extent: u32, size: u32, padding: u32, rng: &mut impl Rng) -> Shown {
     let start = rng.random_range(0..=extent + 2 * padding - size);
     let (source, target) = (start.saturating_sub(padding).min(extent), padding.saturating_sub(start).min(size));
@@ -334,7 +344,7 @@ mod tests {
     use image::RgbImage;
 
     /// What a loader does with an image in memory.
-    fn apply(transform: Transform, image: &RgbImage, normalise: &Normalise, rng: &mut impl Rng) -> Vec<f32> {
+    fn apply(transform: Transform, image: &RgbImage, normalize: &Normalize, rng: &mut impl Rng) -> Vec<f32> {
         let (width, height) = image.dimensions();
         let geometry = transform.geometry(width, height, rng);
         let mut result = Image::new(transform.size(), transform.size(), PixelType::U8x3);
@@ -342,7 +352,7 @@ mod tests {
         result.buffer_mut().fill(77);
         geometry.resize(Part { width, height, scale: 1 }, image, &mut Resizer::new(), &mut result).unwrap();
         let mut output = vec![f32::NAN; 3 * (transform.size() as usize).pow(2)];
-        normalise.write(result.buffer(), transform.size(), geometry.mirrored, &mut output);
+        normalize.write(result.buffer(), transform.size(), geometry.mirrored, &mut output);
         output
     }
 
@@ -358,7 +368,7 @@ mod tests {
 
     #[test]
     fn windows_never_leave_the_image() {
-        let normalise = Normalise { mean: [0.0; 3], std: [1.0; 3] };
+        let normalize = Normalize { mean: [0.0; 3], std: [1.0; 3] };
         for extent in (1..500).chain([1023, 2999]) {
             let image = RgbImage::new(extent, 3);
             for (width, height) in [(extent, extent), (extent, extent + 1)] {
@@ -367,7 +377,7 @@ mod tests {
             }
             let transform = Transform::ResizeCenterCrop { resize: 224, size: 224 };
             assert_eq!(
-                apply(transform, &image, &normalise, &mut generator(0, 0, 0)),
+                apply(transform, &image, &normalize, &mut generator(0, 0, 0)),
                 vec![0.0; 3 * 224 * 224],
                 "{extent}"
             );
@@ -398,12 +408,12 @@ mod tests {
     fn padded_crops_move_the_image_over_black() {
         // Every pixel of the image differs from black and from each other.
         let image = RgbImage::from_fn(4, 4, |x, y| image::Rgb([1 + x as u8, 1 + y as u8, 9]));
-        let normalise = Normalise { mean: [0.0; 3], std: [1.0 / 255.0; 3] };
+        let normalize = Normalize { mean: [0.0; 3], std: [1.0 / 255.0; 3] };
         let transform =
-            Transform::RandomPaddedCrop { resize: 4, size: 4, padding: 2, flip: 0.0, colour: ColourJitter::default() };
+            Transform::RandomPaddedCrop { resize: 4, size: 4, padding: 2, flip: 0.0, color: ColorJitter::default() };
         let mut starts = std::collections::HashSet::new();
         for seed in 0..400 {
-            let output = apply(transform, &image, &normalise, &mut generator(seed, 0, 0));
+            let output = apply(transform, &image, &normalize, &mut generator(seed, 0, 0));
             let pixel = |x: usize, y: usize| [0, 1, 2].map(|channel| output[3 * (4 * y + x) + channel].round() as i32);
             // The one shift that explains the pixels.
             let explains = |dx: i32, dy: i32| {
@@ -430,12 +440,12 @@ mod tests {
     }
 
     #[test]
-    fn the_centre_is_cut_out_and_normalised() {
+    fn the_center_is_cut_out_and_normalized() {
         // Red grows to the right, green downwards; no resizing takes place.
         let image = RgbImage::from_fn(6, 4, |x, y| image::Rgb([10 * x as u8, 10 * y as u8, 255]));
-        let normalise = Normalise { mean: [0.0, 0.0, 0.5], std: [1.0 / 255.0, 1.0 / 255.0, 0.25] };
+        let normalize = Normalize { mean: [0.0, 0.0, 0.5], std: [1.0 / 255.0, 1.0 / 255.0, 0.25] };
         let transform = Transform::ResizeCenterCrop { resize: 4, size: 2 };
-        let output = apply(transform, &image, &normalise, &mut generator(0, 0, 0));
+        let output = apply(transform, &image, &normalize, &mut generator(0, 0, 0));
         let expected = [20.0, 10.0, 2.0, 30.0, 10.0, 2.0, 20.0, 20.0, 2.0, 30.0, 20.0, 2.0];
         assert!(output.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-4), "{output:?}");
     }
@@ -443,16 +453,16 @@ mod tests {
     #[test]
     fn a_flip_mirrors_left_and_right() {
         let image = RgbImage::from_fn(2, 2, |x, _| image::Rgb([255 * x as u8, 0, 0]));
-        let normalise = Normalise { mean: [0.0; 3], std: [1.0; 3] };
+        let normalize = Normalize { mean: [0.0; 3], std: [1.0; 3] };
         let red = |flip| {
             let transform = Transform::RandomResizedCrop {
                 size: 2,
                 scale: (1.0, 1.0),
                 ratio: (1.0, 1.0),
                 flip,
-                colour: ColourJitter::default(),
+                color: ColorJitter::default(),
             };
-            let output = apply(transform, &image, &normalise, &mut generator(0, 0, 0));
+            let output = apply(transform, &image, &normalize, &mut generator(0, 0, 0));
             [output[0], output[3]]
         };
         assert_eq!(red(0.0), [0.0, 1.0]);

@@ -29,8 +29,9 @@ impl fmt::Display for BadImage {
 /// Most bytes a decoder may ask for beside the pixels.
 const MOST_BYTES: u64 = 1 << 30;
 
-/// Decodes an image file to 8-bit RGB; grey is spread, transparency dropped, 16 bits are scaled to 8 and an orientation tag is
-/// ignored, as torchvision does. The content decides about the format, not the ending. Of an animation the first picture counts.
+/// Decodes an image file to 8-bit RGB; gray is spread, transparency dropped, 16 bits are scaled to
+/// 8 and an orientation tag is ignored, as torchvision does. The content decides about the format,
+/// not the ending. Of an animation the first picture counts.
 ///
 /// # Errors
 /// If the file cannot be read or is not a whole image.
@@ -43,8 +44,8 @@ pub fn decode(path: &Path) -> Result<RgbImage, BadImage> {
     RgbImage::from_raw(width, height, pixels).ok_or_else(|| bad("the decoder gave too few pixels".into()))
 }
 
-/// Decodes what is needed of the encoded image `bytes` into the front of `pixels`, which keeps its length if that is enough.
-/// `need` is asked once, with width and height.
+/// Decodes what is needed of the encoded image `bytes` into the front of `pixels`, which keeps its
+/// length if that is enough. `need` is asked once, with width and height.
 ///
 /// # Errors
 /// If it is not a whole image.
@@ -70,8 +71,8 @@ pub(crate) fn decode_part(
     Ok(part)
 }
 
-/// Runs a decoder. Decoders meet hostile files; one that panics has found a bad image, not the end of the run, and nothing that
-/// anybody needs to read on their terminal.
+/// Runs a decoder. Decoders meet hostile files; one that panics has found a bad image, not the end
+/// of the run, and nothing that anybody needs to read on their terminal.
 fn contained(decode: impl FnOnce() -> Result<Part, String>) -> Result<Part, String> {
     static QUIET: Once = Once::new();
     thread_local! { static DECODING: Cell<bool> = const { Cell::new(false) } }

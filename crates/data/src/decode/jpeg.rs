@@ -1,12 +1,12 @@
-//! JPEG files to pixels: only the rows that are needed, at a size close to the one that is needed, byte for byte what libjpeg-turbo
-//! and so Pillow and torchvision decode.
+//! JPEG files to pixels: only the rows that are needed, at a size close to the one that is needed,
+//! byte for byte what libjpeg-turbo and so Pillow and torchvision decode.
 
 use crate::decode::part::{MOST_PIXELS, Part};
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat, ScalingFactor};
 
-/// How much larger than the result an image decoded at a fraction of its size still is at least, per side. With less the
-/// fraction's own filter shows, most at the edges of a crop: at 4 one photograph in 500 differs by 0.8 grey levels, at 6 none by
-/// 0.6.
+/// How much larger than the result an image decoded at a fraction of its size still is at least,
+/// per side. With less the fraction's own filter shows, most at the edges of a crop: at 4 one
+/// photograph in 500 differs by 0.8 gray levels, at 6 none by 0.6.
 const LEFT_TO_RESIZE: f64 = 6.0;
 
 /// Where things lie in a JPEG file (ITU T.81, annex B).
@@ -19,17 +19,18 @@ pub(crate) struct Layout {
     components: u8,
     /// Pixels that a row of coding units is high.
     row: u32,
-    /// Whether one scan holds everything from top to bottom, so that the rows below some row can be left out.
+    /// Whether one scan holds everything from top to bottom, so that the rows below some row can be
+    /// left out.
     top_down: bool,
 }
 
 impl Layout {
-    /// Walks the marker segments, because a thumbnail inside one has markers of its own. `None`: not laid out as expected, the
-    /// decoder shall say what is wrong.
+    /// Walks the marker segments, because a thumbnail inside one has markers of its own. `None`:
+    /// not laid out as expected, the decoder shall say what is wrong.
     ///
     /// # Errors
-    /// If the file ends before its end-of-image marker: decoders fill what is missing with grey, which would teach the network
-    /// grey.
+    /// If the file ends before its end-of-image marker: decoders fill what is missing with gray,
+    /// which would teach the network gray.
     pub(crate) fn of(bytes: &[u8]) -> Result<Option<Self>, String> {
         const START_OF_SCAN: u8 = 0xda;
         let mut layout = None;
@@ -77,8 +78,9 @@ impl Layout {
         Some(Self { width, height, height_at: at + 5, components, row: 8 * u32::from(vertical), top_down })
     }
 
-    /// Decodes the upper `rows` rows, or more, into `pixels`, shrunk where the image will be resized by more than `shrink` anyway.
-    /// `bytes` may say another height afterwards, see [`Self::restore`].
+    /// Decodes the upper `rows` rows, or more, into `pixels`, shrunk where the image will be
+    /// resized by more than `shrink` anyway. `bytes` may say another height afterwards, see
+    /// [`Self::restore`].
     ///
     /// # Errors
     /// Whatever the decoder says.
@@ -89,8 +91,9 @@ impl Layout {
         shrink: f64,
         pixels: &mut Vec<u8>,
     ) -> Result<Part, String> {
-        // A frame that claims fewer rows is a whole one whose scan goes on: what follows is not read. One more row of coding units
-        // than needed, because upsampled colour looks at the next.
+        // A frame that claims fewer rows is a whole one whose scan goes on: what follows is not
+        // read. One more row of coding units than needed, because upsampled color looks at the
+        // next.
         let claimed = (rows.div_ceil(self.row) + 1) * self.row;
         if self.top_down && claimed < self.height {
             bytes[self.height_at..self.height_at + 2].copy_from_slice(&(claimed as u16).to_be_bytes());
@@ -118,7 +121,7 @@ impl Layout {
             pixels.resize(size, 0);
         }
         let info = match decoder.decode_image_into(&mut pixels[..size]) {
-            // What is missing would be grey.
+            // What is missing would be gray.
             Err(JpegError::UnexpectedEof) => return Err(cut()),
             Err(_) => {
                 // Damaged codes: libjpeg-turbo goes on with a warning, and so Pillow.
@@ -140,8 +143,8 @@ fn cut() -> String {
     "the JPEG data ends too early".into()
 }
 
-/// Cyan, magenta, yellow and black, as JPEG files have them, the more the brighter, to RGB at the front of the buffer: Pillow's
-/// arithmetic.
+/// Cyan, magenta, yellow and black, as JPEG files have them, the more the brighter, to RGB at the
+/// front of the buffer: Pillow's arithmetic.
 fn ink_to_rgb(pixels: &mut [u8]) {
     for pixel in 0..pixels.len() / 4 {
         let black = u32::from(pixels[4 * pixel + 3]);
@@ -161,7 +164,7 @@ mod tests {
     const WIDTH: usize = 101;
     const HEIGHT: usize = 83;
 
-    /// JPEGs of every subsampling, with restarts and without, and one of greys.
+    /// JPEGs of every subsampling, with restarts and without, and one of grays.
     fn files() -> Vec<(String, Vec<u8>)> {
         let wave = |i: usize| (128.0 + 100.0 * (i as f64 * 0.037).sin() + 20.0 * (i as f64 * 1.7).cos()) as u8;
         let pixels: Vec<u8> = (0..3 * WIDTH * HEIGHT).map(wave).collect();
@@ -181,8 +184,8 @@ mod tests {
                 files.push((format!("{kind:?}, restarts {restart}"), encoder.encode().unwrap()));
             }
         }
-        let grey = Encoder::new(&pixels[..WIDTH * HEIGHT], WIDTH, HEIGHT, PixelFormat::Grayscale).quality(90);
-        files.push(("grey".into(), grey.encode().unwrap()));
+        let gray = Encoder::new(&pixels[..WIDTH * HEIGHT], WIDTH, HEIGHT, PixelFormat::Grayscale).quality(90);
+        files.push(("gray".into(), gray.encode().unwrap()));
         files
     }
 

@@ -1,6 +1,7 @@
 //! What is asked of a decoder, and what it gives: the upper part of an image.
 
-/// No image with more pixels is decoded, because a header can claim anything: where Pillow too refuses.
+/// No image with more pixels is decoded, because a header can claim anything: where Pillow too
+/// refuses.
 pub(crate) const MOST_PIXELS: u64 = 178_956_970;
 
 /// The upper part of an image in memory, three bytes a pixel.

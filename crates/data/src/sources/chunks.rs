@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// What is read at once, in bytes.
 const CHUNK: u64 = 8 << 20;
-/// Chunks of which the images are shuffled together: 256 MiB, some 2,000 images of ImageNet from as many places of the set.
+/// Chunks of which the images are shuffled together: 256 MiB, some 2,000 images of ImageNet from as
+/// many places of the set.
 const WINDOW: usize = 32;
 /// Chunks kept in memory at most: a window, and the beginning of the next.
 const KEPT: usize = WINDOW + WINDOW / 2;
@@ -81,7 +82,8 @@ impl Shards {
         self.chunks[chunk]..self.chunks.get(chunk + 1).copied().unwrap_or(self.places.len() as u32)
     }
 
-    /// Appends an image's bytes to `bytes`. Its whole chunk is read with it and kept until all its images were read.
+    /// Appends an image's bytes to `bytes`. Its whole chunk is read with it and kept until all its
+    /// images were read.
     pub(crate) fn read(&self, image: usize, bytes: &mut Vec<u8>) -> io::Result<()> {
         let number = self.chunks.partition_point(|&first| first as usize <= image) - 1;
         let images = self.images(number);
@@ -117,7 +119,8 @@ impl Shards {
         Ok(content)
     }
 
-    /// The order of an epoch: chunks are shuffled over all shards, then the images of some chunks at a time.
+    /// The order of an epoch: chunks are shuffled over all shards, then the images of some chunks
+    /// at a time.
     pub(crate) fn shuffled(&self, seed: u64, epoch: u64) -> Vec<u32> {
         let mut rng = order_generator(seed, epoch);
         let mut chunks: Vec<usize> = (0..self.chunks.len()).collect();
@@ -133,8 +136,8 @@ impl Shards {
 }
 
 impl Kept {
-    /// The chunk of this number, of which one of `images` images is about to be read. The last one takes it out; beyond
-    /// [`KEPT`] chunks the one used longest ago goes.
+    /// The chunk of this number, of which one of `images` images is about to be read. The last one
+    /// takes it out; beyond [`KEPT`] chunks the one used longest ago goes.
     fn take(&mut self, number: usize, images: usize) -> Chunk {
         self.clock += 1;
         let clock = self.clock;
@@ -192,7 +195,8 @@ mod tests {
         assert_eq!(sorted, (0..210).collect::<Vec<u32>>());
         assert_eq!(order, shards.shuffled(5, 0));
         assert_ne!(order, shards.shuffled(5, 1));
-        // A window has images of all three shards, and its chunks are done before the next one's begin.
+        // A window has images of all three shards, and its chunks are done before the next one's
+        // begin.
         let window = &order[..90];
         assert!((0..3).all(|shard| window.iter().any(|image| image / 70 == shard)));
         for &image in &order {

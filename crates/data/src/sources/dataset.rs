@@ -20,7 +20,8 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Indexes `root/train` and `root/val` (also `validation` or `test`). docs/data.md has the layouts.
+    /// Indexes `root/train` and `root/val` (also `validation` or `test`). docs/data.md has the
+    /// layouts.
     ///
     /// # Errors
     /// If a split is missing or empty, or a class is in one split only.
@@ -59,7 +60,8 @@ impl Dataset {
     }
 }
 
-/// Classes that are only numbers, as shards have them, end with the largest that was met, which can differ between splits.
+/// Classes that are only numbers, as shards have them, end with the largest that was met, which can
+/// differ between splits.
 fn unify_numbers(train: &mut Split, val: &mut Split) {
     let numbered = |split: &Split| {
         split.shards.is_some() && split.classes.iter().enumerate().all(|(label, name)| *name == label.to_string())
@@ -73,9 +75,9 @@ fn unify_numbers(train: &mut Split, val: &mut Split) {
 }
 
 impl Split {
-    /// Indexes a folder of class folders, of tar shards, or of images with a file of labels (docs/data.md). Links are followed;
-    /// names that start with a dot are left out. Large indices are kept under the user's cache folder and used again as long as no
-    /// folder changed.
+    /// Indexes a folder of class folders, of tar shards, or of images with a file of labels
+    /// (docs/data.md). Links are followed; names that start with a dot are left out. Large indices
+    /// are kept under the user's cache folder and used again as long as no folder changed.
     ///
     /// # Errors
     /// If the folder cannot be read, or it or a class holds no images.
@@ -83,13 +85,15 @@ impl Split {
         Self::open_with_classes(root, None)
     }
 
-    /// The folder of the split `name` in a data folder; `val` may also be called `validation` or `test`.
+    /// The folder of the split `name` in a data folder; `val` may also be called `validation` or
+    /// `test`.
     pub fn folder(root: &Path, name: &str) -> Option<PathBuf> {
         let others: &[&str] = if name == "val" { &["validation", "test"] } else { &[] };
         [&[name], others].concat().into_iter().map(|name| root.join(name)).find(|path| path.is_dir())
     }
 
-    /// As [`Self::open`]; a file of labels is read by these classes, those of the training split or of a network, where they are known.
+    /// As [`Self::open`]; a file of labels is read by these classes, those of the training split or
+    /// of a network, where they are known.
     ///
     /// # Errors
     /// As [`Self::open`].

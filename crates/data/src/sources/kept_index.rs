@@ -17,7 +17,8 @@ use std::time::{Duration, SystemTime};
 const FEWEST_IMAGES: usize = 20_000;
 /// First bytes of a kept index; the number changes with what follows.
 const MAGIC: &[u8] = b"gumbel-gates index 1\n";
-/// A folder that changed so shortly before it was walked may change again without showing another time.
+/// A folder that changed so shortly before it was walked may change again without showing another
+/// time.
 const TOO_FRESH: Duration = Duration::from_secs(2);
 
 /// What stands before the blocks of numbers and names.
@@ -32,7 +33,8 @@ struct Header {
     name_bytes: usize,
 }
 
-/// The index of `root` that was kept, if nothing changed since, else what `walk` finds, which is kept if it is large.
+/// The index of `root` that was kept, if nothing changed since, else what `walk` finds, which is
+/// kept if it is large.
 pub(crate) fn cached(root: &Path, walk: impl FnOnce() -> Result<Indexed>) -> Result<Split> {
     cached_in(folder().as_deref(), FEWEST_IMAGES, root, walk)
 }

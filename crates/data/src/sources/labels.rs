@@ -11,9 +11,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
-/// The file of labels of the folder `root`. The names are the usual ones, for a split called `val`: `val_annotations.txt` is Tiny
-/// ImageNet's, `LOC_val_solution.csv` that of ImageNet's copy on Kaggle, `val.txt` Caffe's. One beside the folder counts only where
-/// images lie directly in it: class folders tell their classes themselves.
+/// The file of labels of the folder `root`. The names are the usual ones, for a split called `val`:
+/// `val_annotations.txt` is Tiny ImageNet's, `LOC_val_solution.csv` that of ImageNet's copy on
+/// Kaggle, `val.txt` Caffe's. One beside the folder counts only where images lie directly in it:
+/// class folders tell their classes themselves.
 pub(crate) fn find(root: &Path) -> Option<PathBuf> {
     let whole = fs::canonicalize(root).ok()?;
     let split = whole.file_name()?.to_string_lossy().into_owned();
@@ -37,8 +38,8 @@ struct Labels<'a> {
 }
 
 impl<'a> Labels<'a> {
-    /// One image a line: its name or path, then its class and whatever follows. Tabs separate them if there are any, else commas, else
-    /// spaces, so that names with spaces are possible.
+    /// One image a line: its name or path, then its class and whatever follows. Tabs separate them
+    /// if there are any, else commas, else spaces, so that names with spaces are possible.
     fn of(file: &'a Path, text: &'a str) -> Result<Self> {
         let text = text.trim_start_matches('\u{feff}');
         let separator = ['\t', ','].into_iter().find(|&separator| text.contains(separator)).unwrap_or(' ');
@@ -57,7 +58,7 @@ impl<'a> Labels<'a> {
                 continue;
             }
             if labels.by_image.insert(image, (label, line_number)).is_some() {
-                return Err(Error::LabelledTwice { path: file.to_owned(), line: line_number, image: image.to_owned() });
+                return Err(Error::LabeledTwice { path: file.to_owned(), line: line_number, image: image.to_owned() });
             }
             labels.first = if labels.first.is_empty() { image } else { labels.first };
         }
@@ -72,8 +73,8 @@ impl<'a> Labels<'a> {
         names.into_iter().map(str::to_owned).collect()
     }
 
-    /// Takes out the label of the image at `path` below the split's folder: by that path, else by its name, both with and without
-    /// their ending.
+    /// Takes out the label of the image at `path` below the split's folder: by that path, else by
+    /// its name, both with and without their ending.
     fn take(&mut self, path: &Path) -> Option<(&'a str, usize)> {
         let stem = path.with_extension("");
         let name = path.file_name().map(Path::new);
@@ -82,8 +83,9 @@ impl<'a> Labels<'a> {
     }
 }
 
-/// Indexes the images below `root` by the labels in `file`: classes by name or as numbers in the order of the classes, which are those
-/// of the training split, if given, else all that the file names.
+/// Indexes the images below `root` by the labels in `file`: classes by name or as numbers in the
+/// order of the classes, which are those of the training split, if given, else all that the file
+/// names.
 pub(crate) fn open(root: &Path, file: &Path, classes: Option<&[String]>) -> Result<Split> {
     let text = fs::read_to_string(file).map_err(|source| Error::Read { path: file.to_owned(), source })?;
     let mut labels = Labels::of(file, &text)?;
@@ -128,7 +130,7 @@ pub(crate) fn open(root: &Path, file: &Path, classes: Option<&[String]>) -> Resu
         return Err(Error::NoLabelMatches { path, root, first });
     }
     if let Some(image) = labels.by_image.into_keys().min() {
-        return Err(Error::LabelledImageMissing {
+        return Err(Error::LabeledImageMissing {
             path: file.to_owned(),
             image: image.to_owned(),
             root: root.to_owned(),

@@ -3,8 +3,8 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-/// Many short names in one piece of memory: a path of its own for each of a million images would cost more than the images'
-/// labels, offsets and order together.
+/// Many short names in one piece of memory: a path of its own for each of a million images would
+/// cost more than the images' labels, offsets and order together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Names {
     /// One name after the other.

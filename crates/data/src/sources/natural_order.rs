@@ -2,8 +2,8 @@
 
 use std::cmp::Ordering;
 
-/// Compares runs of digits by their value and everything else byte by byte; equal values by plain order, so that no two
-/// different names are equal.
+/// Compares runs of digits by their value and everything else byte by byte; equal values by plain
+/// order, so that no two different names are equal.
 pub(crate) fn natural_order(a: &[u8], b: &[u8]) -> Ordering {
     let (mut rest_a, mut rest_b) = (a, b);
     while let (Some(&first_a), Some(&first_b)) = (rest_a.first(), rest_b.first()) {

@@ -38,8 +38,8 @@ struct Member {
     told: bool,
 }
 
-/// Indexes the shards `files` of `root`, all at once. An image's class is in the member beside it that ends in `.cls`, or the
-/// folder it lies in within the shard.
+/// Indexes the shards `files` of `root`, all at once. An image's class is in the member beside it
+/// that ends in `.cls`, or the folder it lies in within the shard.
 pub(crate) fn open(root: &Path, files: Vec<PathBuf>) -> Result<Indexed> {
     let sources =
         ["", "classes.txt", "../classes.txt"].map(Path::new).into_iter().chain(files.iter().map(PathBuf::as_path));
@@ -75,8 +75,8 @@ pub(crate) fn open(root: &Path, files: Vec<PathBuf>) -> Result<Indexed> {
     Ok(Indexed { split: Split { root: root.to_owned(), classes, labels, names, shards, ignored }, stamps })
 }
 
-/// The classes of a set of shards: those of `classes.txt` in or beside the folder; else the numbers up to the largest, where all
-/// members that tell a class tell numbers; else the names met.
+/// The classes of a set of shards: those of `classes.txt` in or beside the folder; else the numbers
+/// up to the largest, where all members that tell a class tell numbers; else the names met.
 fn class_names<'a>(root: &Path, members: impl Iterator<Item = &'a Member>) -> Result<Vec<String>> {
     let files = [root.join("classes.txt"), root.with_file_name("classes.txt")];
     if let Some(path) = files.into_iter().find(|path| path.is_file()) {

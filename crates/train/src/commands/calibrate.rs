@@ -15,8 +15,9 @@ use trainer::{Calibration, Checkpoint, Extent, ImagePass, Listener, Progress};
 
 /// Re-estimate batch norm statistics
 ///
-/// The running statistics of training belong to sampled gates; a network whose gates decide otherwise when deployed does better
-/// with statistics of its own. They are averaged over training batches with that policy; no weight changes.
+/// The running statistics of training belong to sampled gates; a network whose gates decide
+/// otherwise when deployed does better with statistics of its own. They are averaged over training
+/// batches with that policy; no weight changes.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  train calibrate --checkpoint runs/resnet50-aig/checkpoints/best.safetensors --data /data/imagenet --out calibrated.safetensors"
@@ -39,9 +40,9 @@ pub(crate) struct Args {
     /// Images per batch [default: as in training, else 64]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=65536))]
     batch_size: Option<u32>,
-    /// Decides which images and crops are seen
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
+    /// Decides which images and crops are seen, and what sampled gates do [default: 0]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     #[command(flatten)]
     reading: Reading,
     /// cpu, cuda, cuda:N or auto
@@ -57,7 +58,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let trained_with = loaded.training.as_ref().map(|training| training.config.train.batch_size);
     let batch_size = args.batch_size.map_or(trained_with.unwrap_or(64), |size| size as usize);
     let transform = loaded.augmentation;
-    let order = Order::Shuffled(args.seed);
+    let order = Order::Shuffled(args.seed.unwrap_or_default());
     let loader = args.reading.loader(&loaded, &args.data, "train", transform, order, batch_size)?;
     let classes = if loaded.named { &*loaded.classes } else { loader.source().classes() };
     let size = loaded.input.image_size;
@@ -69,8 +70,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         extent: Extent::Batches { count: args.batches as usize, epoch: 0 },
         max_bad_share: args.reading.max_bad_share,
     };
-    let frozen_gates = loaded.training.as_ref().is_some_and(|training| training.decided);
-    let policy = args.policy.with_seed(args.seed);
+    let frozen_gates = loaded.training.as_ref().is_some_and(|training| training.frozen);
+    let policy = args.seed.map_or(args.policy, |seed| args.policy.with_seed(seed));
     let calibration = Calibration { network: &loaded.network, policy, frozen_gates, pass };
     let mut progress: Vec<Box<dyn Listener>> = vec![Box::new(Progress::new(&cost, 0))];
     // Nothing sets the flag: a signal simply ends the program, and nothing was written.

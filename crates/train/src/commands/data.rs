@@ -59,7 +59,8 @@ struct Index {
 
 /// Decode every image, list what cannot be used and why, and show image sizes and class balance
 ///
-/// Exits with 1 if there is anything that cannot be used. A folder without train/ is checked as one split.
+/// Exits with 1 if there is anything that cannot be used. A folder without train/ is checked as one
+/// split.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  train data check /data/imagenet")]
 struct Check {

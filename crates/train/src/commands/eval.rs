@@ -14,13 +14,13 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use trainer::{
-    Evaluation, Evaluator, ImagePass, Listener, Polarisation, Progress, Strategy, gate_names, write_gate_report,
+    Evaluation, Evaluator, ImagePass, Listener, Polarization, Progress, Strategy, gate_names, write_gate_report,
 };
 
 /// Measure a network on images
 ///
-/// Reports top-1, top-5, the opening rates of the gates and the MACs used per image, for one policy, or for several
-/// strategies side by side.
+/// Reports top-1, top-5, the open rates of the gates and the MACs used per image, for one policy,
+/// or for several strategies side by side.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  train eval --checkpoint runs/resnet50-aig/checkpoints/best.safetensors --data /data/imagenet\n  train eval --checkpoint best.safetensors --data /data/imagenet --strategies all\n  train eval --checkpoint best.safetensors --data /data/imagenet --strategies argmax,threshold=0.3,topk=12,ensemble=9\n  train eval --arch resnet50 --weights weights/resnet50.pth --data /data/imagenet --json"
@@ -34,16 +34,16 @@ pub(crate) struct Args {
     /// How gates decide: argmax, always-open, sample, threshold=P or topk=K
     #[arg(long, value_name = "POLICY", default_value = "argmax", conflicts_with = "strategies")]
     policy: Policy,
-    /// Compare several: a list of policies, stochastic[=RUNS] (mean and deviation of sampled runs) and ensemble[=RUNS]
-    /// (their majority vote), or all
+    /// Compare several: a list of policies, stochastic[=RUNS] (mean and deviation of sampled runs)
+    /// and ensemble[=RUNS] (their majority vote), or all
     #[arg(long, value_name = "LIST")]
     strategies: Option<String>,
     /// Write what each gate did to DIR: gates.csv, classes.csv, images.csv and summary.json
     #[arg(long, value_name = "DIR", conflicts_with = "strategies")]
     gate_report: Option<PathBuf>,
-    /// Seed of the sampled gates
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
+    /// Seed of the sampled gates [default: that of the policy, else 0]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// Images per step
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
     batch_size: u32,
@@ -74,7 +74,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         Some(list) => list.split(',').map(|name| name.trim().parse().map_err(Usage)).collect::<Result<_, _>>()?,
     };
     let with_seed = |strategy| match strategy {
-        Strategy::Policy(policy) => Strategy::Policy(policy.with_seed(args.seed)),
+        Strategy::Policy(policy) => Strategy::Policy(args.seed.map_or(policy, |seed| policy.with_seed(seed))),
         Strategy::Stochastic { .. } | Strategy::Ensemble { .. } => strategy,
     };
     let strategies: Vec<Strategy> = strategies.into_iter().map(with_seed).collect();
@@ -87,11 +87,12 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         network: &loaded.network,
         cost: &cost,
         pass: ImagePass::once(&loader, size, device, args.reading.max_bad_share),
-        seed: args.seed,
+        seed: args.seed.unwrap_or_default(),
         record: args.gate_report.is_some(),
     };
     let mut progress: Vec<Box<dyn Listener>> = vec![Box::new(Progress::new(&cost, 0))];
-    // Nothing sets the flag: an evaluation has nothing to save, so a signal simply ends the program.
+    // Nothing sets the flag: an evaluation has nothing to save, so a signal simply ends the
+    // program.
     let evaluations = evaluator.run(&strategies, &mut progress, &AtomicBool::new(false))?;
     drop(progress);
 
@@ -114,12 +115,12 @@ fn json_of(evaluation: &Evaluation) -> Value {
         "top1": summary.top1,
         "top5": summary.top5,
         "cross_entropy": summary.cross_entropy,
-        "opening": summary.opening(),
+        "open_rate": summary.open_rate(),
         "macs": summary.macs,
         "deviation": evaluation.deviation.map(|deviation| json!({
             "top1": deviation.top1,
             "top5": deviation.top5,
-            "opening": deviation.opening,
+            "open_rate": deviation.open_rate,
             "macs": deviation.macs,
         })),
     })
@@ -140,7 +141,8 @@ fn json_of_many(loaded: &Loaded, evaluations: &[Evaluation], cost: &Cost) -> Val
 fn json_of_one(loaded: &Loaded, evaluation: &Evaluation, cost: &Cost) -> Value {
     let names = gate_names(loaded.network.spec());
     let rates = &evaluation.summary.rates;
-    let gates: Vec<_> = names.iter().zip(rates).map(|(name, rate)| json!({ "gate": name, "opening": rate })).collect();
+    let gates: Vec<_> =
+        names.iter().zip(rates).map(|(name, rate)| json!({ "gate": name, "open_rate": rate })).collect();
     let mut value = json_of(evaluation);
     if let Some(strategy) = value.as_object_mut().and_then(|object| object.remove("strategy")) {
         value["policy"] = strategy;
@@ -177,15 +179,15 @@ fn text_of_many(loaded: &Loaded, evaluations: &[Evaluation], cost: &Cost) -> Str
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     for Evaluation { strategy, summary, deviation, .. } in evaluations {
         let spread = |share: f64| format!(" ±{:.1}", 100.0 * share);
-        let [top1, top5, opening, share] = match deviation {
+        let [top1, top5, open_rate, share] = match deviation {
             None => Default::default(),
-            Some(d) => [d.top1, d.top5, d.opening, d.macs / cost.dense as f64].map(spread),
+            Some(d) => [d.top1, d.top5, d.open_rate, d.macs / cost.dense as f64].map(spread),
         };
         rows.push(vec![
             strategy.to_string(),
             percent(summary.top1) + &top1,
             percent(summary.top5) + &top5,
-            percent(summary.opening()) + &opening,
+            percent(summary.open_rate()) + &open_rate,
             macs(summary.macs),
             percent(summary.macs / cost.dense as f64) + &share,
         ]);
@@ -201,7 +203,7 @@ fn text_of_one(loaded: &Loaded, evaluation: &Evaluation, cost: &Cost) -> String 
     let mut rates = summary.rates.as_slice();
     for (block, site) in loaded.network.spec().gate_sites() {
         let (own, rest) = rates.split_at(site.count());
-        let Polarisation { always_open, always_closed, .. } = Polarisation::of(own);
+        let Polarization { always_open, always_closed, .. } = Polarization::of(own);
         rows.push(vec![
             format!("{}.{}", block.name, site.site.name()),
             own.len().to_string(),
@@ -218,7 +220,7 @@ fn text_of_one(loaded: &Loaded, evaluation: &Evaluation, cost: &Cost) -> String 
         ("policy", evaluation.strategy.to_string()),
         ("top-1", percent(summary.top1)),
         ("top-5", percent(summary.top5)),
-        ("opening", percent(summary.opening())),
+        ("open rate", percent(summary.open_rate())),
         ("MACs", used),
     ];
     gates + &lines([network, images].into_iter().chain(found).chain([time]))

@@ -14,9 +14,10 @@ use trainer::{About, Checkpoint, check_path, export_script, write_atomically};
 
 /// Write a network for other programs
 ///
-/// TorchScript runs in Python and C++ without this program: forward(images) gives class logits for normalised images
-/// [N, 3, H, W], forward_with_openings(images) also what each gate decided. Sizes, mean, deviation, class names, MACs and the
-/// script's source are attributes of the module. Beside the file lie images with the logits they must give (scripts/verify_export.py).
+/// TorchScript runs in Python and C++ without this program: forward(images) gives class logits for
+/// normalized images [N, 3, H, W], forward_with_openings(images) also what each gate decided.
+/// Sizes, mean, deviation, class names, MACs and the script's source are attributes of the module.
+/// Beside the file lie images with the logits they must give (scripts/verify_export.py).
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  train export --checkpoint pruned.safetensors --fold-bn --out network.pt\n  train export --checkpoint runs/resnet50-aig/checkpoints/best.safetensors --mode skip --out network.pt\n  train export --checkpoint best.safetensors --format state-dict --out resnet50.pth"
@@ -30,7 +31,8 @@ pub(crate) struct Args {
     /// What to write
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Torchscript)]
     format: Format,
-    /// TorchScript: whether closed layers and filters are multiplied by zero or not computed [default: skip]
+    /// TorchScript: whether closed layers and filters are multiplied by zero or not computed
+    /// [default: skip]
     #[arg(long, value_name = "MODE", value_enum)]
     mode: Option<Mode>,
     /// TorchScript: make batch norms part of the convolutions before them
@@ -47,7 +49,8 @@ enum Format {
     Torchscript,
     /// A checkpoint without the state of training
     Safetensors,
-    /// The weights alone, for torch.load; for networks of published shape without gates, whose names are torchvision's
+    /// The weights alone, for torch.load; for networks of published shape without gates, whose
+    /// names are torchvision's
     StateDict,
 }
 

@@ -13,7 +13,8 @@ use trainer::{Checkpoint, Training};
 
 /// Show what a network is and costs
 ///
-/// Blocks, gates, parameters and multiply-accumulates; for a checkpoint also where its training stands.
+/// Blocks, gates, parameters and multiply-accumulates; for a checkpoint also where its training
+/// stands.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  train inspect --arch resnet50\n  train inspect runs/resnet50-aig/checkpoints/last.safetensors"
@@ -91,10 +92,10 @@ fn text(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> S
             fact(
                 "evaluation",
                 format!(
-                    "top-1 {}, top-5 {}, opening {}, MACs {} of dense ({})",
+                    "top-1 {}, top-5 {}, open rate {}, MACs {} of dense ({})",
                     percent(evaluation.top1),
                     percent(evaluation.top5),
-                    percent(evaluation.opening()),
+                    percent(evaluation.open_rate()),
                     percent(evaluation.macs / cost.dense as f64),
                     training.config.train.policy,
                 ),
@@ -111,12 +112,12 @@ fn text(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> S
 /// The gates of a block, their kind named once.
 fn gates(block: &BlockSpec) -> String {
     let Some(first) = block.gates.first() else { return String::new() };
-    let place = |site: &GateSite| match site.site {
+    let describe = |site: &GateSite| match site.site {
         Site::Layer => site.site.to_string(),
         _ => format!("{} {}", site.site, site.count()),
     };
     let kind = if block.gates.iter().all(|site| site.kind == first.kind) { first.kind.name() } else { "mixed" };
-    format!("{}, {kind}", block.gates.iter().map(place).collect::<Vec<_>>().join(" + "))
+    format!("{}, {kind}", block.gates.iter().map(describe).collect::<Vec<_>>().join(" + "))
 }
 
 fn json(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> Result<String> {

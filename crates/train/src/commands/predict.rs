@@ -59,8 +59,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let input = loaded.input;
     let cost = Cost::of(network.spec(), input.image_size as usize, input.image_size as usize)?;
     let meter = Meter::new(&cost, device)?;
-    let (transform, normalise) = (input.transform(), input.normalise());
-    let options = LoaderOptions { transform, normalise, batch_size: 32, ..Default::default() };
+    let (transform, normalize) = (input.transform(), input.normalize());
+    let options = LoaderOptions { transform, normalize, batch_size: 32, ..Default::default() };
     let loader = Loader::new(Arc::new(Split::of_files(&args.images)), options)?;
     let shown = i64::from(args.top).min(loaded.classes.len() as i64);
 
@@ -75,15 +75,15 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         let output = tch::no_grad(|| network.forward(&images, Pass::skipping(policy)))?;
         let probabilities = output.logits.f_softmax(1, Kind::Double)?;
         let (probabilities, best) = probabilities.f_topk(shown, 1, true, true)?;
-        let used: Vec<f64> = match output.openings.is_empty() {
+        let used: Vec<f64> = match output.gate_values.is_empty() {
             true => vec![cost.dense as f64; batch.items.len()],
-            false => Vec::try_from(meter.used(&output.openings)?)?,
+            false => Vec::try_from(meter.used(&output.gate_values)?)?,
         };
         for (row, (&item, macs)) in (0..).zip(batch.items.iter().zip(used)) {
             let path = loader.source().path(item);
             let classes = classes(&loaded.classes, &best.f_get(row)?, &probabilities.f_get(row)?)?;
             let mut open = 0;
-            for site in output.openings.sites() {
+            for site in output.gate_values.sites() {
                 open += site.f_get(row)?.f_sum(Kind::Double)?.f_double_value(&[])? as usize;
             }
             predictions.push(Prediction { path, classes, macs, open });

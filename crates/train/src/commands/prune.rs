@@ -17,11 +17,12 @@ use trainer::{
     ActivationTarget, Checkpoint, GateObserver, ImagePass, Listener, Progress, Unanimity, independent_decisions,
 };
 
-/// Cut decided gates away, with what they closed
+/// Cut away gates that decide alike for every image, with what they close
 ///
-/// Independent gates are always decided. Gates that look at the image are decided where they do the same for all of the images
-/// in --data; the others stay conditional. The result is a checkpoint like any other: it can be evaluated, fine-tuned (train fit
-/// --checkpoint), exported and pruned again.
+/// Independent gates are always decided. Gates that look at the image are decided where they do the
+/// same for all of the images in --data; the others stay conditional. The result is a checkpoint
+/// like any other: it can be evaluated, fine-tuned (train fit --checkpoint), exported and pruned
+/// again.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  train prune --checkpoint runs/resnet50-filter/checkpoints/best.safetensors --out pruned.safetensors\n  train prune --checkpoint runs/resnet50-aig/checkpoints/best.safetensors --data /data/imagenet --share 0.99 --out pruned.safetensors"
@@ -32,7 +33,8 @@ pub(crate) struct Args {
     /// The checkpoint to write; must not exist
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Folder in ImageNet layout, to watch gates that look at the image; its train/ is used, or the folder itself
+    /// Folder in ImageNet layout, to watch gates that look at the image; its train/ is used, or the
+    /// folder itself
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// How gates decide: argmax, threshold=P or topk=K

@@ -24,7 +24,8 @@ use watch::{Event, Watch};
 /// How many times a process is killed; `KILLS=200 cargo test --release --test kills` kills more.
 const KILLS: u32 = 8;
 
-/// A small run that saves its state after every step. Averages, momentum, sampled gates and augmentation all have to go on.
+/// A small run that saves its state after every step. Averages, momentum, sampled gates and
+/// augmentation all have to go on.
 const CONFIG: &str = "[network]\narch = \"cifar-resnet20\"\n[data]\nimage_size = 32\nresize = 36\nthreads = 1\nmixup = 0.2\n\
      [optimizer]\nlearning_rate = 0.02\n[checkpoints]\nevery_steps = 1\n\
      [train]\nepochs = 2\nbatch_size = 8\nlog_every = 2\naverage_decay = 0.9\n";

@@ -1,4 +1,5 @@
-//! From a trained network to files that other programs run: prune, fine-tune, export, and what Python and C++ make of it.
+//! From a trained network to files that other programs run: prune, fine-tune, export, and what
+//! Python and C++ make of it.
 
 use crate::calls::{done, failure, json, stderr, stdout};
 use crate::fixture::sample_set;
@@ -84,7 +85,7 @@ fn decided_gates_stay_decided_and_within_their_budget_when_a_pruned_network_is_t
     let at = |name: &str| folder.path().join(name);
     let (config, out, pruned, tuned) = (at("config.toml"), at("run"), at("pruned.safetensors"), at("tuned"));
     let gates = "kind = \"dependent\"\nweighting = \"network\"\nloss = \"batch\"\ntarget = 0.6\n\
-                 learning_rate_factor = 30.0\ndecide_after = 1";
+                 learning_rate_factor = 30.0\nfreeze_after = 1";
     let text = format!(
         "[network]\narch = \"cifar-resnet20\"\n[gates]\n{gates}\n[data]\nimage_size = 32\nresize = 32\n\
          augment = \"padded-crop\"\n[train]\nepochs = 2\nbatch_size = 8\n[optimizer]\nlearning_rate = 0.02\n"
@@ -101,7 +102,7 @@ fn decided_gates_stay_decided_and_within_their_budget_when_a_pruned_network_is_t
     done(&[&tune[..], &["--set", "train.epochs=1"]].concat());
     let config: toml::Table = fs::read_to_string(tuned.join("config.toml")).unwrap().parse().unwrap();
     let key = |key: &str| config["gates"][key].as_float().unwrap();
-    assert_eq!(key("decide_after"), 0.0);
+    assert_eq!(key("freeze_after"), 0.0);
     assert!((key("target") - (0.6 * before / after).min(1.0)).abs() < 1e-9, "{} of {after}", key("target"));
     // What the gates that are left compute from is what it was.
     let gates = |file: &Path| -> Vec<(String, tch::Tensor)> {

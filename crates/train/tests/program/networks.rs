@@ -28,7 +28,7 @@ fn evaluation_repeats_what_training_saw_last() {
         "--json",
     ]);
     let always: serde_json::Value = serde_json::from_slice(&always.stdout).unwrap();
-    assert_eq!(always["opening"], 1.0);
+    assert_eq!(always["open_rate"], 1.0);
     assert!(always["macs"].as_f64() >= result["macs"].as_f64());
 }
 

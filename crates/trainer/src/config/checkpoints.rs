@@ -1,28 +1,31 @@
 //! `[checkpoints]`: which states of a run are kept.
 
-use super::faults::{Check, not_negative};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which states of a run are kept, beside the one after every epoch.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct CheckpointsConfig {
-    /// Steps after which the state is saved in the middle of an epoch too; 0: never.
+    /// Steps after which the state is saved in the middle of an epoch too; 0 for never.
     pub every_steps: u64,
-    /// The same in minutes.
+    /// Minutes after which the state is saved in the middle of an epoch too; 0 for never.
+    #[schemars(range(min = 0.0))]
     pub every_minutes: f64,
-    /// How many of the last states are kept; a damaged one then leaves the one before.
+    /// How many of the last states are kept: from a damaged one a run falls back to the one before.
+    #[schemars(range(min = 1, max = 1000), extend("x-unit" = "states"))]
     pub keep_last: usize,
-    /// How many of the best are kept.
+    /// How many of the best states are kept; several as `best-epoch-N` beside `best`.
+    #[schemars(range(min = 1, max = 1000), extend("x-unit" = "states"))]
     pub keep_best: usize,
-    /// What makes one the best.
+    /// What makes a state the best.
     pub best_by: Metric,
-    /// The state after every so many epochs is kept for good; 0: none.
+    /// The state after every so many epochs is kept for good, as `epoch-N`; 0 for none.
     pub keep_every_epochs: u64,
 }
 
 /// What an evaluation measures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
     /// The larger the better.
@@ -59,14 +62,5 @@ impl Default for CheckpointsConfig {
             best_by: Metric::Top1,
             keep_every_epochs: 0,
         }
-    }
-}
-
-impl CheckpointsConfig {
-    /// Reports what makes no sense.
-    pub(super) fn check(&self, check: &mut Check) {
-        check.require("checkpoints.every_minutes", not_negative(self.every_minutes), "expected a number of at least 0");
-        check.require("checkpoints.keep_last", (1..=1000).contains(&self.keep_last), "expected 1 to 1,000");
-        check.require("checkpoints.keep_best", (1..=1000).contains(&self.keep_best), "expected 1 to 1,000");
     }
 }

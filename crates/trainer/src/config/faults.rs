@@ -64,13 +64,17 @@ impl Check {
     /// A fault of `key` with this message unless it `holds`.
     pub(super) fn require(&mut self, key: &str, holds: bool, message: &str) {
         if !holds {
-            self.found.push((key.to_owned(), message.to_owned()));
+            self.fault(key, Some(message.to_owned()));
         }
     }
 
-    /// A fault of `key`, if there is a message.
+    /// A fault of `key`, if there is a message. Of a key the first fault is enough.
     pub(super) fn fault(&mut self, key: &str, message: Option<String>) {
-        self.found.extend(message.map(|message| (key.to_owned(), message)));
+        if let Some(message) = message
+            && !self.found.iter().any(|(other, _)| other == key)
+        {
+            self.found.push((key.to_owned(), message));
+        }
     }
 
     /// Every fault as (key, message).
@@ -81,14 +85,6 @@ impl Check {
 
 pub(super) fn is_share(value: f64) -> bool {
     (0.0..=1.0).contains(&value)
-}
-
-pub(super) fn positive(value: f64) -> bool {
-    value > 0.0 && value.is_finite()
-}
-
-pub(super) fn not_negative(value: f64) -> bool {
-    value >= 0.0 && value.is_finite()
 }
 
 /// Why a configuration could not be read or written.

@@ -1,83 +1,103 @@
 //! Gates: where they sit, what they look at, and what pulls on them.
 
-use super::faults::{Check, not_negative, positive};
+use super::faults::Check;
 use super::schedule::{ActivationTarget, Schedule};
-use arch::Place;
+use arch::SiteKind;
 use gumbel_gates::GateKind;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which gates, and what pulls on them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct GatesConfig {
-    /// Where gates sit, and how finely they cut.
+    /// How finely gates cut: one gate per residual block, or filter gates over groups of filters.
+    /// `low`, `medium` and `high` are the papers' group sizes, from large to small; a number is the
+    /// filters per gate; a table has one number for each kind of site.
     pub granularity: Granularity,
     /// Which blocks have gates, of those that can.
     pub blocks: GatedBlocks,
-    /// Where filter gates sit.
-    pub sites: Vec<Place>,
-    /// Filter gates: groups of every place that stay open; absent, what the granularity says.
+    /// Where filter gates sit: at the `input` of a branch, `between` its convolutions, at its
+    /// `output`, on the `projection` shortcut.
+    #[schemars(length(min = 1))]
+    pub sites: Vec<SiteKind>,
+    /// Filter gates: groups of every site that are never gated. By default what the granularity
+    /// says: 1 for `low`, 2 for `medium`, 4 for `high` on the ImageNet ResNets, else 0. A block
+    /// without a path around its branch always keeps 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fixed_open: Option<usize>,
-    /// Whether they look at the input.
+    /// Whether gates look at the input of their block.
     pub kind: GateKind,
     /// Which activation loss.
     pub loss: ActivationLoss,
-    /// Which openings it sees.
+    /// Which gate values the activation loss sees.
     pub loss_on: LossOn,
-    /// What a gate counts in it.
+    /// What the activation is a share of.
     pub weighting: Weighting,
-    /// Whether only activations above the target are a loss.
+    /// Whether only an activation above the target is a loss.
     pub one_sided: bool,
-    /// Weight of the activation loss beside the cross entropy.
+    /// Weight of the activation loss beside the cross entropy; a number or a ramp.
+    #[schemars(extend("minimum" = 0.0))]
     pub loss_factor: Schedule,
-    /// The activation gates are held to.
+    /// The budget: the activation (`gates.weighting` says of what it is a share) that gates are
+    /// held to. A number, one number per block (1 keeps a block open without a gate), or a ramp.
+    #[schemars(extend("minimum" = 0.0, "maximum" = 1.0, "x-unit" = "a target"))]
     pub target: ActivationTarget,
-    /// Temperature of the softmax behind the gates' gradient.
+    /// Temperature of the softmax behind the gates' gradient; a number or a ramp.
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub temperature: Schedule,
     /// Learning rate of the gates relative to the network's.
+    #[schemars(range(min = 0.0))]
     pub learning_rate_factor: f64,
-    /// Weight decay of the gates' parameters.
+    /// Weight decay of the gates' parameters: a number, or `{ over_gates = 40.0 }` for the papers'
+    /// 40 · `optimizer.weight_decay` / number of gates.
+    #[schemars(extend("minimum" = 0.0))]
     pub weight_decay: GateDecay,
-    /// Weight of the term that drives gates towards a decision ([`gumbel_gates::loss::indecision`]).
-    pub polarisation: Schedule,
-    /// What the gates' first logits are, beside the papers'.
+    /// Weight of p(1 − p), where p is a gate's probability of being open: it drives gates towards a
+    /// decision; a number or a ramp.
+    #[schemars(extend("minimum" = 0.0))]
+    pub polarization: Schedule,
+    /// How open new gates are.
     pub start: GateStart,
     /// Standard deviation of what an importance adds to the first logits.
+    #[schemars(range(min = 0.0))]
     pub start_spread: f64,
-    /// Training batches the importance is measured over, where it takes any.
+    /// Training batches that the importance is measured over, for `taylor`.
+    #[schemars(range(min = 1, max = 1_000_000), extend("x-unit" = "batches"))]
     pub start_batches: usize,
-    /// The epoch, with its fraction, before which gates learn and after which they are decided within the target and the rest of
-    /// the network goes on learning; never, if absent.
+    /// Epoch, with a fraction if you like, after which gates are frozen by the one threshold that
+    /// meets the target, and the rest of the network goes on learning. Never, if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub decide_after: Option<f64>,
+    #[schemars(range(min = 0.0))]
+    pub freeze_after: Option<f64>,
 }
 
 /// Which blocks have gates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum GatedBlocks {
     /// All that can: the papers' choice.
     All,
-    /// Those whose output has the shape of their input. The others reduce the size or widen the network, and what takes their place
-    /// when they are skipped is a poor copy.
+    /// Those whose output has the shape of their input. Skipping one of the others, which reduce
+    /// the size or widen the network, costs most accuracy.
     SameShape,
 }
 
 /// What decides how open new gates are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum GateStart {
     /// All alike: the papers' initial logits.
     Alike,
-    /// The norms of the weights it decides about ([`arch::Network::gate_norms`]).
+    /// By the norms of the weights a gate decides about.
     Norms,
-    /// How much the cross entropy would change if the gate closed, to first order.
+    /// By how much the cross entropy would change if the gate closed, to first order, measured over
+    /// training images.
     Taylor,
 }
 
 /// Where gates sit, and how finely they cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(
     untagged,
     expecting = "expected \"none\", \"layer\", \"low\", \"medium\", \"high\", a number of filters per gate, or { input = 16, between = 8, output = 16 }"
@@ -87,14 +107,14 @@ pub enum Granularity {
     Named(NamedGranularity),
     /// Filter gates, this many filters each.
     Filters(usize),
-    /// Filter gates, of another size at each kind of place.
-    PerPlace(PerPlace),
+    /// Filter gates, of another size at each kind of site.
+    PerSite(PerSite),
 }
 
-/// Channels per gate at each kind of place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Channels per gate at each kind of site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct PerPlace {
+pub struct PerSite {
     /// At the input of a branch.
     pub input: usize,
     /// Between its convolutions.
@@ -104,7 +124,7 @@ pub struct PerPlace {
 }
 
 /// The granularities that have names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NamedGranularity {
     /// No gates: the ordinary network.
@@ -127,19 +147,20 @@ impl Granularity {
 }
 
 /// What a gate counts in the activation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Weighting {
     /// All the same: the activation is the share of open gates.
     Gates,
     /// The MACs it decides about: the activation is the share of the gated MACs that is used.
     Macs,
-    /// The MACs it decides about: the activation is the share of the whole network's MACs that is used.
+    /// The MACs it decides about: the activation is the share of the whole network's MACs that is
+    /// used.
     Network,
 }
 
 /// The weight decay of gates.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(
     untagged,
     expecting = "expected a number, or { over_gates = 40.0 } for 40 · optimizer.weight_decay / number of gates"
@@ -152,7 +173,7 @@ pub enum GateDecay {
 }
 
 /// A weight decay that the gates share.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SharedDecay {
     /// What optimizer.weight_decay / number of gates is multiplied by.
@@ -181,23 +202,23 @@ impl GateDecay {
 }
 
 /// Which activation loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ActivationLoss {
-    /// Every gate is held to its own target ([`gumbel_gates::loss::per_gate`]).
+    /// Every gate is held to its own target.
     PerGate,
-    /// The mean over all gates is held to the mean target ([`gumbel_gates::loss::batch`]).
+    /// The mean over all gates is held to the mean target.
     Batch,
 }
 
-/// Which openings the activation loss sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Which gate values the activation loss sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LossOn {
     /// The sampled ones that the batch ran with: the papers' form.
     Sampled,
-    /// The ones that argmax would choose for the batch ([`gumbel_gates::sampling::decide`]), so that the deployed network
-    /// meets the target.
+    /// The ones that argmax would choose for the batch, so that the deployed network meets the
+    /// target.
     Deployed,
 }
 
@@ -206,7 +227,7 @@ impl Default for GatesConfig {
         Self {
             granularity: Granularity::LAYER,
             blocks: GatedBlocks::All,
-            sites: Place::ALL.to_vec(),
+            sites: SiteKind::ALL.to_vec(),
             fixed_open: None,
             kind: GateKind::Dependent,
             loss: ActivationLoss::PerGate,
@@ -218,45 +239,23 @@ impl Default for GatesConfig {
             temperature: Schedule::Constant(1.0),
             learning_rate_factor: 1.0,
             weight_decay: GateDecay::Constant(0.0),
-            polarisation: Schedule::Constant(0.0),
+            polarization: Schedule::Constant(0.0),
             start: GateStart::Alike,
             start_spread: 1.0,
             start_batches: 50,
-            decide_after: None,
+            freeze_after: None,
         }
     }
 }
 
 impl GatesConfig {
-    /// The step before which gates are decided, if they ever are.
-    pub fn decided_from(&self, steps_per_epoch: usize) -> Option<u64> {
-        self.decide_after.map(|epoch| (epoch * steps_per_epoch as f64).round() as u64)
+    /// The step before which gates are frozen, if they ever are.
+    pub fn freezes_at(&self, steps_per_epoch: usize) -> Option<u64> {
+        self.freeze_after.map(|epoch| (epoch * steps_per_epoch as f64).round() as u64)
     }
 
-    /// Reports what makes no sense, whatever the rest of the configuration says.
+    /// Reports what its keys mean together.
     pub(super) fn check(&self, check: &mut Check) {
-        check.require(
-            "gates.loss_factor",
-            self.loss_factor.is_always(not_negative),
-            "expected numbers and times of at least 0",
-        );
-        check.require(
-            "gates.temperature",
-            self.temperature.is_always(positive),
-            "expected numbers above 0, and times of at least 0",
-        );
-        let factor = self.learning_rate_factor;
-        check.require("gates.learning_rate_factor", not_negative(factor), "expected a number of at least 0");
-        let (GateDecay::Constant(decay) | GateDecay::Shared(SharedDecay { over_gates: decay })) = self.weight_decay;
-        check.require("gates.weight_decay", not_negative(decay), "expected a number of at least 0");
-        check.require(
-            "gates.polarisation",
-            self.polarisation.is_always(not_negative),
-            "expected numbers and times of at least 0",
-        );
-        check.require("gates.start_spread", not_negative(self.start_spread), "expected a number of at least 0");
-        let batches = (1..=1_000_000).contains(&self.start_batches);
-        check.require("gates.start_batches", batches, "expected 1 to 1,000,000 batches");
         let of_network = self.weighting == Weighting::Network;
         check.require(
             "gates.loss",
@@ -271,12 +270,19 @@ impl GatesConfig {
         let sizes = match self.granularity {
             Granularity::Named(_) => vec![1],
             Granularity::Filters(size) => vec![size],
-            Granularity::PerPlace(PerPlace { input, between, output }) => vec![input, between, output],
+            Granularity::PerSite(PerSite { input, between, output }) => vec![input, between, output],
         };
         check.require("gates.granularity", !sizes.contains(&0), "expected at least 1 filter per gate");
         let sites = "expected at least one of input, between, output, projection";
         check.require("gates.sites", !self.sites.is_empty(), sites);
-        if self.decide_after.is_some() {
+        for (key, schedule) in [
+            ("gates.loss_factor", self.loss_factor),
+            ("gates.temperature", self.temperature),
+            ("gates.polarization", self.polarization),
+        ] {
+            check.require(key, schedule.has_sane_times(), "expected start and epochs of at least 0");
+        }
+        if self.freeze_after.is_some() {
             self.check_freezing(check);
         }
     }
@@ -286,12 +292,12 @@ impl GatesConfig {
         check.require(
             "gates.target",
             !matches!(self.target, ActivationTarget::PerBlock(_)),
-            "gates.decide_after decides all gates by one threshold; expected one target for all blocks",
+            "gates.freeze_after freezes all gates by one threshold; expected one target for all blocks",
         );
         check.require(
             "gates.target",
-            self.target.arrives() <= self.decide_after.unwrap_or_default(),
-            "expected a ramp that ends before gates.decide_after, which freezes the gates",
+            self.target.arrives() <= self.freeze_after.unwrap_or_default(),
+            "expected a ramp that ends before gates.freeze_after, which freezes the gates",
         );
     }
 }

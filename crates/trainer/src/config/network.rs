@@ -1,21 +1,28 @@
 //! `[network]`: which network, and what it starts from.
 
 use super::faults::Check;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Which network.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct NetworkConfig {
-    /// Preset name, such as `resnet50`.
+    /// The architecture: `resnet18`, `resnet34`, `resnet50`, `resnet101`, `resnet152`;
+    /// `mobilenet_v2`, or with a width multiplier `mobilenet_v2_x0.5`; for images of 32 pixels
+    /// `cifar-resnet20`, `cifar-resnet32`, `cifar-resnet44`, `cifar-resnet56`, `cifar-resnet110`.
     pub arch: String,
-    /// Fresh networks: start every residual branch at zero, which helps training from scratch.
+    /// Fresh networks: start every residual branch at zero, which can help training from scratch.
     pub zero_init_residual: bool,
-    /// Weights to start from; a fresh network if absent.
+    /// Weights to start from, a state dict or a checkpoint; `--weights` sets it. Without it a fresh
+    /// network is trained.
+    #[schemars(extend("x-unit" = "a path"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
-    /// Checkpoint to go on from with its own network, pruned perhaps; then `arch` and where gates sit have no say.
+    /// Checkpoint to go on from with its own network, pruned perhaps; `--checkpoint` sets it.
+    /// `network.arch` and the keys that say where gates sit are then ignored.
+    #[schemars(extend("x-unit" = "a path"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<PathBuf>,
 }

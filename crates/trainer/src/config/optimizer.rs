@@ -1,35 +1,44 @@
 //! `[optimizer]`: gradient descent.
 
-use super::faults::{Check, not_negative, positive};
+use super::faults::Check;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Gradient descent.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct OptimizerConfig {
-    /// How parameters move.
+    /// How parameters move along their gradients.
     pub algorithm: Algorithm,
     /// Learning rate before the schedule.
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub learning_rate: f64,
     /// `sgd`: momentum.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub momentum: f64,
     /// `sgd`: Nesterov momentum.
     pub nesterov: bool,
     /// `adamw`: how much of the running means of the gradient and of its square stays in a step.
+    #[schemars(extend("items" = { "type": "number", "minimum": 0.0, "exclusiveMaximum": 1.0 }))]
     pub betas: [f64; 2],
     /// `adamw`: added to the root of the mean square.
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub epsilon: f64,
     /// Weight decay of convolutions and the classifier.
+    #[schemars(range(min = 0.0))]
     pub weight_decay: f64,
-    /// Whether batch norms and biases have it too.
+    /// Whether batch norms and biases decay too, as in the published code of both papers; gates
+    /// have `gates.weight_decay`.
     pub decay_all: bool,
-    /// Largest norm of all gradients together; longer ones are scaled down to it. No limit if absent.
+    /// Largest norm of all gradients together; longer ones are scaled down to it. No limit, if
+    /// absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub clip_norm: Option<f64>,
 }
 
 /// How parameters move along their gradients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Algorithm {
     /// Stochastic gradient descent with momentum.
@@ -55,22 +64,9 @@ impl Default for OptimizerConfig {
 }
 
 impl OptimizerConfig {
-    /// Reports what makes no sense.
+    /// Reports what its keys mean together.
     pub(super) fn check(&self, check: &mut Check) {
-        check.require("optimizer.learning_rate", positive(self.learning_rate), "expected a number above 0");
-        check.require("optimizer.momentum", (0.0..1.0).contains(&self.momentum), "expected a number from 0 to below 1");
-        check.require("optimizer.weight_decay", not_negative(self.weight_decay), "expected a number of at least 0");
-        check.require(
-            "optimizer.nesterov",
-            !self.nesterov || self.momentum > 0.0,
-            "Nesterov momentum needs optimizer.momentum above 0",
-        );
-        check.require(
-            "optimizer.betas",
-            self.betas.iter().all(|beta| (0.0..1.0).contains(beta)),
-            "expected numbers from 0 to below 1",
-        );
-        check.require("optimizer.epsilon", positive(self.epsilon), "expected a number above 0");
-        check.require("optimizer.clip_norm", self.clip_norm.is_none_or(positive), "expected a number above 0");
+        let possible = !self.nesterov || self.momentum > 0.0;
+        check.require("optimizer.nesterov", possible, "Nesterov momentum needs optimizer.momentum above 0");
     }
 }

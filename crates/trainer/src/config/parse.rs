@@ -1,16 +1,18 @@
 //! TOML text and `--set` overrides to a [`Config`], with every fault found at once.
 
 use super::faults::{ConfigError, Fault, Faults};
+use super::keys::keys;
+use super::renamed::{modernize_table, renamed_to};
 use super::whole::Config;
 use serde::Deserialize;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-/// Reads a configuration from TOML `text`, then `overrides` (`key`, `value`; a value that is no TOML is taken as a string, an empty one takes
-/// the key out).
-/// `origin` is the name of the file for messages.
+/// Reads a configuration from TOML `text`, then `overrides` (`key`, `value`; a value that is no
+/// TOML is taken as a string, an empty one takes the key out). `origin` is the name of the file for
+/// messages.
 ///
 /// # Errors
 /// Unknown keys, wrong types and values out of range: all of them, with key and line.
@@ -75,7 +77,7 @@ fn apply(table: &mut Table, overrides: &[(String, String)]) -> Vec<Fault> {
     for (key, value) in overrides {
         let fault = |message| Fault { key: key.clone(), line: None, from_command_line: true, message };
         if value.is_empty() {
-            if !remove(table, key) && !known_keys().contains(key) {
+            if !remove(table, key) && !keys().iter().any(|known| known.name == *key) {
                 found.push(fault(unknown_key(key)));
             }
         } else if let Err(message) = set(table, key, value) {
@@ -93,6 +95,22 @@ impl Config {
     pub fn read(path: &Path, overrides: &[(String, String)]) -> Result<Self, ConfigError> {
         let read = |source| ConfigError::Read { path: path.to_owned(), source };
         let text = std::fs::read_to_string(path).map_err(read)?;
+        Ok(parse(&path.display().to_string(), &text, overrides)?)
+    }
+
+    /// Reads the configuration that a run kept in its folder, by an older program perhaps: keys
+    /// that were called otherwise are taken by their new names.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_saved(path: &Path, overrides: &[(String, String)]) -> Result<Self, ConfigError> {
+        let read = |source| ConfigError::Read { path: path.to_owned(), source };
+        let mut text = std::fs::read_to_string(path).map_err(read)?;
+        if let Ok(mut table) = text.parse::<Table>()
+            && modernize_table(&mut table)
+        {
+            text = toml::to_string(&table)?;
+        }
         Ok(parse(&path.display().to_string(), &text, overrides)?)
     }
 
@@ -131,7 +149,8 @@ fn join(prefix: &str, key: &str) -> String {
     if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") }
 }
 
-/// The longest beginning of a dotted path that names a key of the table: what serde blames may lie inside a list.
+/// The longest beginning of a dotted path that names a key of the table: what serde blames may lie
+/// inside a list.
 fn key_in(table: &Table, path: &str) -> String {
     let mut key = String::new();
     let mut inside = Some(table);
@@ -180,32 +199,21 @@ fn in_words(message: &str) -> String {
     }
 }
 
-fn known_keys() -> Vec<String> {
-    // Absent paths are keys too.
-    let mut complete = Config::default();
-    complete.network.weights = Some(PathBuf::new());
-    complete.network.checkpoint = Some(PathBuf::new());
-    complete.gates.fixed_open = Some(0);
-    complete.gates.decide_after = Some(0.0);
-    complete.distillation.teacher = Some(PathBuf::new());
-    complete.optimizer.clip_norm = Some(1.0);
-    complete.data.path = Some(PathBuf::new());
-    complete.data.batches_ahead = Some(1);
-    // Its paths are empty and its numbers small, so it always has a form in TOML.
-    complete.flatten().unwrap_or_default().into_iter().map(|(key, _)| key).collect()
-}
-
+/// What to say of a key that there is not.
 fn unknown_key(key: &str) -> String {
-    let known = known_keys();
+    if let Some(now) = renamed_to(key) {
+        return format!("was renamed to {now}");
+    }
+    let known = keys();
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
     let likeness = |candidate: &String| {
         // The right key in the wrong section is as good a guess as a slip of the pen.
         strsim::jaro_winkler(key, candidate).max(strsim::jaro_winkler(&last(key), &last(candidate)))
     };
-    let best = known.iter().map(|candidate| (likeness(candidate), candidate)).max_by(|a, b| a.0.total_cmp(&b.0));
-    match best {
+    let names = known.iter().map(|key| (likeness(&key.name), &key.name));
+    match names.max_by(|a, b| a.0.total_cmp(&b.0)) {
         Some((likeness, candidate)) if likeness > 0.85 => format!("there is no such key; did you mean {candidate}?"),
-        _ => "there is no such key; the README explains them all".to_owned(),
+        _ => "there is no such key; `train config` lists them all".to_owned(),
     }
 }
 

@@ -2,19 +2,21 @@
 
 use super::faults::Check;
 use gumbel_gates::Policy;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use torch_ext::Half;
 
-/// What convolutions and matrix products compute in. Weights, their gradients and updates, batch norm statistics, the logits of gates and
-/// classes and all losses are float32 throughout.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What convolutions and matrix products compute in. Weights, their gradients and updates, batch
+/// norm statistics, the logits of gates and classes and all losses are float32 throughout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32 bits.
     Float32,
     /// 16 bits with the range of float32, under autocast.
     Bfloat16,
-    /// 16 bits under autocast; the loss is scaled so that its gradients stay in range. Meant for CUDA: processors compute it slowly.
+    /// 16 bits under autocast; the loss is scaled so that its gradients stay in range. Meant for
+    /// CUDA: processors compute it slowly.
     Float16,
 }
 
@@ -30,41 +32,57 @@ impl Precision {
 }
 
 /// The run itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct TrainConfig {
     /// Name of the run; its folder is `runs/NAME`.
     pub name: String,
     /// Passes over the training split.
+    #[schemars(range(min = 1, max = 1_000_000), extend("x-unit" = "epochs"))]
     pub epochs: u64,
-    /// Images per step.
+    /// Images per step. Images that do not fill a last batch wait for the next epoch.
+    #[schemars(range(min = 2, max = 1_048_576), extend("x-unit" = "images"), extend("x-why" = "batch norm needs two"))]
     pub batch_size: usize,
-    /// Parts that a step's images go through the network in, one after the other; their gradients are added up. The memory of a part is
-    /// enough then. Batch norms and the batch activation loss see one part at a time.
+    /// Parts that a step's images go through the network in, one after the other, in the memory of
+    /// one part; their gradients are added up. Batch norms and the batch activation loss see one
+    /// part at a time.
+    #[schemars(range(min = 1), extend("x-unit" = "parts"))]
     pub accumulate: usize,
-    /// What convolutions and matrix products compute in.
+    /// What convolutions and matrix products compute in. Gates, losses, batch norm statistics and
+    /// weights stay in float32.
     pub precision: Precision,
     /// CUDA: whether float32 products may be rounded to TF32.
     pub tf32: bool,
-    /// Share of the averaged weights that stays in each step, 0.9999 for example; with it, averaged weights are evaluated and deployed. 0
-    /// for no average.
+    /// Exponential moving average of the weights: the share that stays in each step, such as
+    /// 0.9999. The averaged network is evaluated, ranked and deployed, the other one evaluated
+    /// beside it; 0 for no average.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub average_decay: f64,
     /// Images per step of an evaluation.
+    #[schemars(range(min = 1, max = 1_048_576), extend("x-unit" = "images"))]
     pub eval_batch_size: usize,
     /// Share of the label spread evenly over all classes.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub label_smoothing: f64,
     /// Decides initial values, order, augmentation and sampled gates.
+    #[schemars(range(max = 9_223_372_036_854_775_807u64))]
     pub seed: u64,
     /// Steps between two entries of the log.
+    #[schemars(range(min = 1), extend("x-unit" = "steps"))]
     pub log_every: u64,
-    /// Steps whose loss or gradients are not finite numbers that may be left out before the run stops.
+    /// Steps whose loss or gradients are not finite numbers that are left out before the run stops
+    /// and says what broke first.
     pub max_bad_steps: u64,
     /// Epochs without a better evaluation after which the run stops early; 0 for never.
     pub patience: u64,
-    /// How gates decide in the evaluation after each epoch.
+    /// How gates decide in the evaluation after each epoch: `argmax`, `always-open`, `sample`,
+    /// `threshold=P` (open above that probability) or `topk=K` (the K most probable gates of the
+    /// network, for each image).
+    #[schemars(with = "String", extend("x-unit" = "a policy"))]
     pub policy: Policy,
-    /// Training batches that batch norm statistics are re-estimated over, with that policy, before each evaluation; 0 keeps the
-    /// statistics of the training.
+    /// Training batches that batch norm statistics are re-estimated over, with gates by
+    /// `train.policy`, before each evaluation; 0 keeps the statistics of the training.
+    #[schemars(range(max = 1_000_000), extend("x-unit" = "batches"))]
     pub calibrate_batches: usize,
 }
 
@@ -91,42 +109,18 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// Reports what makes no sense.
+    /// Reports what its keys mean together.
     pub(super) fn check(&self, check: &mut Check) {
+        // What is saved is read again.
+        let policy = String::from(self.policy);
+        let survives = policy.parse().is_ok_and(|read: Policy| read == self.policy);
+        check.require("train.policy", survives, &format!("'{policy}' is no policy that could be read again"));
         let plain = !self.name.is_empty() && !self.name.starts_with('.') && !self.name.contains(['/', '\\']);
         check.require("train.name", plain, "expected a folder name without separators");
-        check.require("train.epochs", (1..=1_000_000).contains(&self.epochs), "expected 1 to 1,000,000 epochs");
-        check.require(
-            "train.batch_size",
-            (2..=1 << 20).contains(&self.batch_size),
-            "expected at least 2 images: batch norm needs them",
-        );
         check.require(
             "train.accumulate",
-            self.accumulate >= 1 && self.accumulate <= self.batch_size / 2,
+            self.accumulate <= (self.batch_size / 2).max(1),
             "expected 1 to half of train.batch_size: batch norm needs two images in every part",
         );
-        check.require(
-            "train.average_decay",
-            (0.0..1.0).contains(&self.average_decay),
-            "expected a number from 0 to below 1, such as 0.9999",
-        );
-        check.require(
-            "train.eval_batch_size",
-            (1..=1 << 20).contains(&self.eval_batch_size),
-            "expected at least 1 image",
-        );
-        check.require(
-            "train.label_smoothing",
-            (0.0..1.0).contains(&self.label_smoothing),
-            "expected a number from 0 to below 1",
-        );
-        check.require(
-            "train.calibrate_batches",
-            self.calibrate_batches <= 1_000_000,
-            "expected at most 1,000,000 batches",
-        );
-        check.require("train.log_every", self.log_every >= 1, "expected at least 1 step");
-        check.require("train.seed", i64::try_from(self.seed).is_ok(), "expected a number below 2^63");
     }
 }

@@ -4,25 +4,30 @@ use super::checkpoints::CheckpointsConfig;
 use super::data::DataConfig;
 use super::distillation::DistillationConfig;
 use super::faults::{Check, Fault, Faults};
-use super::gates::{GateStart, GatedBlocks, GatesConfig, Granularity, NamedGranularity, PerPlace};
+use super::gates::{GateStart, GatedBlocks, GatesConfig, Granularity, NamedGranularity, PerSite};
 use super::network::NetworkConfig;
 use super::optimizer::OptimizerConfig;
+use super::ranges;
 use super::schedule::{ActivationTarget, LearningRate};
 use super::train::TrainConfig;
 use arch::{Cost, GroupSizes, Level, NetSpec, Preset, Shortcut};
 use gumbel_gates::{GateKind, Policy};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::sync::OnceLock;
+use toml::Table;
 
 /// What is wrong with freezing gates that have neither learned nor started by importance.
 pub(crate) const ALL_ALIKE: &str =
-    "new gates are all alike, so none can be told from another yet; decide later, or set gates.start";
+    "new gates are all alike, so none can be told from another yet; freeze them later, or set gates.start";
 
 /// What is wrong with re-estimating statistics where gates that look at the input are frozen.
 pub(crate) const MOVES_MARGINS: &str =
-    "statistics estimated anew would move the margins of dependent gates past gates.decide_after; expected 0";
+    "statistics estimated anew would move the margins of dependent gates past gates.freeze_after; expected 0";
 
-/// Everything about a run. Keys that are left out keep these defaults, most of them the papers' for ImageNet.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+/// Everything about a run. Keys that are left out keep these defaults, most of them the papers' for
+/// ImageNet.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Config {
     /// Which network.
@@ -43,6 +48,12 @@ pub struct Config {
     pub train: TrainConfig,
 }
 
+/// What a configuration may hold, as JSON Schema: names, types, defaults, ranges and meanings.
+pub(super) fn schema() -> &'static serde_json::Value {
+    static SCHEMA: OnceLock<serde_json::Value> = OnceLock::new();
+    SCHEMA.get_or_init(|| schemars::schema_for!(Config).to_value())
+}
+
 impl Config {
     /// Whether it can be trained as it stands. [`super::parse`] has asked already; who makes a
     /// configuration in a program asks here, and [`crate::Fit::prepare`] does in any case.
@@ -61,12 +72,13 @@ impl Config {
     /// Everything that makes no sense, as (key, message).
     pub(super) fn found(&self) -> Vec<(String, String)> {
         let mut check = Check::default();
+        match Table::try_from(self) {
+            Ok(table) => ranges::check(schema(), &table, &mut check),
+            Err(error) => check.require("", false, &format!("it cannot be written as TOML: {error}")),
+        }
         self.gates.check(&mut check);
         self.data.check(&mut check);
         self.optimizer.check(&mut check);
-        self.distillation.check(&mut check);
-        self.schedule.check(&mut check);
-        self.checkpoints.check(&mut check);
         self.train.check(&mut check);
         self.network.check(&mut check);
         self.check_times(&mut check);
@@ -80,9 +92,9 @@ impl Config {
         let (epochs, warmup) = (self.train.epochs, self.schedule.warmup_epochs);
         let fits = warmup.is_nan() || warmup <= epochs as f64;
         check.require("schedule.warmup_epochs", fits, "expected no more than train.epochs");
-        let freeze = self.gates.decide_after;
+        let freeze = self.gates.freeze_after;
         check.require(
-            "gates.decide_after",
+            "gates.freeze_after",
             freeze.is_none_or(|epoch| (0.0..=epochs as f64).contains(&epoch)),
             &format!("expected an epoch from 0 to train.epochs ({epochs})"),
         );
@@ -91,16 +103,16 @@ impl Config {
     /// What gates that freeze during the run ask of other sections.
     fn check_freezing(&self, check: &mut Check) {
         let (gates, train) = (&self.gates, &self.train);
-        let Some(epoch) = gates.decide_after else { return };
+        let Some(epoch) = gates.freeze_after else { return };
         // Of a checkpoint it is known once that is read.
         let dependent = self.network.checkpoint.is_none() && gates.kind == GateKind::Dependent;
         check.require("train.calibrate_batches", !dependent || train.calibrate_batches == 0, MOVES_MARGINS);
         let differ = epoch != 0.0 || gates.start != GateStart::Alike || self.network.has_learned();
-        check.require("gates.decide_after", differ, ALL_ALIKE);
+        check.require("gates.freeze_after", differ, ALL_ALIKE);
         check.require(
             "train.policy",
             train.policy == Policy::Argmax,
-            "gates.decide_after decides for argmax; expected \"argmax\"",
+            "gates.freeze_after freezes gates for argmax; expected \"argmax\"",
         );
     }
 
@@ -137,7 +149,8 @@ impl Config {
         check.require("gates.granularity", !none_left || all_open, message);
     }
 
-    /// The network this run trains. Blocks whose target is always 1 get no gate: the papers keep them open.
+    /// The network this run trains. Blocks whose target is always 1 get no gate: the papers keep
+    /// them open.
     ///
     /// # Errors
     /// If the preset is unknown.
@@ -154,15 +167,13 @@ impl Config {
             Granularity::Named(NamedGranularity::Medium) => Level::Medium,
             Granularity::Named(NamedGranularity::High) => Level::High,
             // Of the explicit ones it says which blocks can be gated.
-            Granularity::Named(NamedGranularity::Low) | Granularity::Filters(_) | Granularity::PerPlace(_) => {
-                Level::Low
-            }
+            Granularity::Named(NamedGranularity::Low) | Granularity::Filters(_) | Granularity::PerSite(_) => Level::Low,
         };
         let size = |preset: GroupSizes| {
             let explicit = match gates.granularity {
                 Granularity::Named(_) => preset,
                 Granularity::Filters(channels) => GroupSizes::uniform(channels, 0),
-                Granularity::PerPlace(PerPlace { input, between, output }) => {
+                Granularity::PerSite(PerSite { input, between, output }) => {
                     GroupSizes { input, between, output, fixed_open: 0 }
                 }
             };

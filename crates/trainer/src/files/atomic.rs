@@ -8,8 +8,8 @@ use std::path::Path;
 /// How the names of scratch files begin.
 pub(crate) const SCRATCH: &str = ".writing-";
 
-/// Writes a file whole or not at all: to a scratch file beside it that is synced and then renamed, so that neither a crash nor
-/// a full disk harms what was there before.
+/// Writes a file whole or not at all: to a scratch file beside it that is synced and then renamed,
+/// so that neither a crash nor a full disk harms what was there before.
 ///
 /// # Errors
 /// If anything fails; then `path` is as it was.
@@ -17,7 +17,8 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically_after(path, bytes, || Ok(()))
 }
 
-/// The same, and between the two `make_way` moves what is at `path`, once the new content is safe on the disk.
+/// The same, and between the two `make_way` moves what is at `path`, once the new content is safe
+/// on the disk.
 ///
 /// # Errors
 /// If anything fails; before `make_way` runs, `path` is as it was.

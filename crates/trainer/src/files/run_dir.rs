@@ -54,7 +54,8 @@ impl RunDir {
         }
     }
 
-    /// Claims the run for this process until the file is dropped, by a lock on the folder of its states, which is never replaced.
+    /// Claims the run for this process until the file is dropped, by a lock on the folder of its
+    /// states, which is never replaced.
     ///
     /// # Errors
     /// If another process has it, or the folder cannot be opened.
@@ -99,7 +100,8 @@ impl RunDir {
         self.last_but(0)
     }
 
-    /// The state saved that many times before the last one: `last-2.safetensors` is the one before it.
+    /// The state saved that many times before the last one: `last-2.safetensors` is the one before
+    /// it.
     pub fn last_but(&self, places: usize) -> PathBuf {
         let name = if places == 0 { "last".to_owned() } else { format!("last-{}", places + 1) };
         self.checkpoints().join(format!("{name}.safetensors"))

@@ -1,11 +1,13 @@
-//! The exponential moving average of a network's weights, which often does better than the weights themselves.
+//! The exponential moving average of a network's weights, which often does better than the weights
+//! themselves.
 
 use crate::error::Result;
 use arch::Network;
 use tch::Tensor;
 use torch_ext::{Half, Tensors, lerp};
 
-/// A network whose tensors, batch norm statistics included, are the average of another's over its steps.
+/// A network whose tensors, batch norm statistics included, are the average of another's over its
+/// steps.
 #[derive(Debug)]
 pub(crate) struct Average {
     network: Network,
@@ -32,7 +34,8 @@ impl Average {
         &self.network
     }
 
-    /// Forgets the past: where the network has changed at one stroke, what it was before says nothing.
+    /// Forgets the past: where the network has changed at one stroke, what it was before says
+    /// nothing.
     pub fn restart(&mut self) -> Result<()> {
         for (own, followed) in self.own.iter_mut().zip(&self.followed) {
             own.f_copy_(followed)?;
@@ -40,9 +43,9 @@ impl Average {
         Ok(())
     }
 
-    /// Follows the network after update number `update`, from 1: average ← decay · average + (1 − decay) · weights. Early on the
-    /// decay is (1 + update) / (10 + update) if that is less, so that the initial weights are soon forgotten (as
-    /// `tf.train.ExponentialMovingAverage`).
+    /// Follows the network after update number `update`, from 1: average ← decay · average + (1 −
+    /// decay) · weights. Early on the decay is (1 + update) / (10 + update) if that is less, so
+    /// that the initial weights are soon forgotten (as `tf.train.ExponentialMovingAverage`).
     pub fn follow(&self, update: u64) -> Result<()> {
         let early = (1.0 + update as f64) / (10.0 + update as f64);
         Ok(tch::no_grad(|| lerp(&self.own, &self.followed, 1.0 - self.decay.min(early)))?)

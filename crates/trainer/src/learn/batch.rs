@@ -32,7 +32,8 @@ pub(crate) struct BatchPart {
 }
 
 impl PreparedBatch {
-    /// The images of a batch as step `step` sees them, as a function of the run's seed and the step.
+    /// The images of a batch as step `step` sees them, as a function of the run's seed and the
+    /// step.
     ///
     /// # Errors
     /// If libtorch cannot make the tensors.

@@ -12,8 +12,9 @@ pub(crate) enum Part {
     Update,
 }
 
-/// Times the parts of steps. A CUDA device works behind the host's back, so there only the steps that are read anyway are timed, with
-/// the host waiting for the device between their parts; the others only count in the total.
+/// Times the parts of steps. A CUDA device works behind the host's back, so there only the steps
+/// that are read anyway are timed, with the host waiting for the device between their parts; the
+/// others only count in the total.
 #[derive(Debug)]
 pub(crate) struct Clock {
     device: Device,
@@ -53,7 +54,8 @@ impl Clock {
         self.lap();
     }
 
-    /// They are there, and the step begins; `read` says whether it is one after which the device is waited for.
+    /// They are there, and the step begins; `read` says whether it is one after which the device is
+    /// waited for.
     pub fn begin(&mut self, read: bool) {
         self.images += self.lap();
         self.steps += 1;

@@ -34,8 +34,8 @@ impl Observer for FirstBroken {
 }
 
 impl Learner {
-    /// A second look at a step that was too much, on its batch: the weights are still those it began
-    /// with, and all else is a function of the step.
+    /// A second look at a step that was too much, on its batch: the weights are still those it
+    /// began with, and all else is a function of the step.
     ///
     /// # Errors
     /// If libtorch refuses an operation.
@@ -54,7 +54,8 @@ impl Learner {
         Ok(diagnosis)
     }
 
-    /// Runs the step without its update, and gives the smallest and the largest margin of its gates.
+    /// Runs the step without its update, and gives the smallest and the largest margin of its
+    /// gates.
     fn look_again(
         &self,
         step: u64,
@@ -102,7 +103,8 @@ pub(crate) fn broken_tensor(network: &Network) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// Smallest and largest margin of gates with these logits (closed, open), per site [N, n, 2]; of those that are finite.
+/// Smallest and largest margin of gates with these logits (closed, open), per site [N, n, 2]; of
+/// those that are finite.
 pub(crate) fn margins(gate_logits: &[Tensor]) -> Result<Option<(f64, f64)>> {
     if gate_logits.is_empty() {
         return Ok(None);

@@ -1,19 +1,20 @@
-//! Random erasing (Zhong et al. 2020): a rectangle of an image becomes its mean colour.
+//! Random erasing (Zhong et al. 2020): a rectangle of an image becomes its mean color.
 
 use crate::error::Result;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use tch::Tensor;
 
-/// Smallest and largest share of the image's area, and height over width, of torchvision's `RandomErasing`.
+/// Smallest and largest share of the image's area, and height over width, of torchvision's
+/// `RandomErasing`.
 const SCALE: (f64, f64) = (0.02, 0.33);
 const RATIO: (f64, f64) = (0.3, 3.3);
 
 /// A rectangle in pixels: top, left, height and width.
 pub(crate) type Rectangle = [i64; 4];
 
-/// Erases a rectangle of each of the `images` [N, 3, size, size] with this probability, in place, as a function of `seed`. Normalised
-/// images have a mean of 0.
+/// Erases a rectangle of each of the `images` [N, 3, size, size] with this probability, in place,
+/// as a function of `seed`. Normalized images have a mean of 0.
 ///
 /// # Errors
 /// If libtorch refuses it.

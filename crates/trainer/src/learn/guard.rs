@@ -1,12 +1,13 @@
-//! Steps whose loss or gradients are not finite numbers: they are left out, and too many of them end the run. Everything is decided on
-//! the device, so that the host need not wait for it.
+//! Steps whose loss or gradients are not finite numbers: they are left out, and too many of them
+//! end the run. Everything is decided on the device, so that the host need not wait for it.
 
 use crate::error::Result;
 use crate::states::training::GuardState;
 use tch::{Device, Kind, Tensor};
 use torch_ext::Tensors;
 
-/// What float16 losses are multiplied by at first, how it changes, and after how many good steps it grows: `torch.amp.GradScaler`'s.
+/// What float16 losses are multiplied by at first, how it changes, and after how many good steps it
+/// grows: `torch.amp.GradScaler`'s.
 const FIRST_SCALE: f64 = 65536.0;
 const GROWTH: f64 = 2.0;
 const BACKOFF: f64 = 0.5;
@@ -19,12 +20,13 @@ pub(crate) struct NonFiniteGuard {
     allowed: u64,
     /// Steps left out, float64 scalar.
     left_out: Tensor,
-    /// The first of them since it was last read, and the one that was too much; float64 scalars, −1: none.
+    /// The first of them since it was last read, and the one that was too much; float64 scalars,
+    /// −1: none.
     first: Tensor,
     too_much: Tensor,
     scale: Option<LossScale>,
-    /// Batch norm statistics, and what they were before the step: those of a step that is left out do not count. Empty where such
-    /// a step ends the run.
+    /// Batch norm statistics, and what they were before the step: those of a step that is left out
+    /// do not count. Empty where such a step ends the run.
     statistics: Vec<(Tensor, Tensor)>,
 }
 
@@ -90,14 +92,16 @@ impl NonFiniteGuard {
         })
     }
 
-    /// What gradients are multiplied by, if by anything: the scalar of this step, which later ones do not change.
+    /// What gradients are multiplied by, if by anything: the scalar of this step, which later ones
+    /// do not change.
     pub fn scale(&self) -> Result<Option<Tensor>> {
         Ok(self.scale.as_ref().map(|scale| scale.scale.f_add_scalar(0.0)).transpose()?)
     }
 
-    /// Checks step `step` by its loss and the norm of its gradients, scaled ones perhaps: float32 scalar, 1 if it is to be left out. The
-    /// batch norm statistics of such a step are put back. Past the allowed number every step is left out, so that the weights stay
-    /// those of the step that was too much.
+    /// Checks step `step` by its loss and the norm of its gradients, scaled ones perhaps: float32
+    /// scalar, 1 if it is to be left out. The batch norm statistics of such a step are put back.
+    /// Past the allowed number every step is left out, so that the weights stay those of the step
+    /// that was too much.
     pub fn check(&mut self, step: u64, loss: &Tensor, norm: &Tensor) -> Result<Tensor> {
         let is_bad = |value: &Tensor| value.f_detach()?.f_isfinite()?.f_logical_not();
         let (loss, gradients) = (is_bad(loss)?, is_bad(norm)?);

@@ -7,8 +7,8 @@ use rand_distr::{Beta, Distribution};
 use std::ops::Range;
 use tch::Tensor;
 
-/// How each image of a batch is mixed with another: the first with the last, the second with the last but one, and so on. A batch is
-/// shuffled already.
+/// How each image of a batch is mixed with another: the first with the last, the second with the
+/// last but one, and so on. A batch is shuffled already.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Mix {
     /// share · image + (1 − share) · other (mixup, Zhang et al. 2018).
@@ -28,8 +28,9 @@ pub(crate) enum Mix {
 }
 
 impl Mix {
-    /// Draws how images of `size` pixels a side are mixed, as a function of `seed`. The shares follow Beta(α, α) with α as given for
-    /// each kind, 0 for never; of two kinds each comes in half of the cases.
+    /// Draws how images of `size` pixels a side are mixed, as a function of `seed`. The shares
+    /// follow Beta(α, α) with α as given for each kind, 0 for never; of two kinds each comes in
+    /// half of the cases.
     pub fn draw(mixup: f64, cutmix: f64, size: u32, seed: u64) -> Option<Self> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let pastes = cutmix > 0.0 && (mixup <= 0.0 || random.random_bool(0.5));
@@ -42,13 +43,13 @@ impl Mix {
         Some(Self::paste(size, share, [pixel(), pixel()]))
     }
 
-    /// A rectangle around a pixel (row, column) of images of `size` pixels a side, which leaves `share` of them or, where it is cut off at the
-    /// border, more.
-    pub fn paste(size: u32, share: f64, centre: [u32; 2]) -> Self {
+    /// A rectangle around a pixel (row, column) of images of `size` pixels a side, which leaves
+    /// `share` of them or, where it is cut off at the border, more.
+    pub fn paste(size: u32, share: f64, center: [u32; 2]) -> Self {
         let half = (f64::from(size) * (1.0 - share).sqrt() / 2.0).floor();
-        let [rows, columns] = centre.map(|centre| {
+        let [rows, columns] = center.map(|center| {
             let end = |at: f64| at.clamp(0.0, f64::from(size)) as i64;
-            end(f64::from(centre) - half)..end(f64::from(centre) + half)
+            end(f64::from(center) - half)..end(f64::from(center) + half)
         });
         let pasted = (rows.end - rows.start) * (columns.end - columns.start);
         let share = 1.0 - pasted as f64 / f64::from(size).powi(2);

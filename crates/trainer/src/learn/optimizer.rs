@@ -52,8 +52,9 @@ pub struct Update<'a> {
 }
 
 impl Optimizer {
-    /// An optimiser for all parameters of a network with `gate_count` gates: gates with their own factor and decay; of the
-    /// rest, weights decay, and one-dimensional parameters (batch norms, biases) do where the configuration says so.
+    /// An optimizer for all parameters of a network with `gate_count` gates: gates with their own
+    /// factor and decay; of the rest, weights decay, and one-dimensional parameters (batch norms,
+    /// biases) do where the configuration says so.
     ///
     /// # Errors
     /// If the buffers cannot be made.
@@ -100,7 +101,8 @@ impl Optimizer {
         self.groups.iter().filter(move |group| (gates || !group.gates) && !group.parameters.is_empty())
     }
 
-    /// The norm of all gradients together, those of gates too if `gates` learn: a scalar tensor that nobody waits for.
+    /// The norm of all gradients together, those of gates too if `gates` learn: a scalar tensor
+    /// that nobody waits for.
     ///
     /// # Errors
     /// If no gradient was computed.
@@ -162,7 +164,7 @@ impl Optimizer {
                 _ => {
                     return Err(Error::NotACheckpoint {
                         path: origin.to_owned(),
-                        reason: format!("the optimiser state '{name}' is missing or has another shape"),
+                        reason: format!("the optimizer state '{name}' is missing or has another shape"),
                     });
                 }
             }
@@ -197,8 +199,8 @@ impl Group {
     }
 }
 
-/// What gradients of this norm are multiplied by so that it is at most `most`, as `torch.nn.utils.clip_grad_norm_` does. Nothing waits for the
-/// device.
+/// What gradients of this norm are multiplied by so that it is at most `most`, as
+/// `torch.nn.utils.clip_grad_norm_` does. Nothing waits for the device.
 fn clip_factor(norm: &Tensor, scale: Option<&Tensor>, most: f64) -> Result<Tensor> {
     let norm = match scale {
         Some(scale) => norm.f_div(scale)?,

@@ -18,8 +18,8 @@ use std::rc::Rc;
 use tch::{Kind, Tensor};
 use torch_ext::derive_seed;
 
-/// A part of a step's seed that no gate site has, nor dropout, mixing or erasing: the second part of a
-/// batch has this one, the third the one before it, and so on.
+/// A part of a step's seed that no gate site has, nor dropout, mixing or erasing: the second part
+/// of a batch has this one, the third the one before it, and so on.
 const LATER_PARTS: u64 = u64::MAX - 3;
 
 /// What a step of training works with, and all that it may change.
@@ -56,8 +56,8 @@ struct Done {
 }
 
 impl Learner {
-    /// A learner for `network`, of that cost. Its guard, and what the average has followed, go on from
-    /// `progress`; the tensors are in place already.
+    /// A learner for `network`, of that cost. Its guard, and what the average has followed, go on
+    /// from `progress`; the tensors are in place already.
     ///
     /// # Errors
     /// If the device refuses a tensor.
@@ -107,8 +107,8 @@ impl Learner {
         self.average.as_mut().map_or(Ok(()), Average::restart)
     }
 
-    /// One step on one batch, with what the schedules say for it. Its sums stay on the device, and so
-    /// does the decision whether it is left out.
+    /// One step on one batch, with what the schedules say for it. Its sums stay on the device, and
+    /// so does the decision whether it is left out.
     ///
     /// # Errors
     /// If libtorch refuses an operation.
@@ -124,7 +124,7 @@ impl Learner {
         self.guard.remember()?;
         let mut done = Vec::new();
         let mut loss = Tensor::f_zeros([], (Kind::Float, batch.images.device()))?;
-        for (number, part) in batch.parts(self.parts, self.teacher.as_ref()).enumerate() {
+        for (number, part) in self.parts(batch).enumerate() {
             let part = part?;
             let output = self.network.forward(&part.images, self.pass(step, number, scheduled))?;
             let terms = self.objective.terms(&output, &part.labels, scheduled, &self.meter)?;
@@ -149,8 +149,9 @@ impl Learner {
         Ok(())
     }
 
-    /// Moves the weights along their gradients, and the average after them, unless the step is left
-    /// out: float32 scalar, 1 if it is.
+    /// Moves the weights along their gradients, unless the step is left out, and the average after
+    /// them: float32 scalar, 1 if it is left out. The average counts such a step, in which it only
+    /// comes closer to weights that stayed.
     fn update(&mut self, step: u64, scheduled: &Scheduled, loss: &Tensor) -> Result<Tensor> {
         let learn_gates = !scheduled.frozen;
         let norm = self.optimizer.norm(learn_gates)?;

@@ -14,7 +14,8 @@ use tch::{Device, Tensor};
 pub(crate) struct Teacher(Network);
 
 impl Teacher {
-    /// The teacher of a configuration, if it names one: a checkpoint with its own network, or weights for `network.arch`.
+    /// The teacher of a configuration, if it names one: a checkpoint with its own network, or
+    /// weights for `network.arch`.
     ///
     /// # Errors
     /// If the file cannot be read, or its classes or the way it sees images are not the run's.

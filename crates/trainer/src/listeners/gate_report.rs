@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::files::atomic::write_atomically;
 use crate::results::evaluation::Evaluation;
-use crate::results::gate_use::{GateState, GateUse, ImageUse, Polarisation};
+use crate::results::gate_use::{GateState, GateUse, ImageUse, Polarization};
 use crate::results::names::gate_names;
 use arch::{Cost, NetSpec, Site};
 use data::Source;
@@ -17,10 +17,12 @@ const BARS: usize = 20;
 
 /// Writes what the gates did in `evaluation`, which must have recorded it, into `folder`:
 ///
-/// - `gates.csv`: per gate its place, the channels and MACs it decides about, its opening rate and its state;
-/// - `classes.csv`: per class its images and the opening rate of every gate;
+/// - `gates.csv`: per gate its site, the channels and MACs it decides about, its open rate and its
+///   state;
+/// - `classes.csv`: per class its images and the open rate of every gate;
 /// - `images.csv`: per image its class, the predicted class, MACs and open gates;
-/// - `summary.json`: polarisation in all and per block, MACs per image as a distribution, the cheapest and the dearest images.
+/// - `summary.json`: polarization in all and per block, MACs per image as a distribution, the
+///   cheapest and the dearest images.
 ///
 /// Files of the same name are replaced. Without gates nothing is written.
 ///
@@ -70,7 +72,7 @@ fn share(value: f64) -> String {
 
 impl Report<'_> {
     fn gates(&self) -> Vec<Vec<String>> {
-        let mut rows = vec![row(&["gate", "block", "site", "kind", "channels", "macs", "opening", "state"])];
+        let mut rows = vec![row(&["gate", "block", "site", "kind", "channels", "macs", "open_rate", "state"])];
         let macs = self.cost.per_gate();
         let mut gate = 0;
         for (block, site) in self.spec.gate_sites() {
@@ -131,16 +133,16 @@ impl Report<'_> {
             let count: usize = block.gates.iter().map(|site| site.count()).sum();
             let own = &rates[first..first + count];
             if count > 0 {
-                let opening = own.iter().sum::<f64>() / count as f64;
-                blocks.push(json!({ "block": block.name, "opening": opening, "gates": polarisation(own) }));
+                let open_rate = own.iter().sum::<f64>() / count as f64;
+                blocks.push(json!({ "block": block.name, "open_rate": open_rate, "gates": polarization(own) }));
             }
             first += count;
         }
         json!({
             "policy": self.evaluation.strategy.to_string(),
             "images": self.evaluation.summary.images,
-            "opening": self.evaluation.summary.opening(),
-            "gates": polarisation(rates),
+            "open_rate": self.evaluation.summary.open_rate(),
+            "gates": polarization(rates),
             "blocks": blocks,
             "macs_dense": self.cost.dense,
             "macs": self.macs(),
@@ -201,8 +203,8 @@ impl Report<'_> {
     }
 }
 
-fn polarisation(rates: &[f64]) -> Value {
-    let counts = Polarisation::of(rates);
+fn polarization(rates: &[f64]) -> Value {
+    let counts = Polarization::of(rates);
     json!({
         "count": rates.len(),
         "always_open": counts.always_open,
@@ -215,7 +217,7 @@ fn polarisation(rates: &[f64]) -> Value {
 mod tests {
     use super::*;
     use crate::results::summary::Summary;
-    use arch::Place;
+    use arch::SiteKind;
     use gumbel_gates::GateKind;
     use std::io;
     use std::path::PathBuf;
@@ -252,7 +254,7 @@ mod tests {
     fn the_files_say_what_the_gates_did() {
         let preset = arch::Preset::named("cifar-resnet20").unwrap();
         let sizes: Vec<_> = (0..9).map(|block| (block == 0).then_some(arch::GroupSizes::uniform(8, 0))).collect();
-        let spec = preset.spec(2).with_filter_gates(GateKind::Independent, &sizes, &[Place::Between]);
+        let spec = preset.spec(2).with_filter_gates(GateKind::Independent, &sizes, &[SiteKind::Between]);
         let cost = Cost::of(&spec, 32, 32).unwrap();
         let images = [("cat/a.png", 0), ("dog, large/b \"x\".png", 1), ("cat/c.png", 0)];
         let source = Listed { classes: vec!["cat".into(), "dog, large".into()], images };

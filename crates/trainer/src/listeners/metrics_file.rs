@@ -12,7 +12,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-/// `metrics.jsonl`: one JSON object per log step (`"event": "step"`) and per epoch (`"event": "epoch"`).
+/// `metrics.jsonl`: one JSON object per log step (`"event": "step"`) and per epoch (`"event":
+/// "epoch"`).
 #[derive(Debug)]
 pub struct MetricsFile {
     path: PathBuf,
@@ -20,7 +21,8 @@ pub struct MetricsFile {
 }
 
 impl MetricsFile {
-    /// Opens the file for appending. A run that goes on from `resumed_after` first drops what was logged later: it will happen again.
+    /// Opens the file for appending. A run that goes on from `resumed_after` first drops what was
+    /// logged later: it will happen again.
     ///
     /// # Errors
     /// If the file cannot be read or written.
@@ -33,7 +35,8 @@ impl MetricsFile {
         Ok(Self { path: path.to_owned(), file })
     }
 
-    /// Appends a line of what happened after a step: what the schedules said for it, and more `values`.
+    /// Appends a line of what happened after a step: what the schedules said for it, and more
+    /// `values`.
     fn write<const N: usize>(
         &mut self,
         event: &str,
@@ -84,7 +87,7 @@ fn means(summary: &Summary) -> Value {
         "activation_loss": summary.activation_loss,
         "top1": summary.top1,
         "top5": summary.top5,
-        "opening": summary.opening(),
+        "open_rate": summary.open_rate(),
         "macs": summary.macs,
     })
 }

@@ -39,7 +39,8 @@ pub struct Progress<W = Stderr> {
     recent: String,
     /// Where the time of steps went in this epoch: a sum over its log entries.
     time: StepTime,
-    /// Steps between two log entries, until the first steps of this process showed how long those take.
+    /// Steps between two log entries, until the first steps of this process showed how long those
+    /// take.
     log_every: Option<u64>,
     has_begun: bool,
 }

@@ -15,28 +15,31 @@ use tensorboard_proto::event::{Event as Record, SessionLog, SessionLog_SessionSt
 use tensorboard_rs::record_writer::RecordWriter;
 use tensorboard_rs::summary::{histogram_raw, image, scalar};
 
-/// TensorBoard event files: losses, accuracy, openings and MACs under `train/` and `val/`, where the time of a step goes under `time/`,
-/// the mean opening of each gate site and histograms of its gates' under `gates/`, and some of each epoch's first images.
+/// TensorBoard event files: losses, accuracy, open rates and MACs under `train/` and `val/`, where
+/// the time of a step goes under `time/`, the open rate of each gate site and histograms of its
+/// gates' under `gates/`, and some of each epoch's first images.
 ///
-/// The writer of tensorboard-rs itself panics when a disk is full, so only its record format is used.
+/// The writer of tensorboard-rs itself panics when a disk is full, so only its record format is
+/// used.
 pub struct TensorBoard {
     path: PathBuf,
     writer: RecordWriter<BufWriter<File>>,
     sites: Vec<SiteName>,
     dense_macs: f64,
-    /// Mean and standard deviation of the normalisation.
-    normalisation: ([f32; 3], [f32; 3]),
+    /// Mean and standard deviation of the normalization.
+    normalization: ([f32; 3], [f32; 3]),
 }
 
-/// Bars of a histogram of openings.
+/// Bars of a histogram of open rates.
 const TENTHS: usize = 10;
 
 /// Images of an epoch that are shown, in as many rows.
 const IMAGES_IN_A_ROW: i64 = 4;
 
 impl TensorBoard {
-    /// Starts a new event file in `folder`. `sites` names the gates in the order of [`Summary::rates`]; MACs are shown as a
-    /// share of `dense_macs`. Of a run that goes on from `resumed_after`, TensorBoard forgets what earlier files say of later steps.
+    /// Starts a new event file in `folder`. `sites` names the gates in the order of
+    /// [`Summary::rates`]; MACs are shown as a share of `dense_macs`. Of a run that goes on from
+    /// `resumed_after`, TensorBoard forgets what earlier files say of later steps.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -56,7 +59,7 @@ impl TensorBoard {
             writer: RecordWriter::new(BufWriter::new(file)),
             sites,
             dense_macs: dense_macs as f64,
-            normalisation: ([0.0; 3], [1.0; 3]),
+            normalization: ([0.0; 3], [1.0; 3]),
         };
         let mut version = Record::new();
         version.set_file_version("brain.Event:2".to_owned());
@@ -97,11 +100,12 @@ impl TensorBoard {
         let (count, _, size, _) = images.size4()?;
         let side = ((count as f64).sqrt() as i64).min(IMAGES_IN_A_ROW);
         let shown = images.f_narrow(0, 0, side * side)?.f_to_device(Device::Cpu)?;
-        let (mean, std) = self.normalisation;
+        let (mean, std) = self.normalization;
         let of_channels = |values: [f32; 3]| Tensor::f_from_slice(&values)?.f_view([1, 3, 1, 1]);
         let pixels = shown.f_mul(&of_channels(std)?)?.f_add(&of_channels(mean)?)?.f_mul_scalar(255.0)?.f_round()?;
         let pixels = pixels.f_clamp(0.0, 255.0)?.f_to_kind(Kind::Uint8)?.f_reshape([side, side, 3, size, size])?;
-        // To rows of images, rows of pixels, images, pixels, colours, which is what the record's PNG is made of.
+        // To rows of images, rows of pixels, images, pixels, colors, which is what the record's PNG
+        // is made of.
         let pixels: Vec<u8> = Vec::try_from(pixels.f_permute([0, 3, 1, 4, 2])?.f_contiguous()?.f_view([-1])?)?;
         let extent = (side * size) as usize;
         let mut record = Record::new();
@@ -128,7 +132,7 @@ impl TensorBoard {
             ("cross_entropy", summary.cross_entropy),
             ("top1", summary.top1),
             ("top5", summary.top5),
-            ("opening", summary.opening()),
+            ("open_rate", summary.open_rate()),
             ("macs_share", summary.macs / self.dense_macs),
         ];
         values.iter().try_for_each(|(name, value)| self.scalar(&format!("{prefix}/{name}"), *value, step))
@@ -143,7 +147,7 @@ impl Listener for TensorBoard {
     fn on(&mut self, event: &Event) -> Result<()> {
         match event {
             Event::EpochStarted { config, .. } => {
-                self.normalisation = (config.data.mean, config.data.std);
+                self.normalization = (config.data.mean, config.data.std);
                 Ok(())
             }
             Event::Images { step, images } => self.images(images, *step),
@@ -300,7 +304,7 @@ mod tests {
             assert!(found.contains(&(7, expected.0.to_owned(), expected.1)), "{expected:?} is not in {found:?}");
         }
         assert_eq!(starts, [6], "what is shown of step 6 and later is shown anew");
-        // Of the openings 1, 0.5 and 0.25.
+        // Of the open rates 1, 0.5 and 0.25.
         assert_eq!(bars, [0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]);
         let picture = picture.unwrap();
         assert_eq!(picture.dimensions(), (8, 8));

@@ -8,8 +8,8 @@ use gumbel_gates::Policy;
 use std::sync::atomic::AtomicBool;
 
 /// Re-estimates the running statistics of every batch norm over training batches, with the gates
-/// deciding as they will when deployed: the statistics of training belong to sampled gates. ECCV 2020
-/// takes about 210 batches. No weight changes.
+/// deciding as they will when deployed: the statistics of training belong to sampled gates. ECCV
+/// 2020 takes about 210 batches. No weight changes.
 #[derive(Debug, Clone, Copy)]
 pub struct Calibration<'a> {
     /// The network whose statistics change.
@@ -23,8 +23,8 @@ pub struct Calibration<'a> {
 }
 
 impl Calibration<'_> {
-    /// The statistics become the mean of the batches' own, whatever they were: running it twice gives
-    /// the same. Returns how many batches were used.
+    /// The statistics become the mean of the batches' own, whatever they were: running it twice
+    /// gives the same. Returns how many batches were used.
     ///
     /// # Errors
     /// If too many images are unusable, the network cannot run, or `interrupt` was set meanwhile

@@ -37,7 +37,8 @@ impl Votes {
         Ok(())
     }
 
-    /// Makes of the mean over the runs what their votes came to. The MACs are those of all runs.
+    /// Replaces the mean over the runs by the result of their votes. The MACs are those of all
+    /// runs.
     ///
     /// # Errors
     /// If the sums cannot be read.
@@ -81,7 +82,7 @@ pub(crate) fn deviation(runs: &[Summary]) -> Deviation {
     Deviation {
         top1: deviation(&|run| run.top1),
         top5: deviation(&|run| run.top5),
-        opening: deviation(&Summary::opening),
+        open_rate: deviation(&Summary::open_rate),
         macs: deviation(&|run| run.macs),
     }
 }

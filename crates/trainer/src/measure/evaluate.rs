@@ -132,7 +132,7 @@ impl Evaluator<'_> {
 }
 
 impl Measured {
-    /// What it came to, for each strategy.
+    /// The results, for each strategy.
     fn evaluations(self, strategies: &[Strategy], bad: usize, start: Instant) -> Result<Vec<Evaluation>> {
         let (mut single, mut votes) = (self.single.into_iter(), self.votes.into_iter());
         let summary = |run: &Run| Ok(run.totals.read()?.summary());

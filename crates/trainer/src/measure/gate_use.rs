@@ -10,8 +10,8 @@ use tch::{Device, Kind, Tensor};
 pub(crate) struct GateUseSums {
     /// Images of each class: float64 `[classes]`.
     class_images: Tensor,
-    /// Openings of each class and gate: float64 [classes, gates].
-    class_openings: Tensor,
+    /// Gate values of each class and gate: float64 [classes, gates].
+    class_gate_values: Tensor,
     items: Vec<usize>,
     /// Per batch float64 [N, 3]: predicted class, MACs, open gates.
     images: Vec<Tensor>,
@@ -24,7 +24,7 @@ impl GateUseSums {
         let options = (Kind::Double, network.device());
         Ok(Self {
             class_images: Tensor::f_zeros([classes], options)?,
-            class_openings: Tensor::f_zeros([classes, gates], options)?,
+            class_gate_values: Tensor::f_zeros([classes, gates], options)?,
             items: Vec::new(),
             images: Vec::new(),
         })
@@ -32,13 +32,13 @@ impl GateUseSums {
 
     /// Adds a batch with labels `[N]` of the split's `items`.
     pub fn add(&mut self, output: &Output, labels: &Tensor, items: &[usize], meter: &Meter) -> Result<()> {
-        let openings = output.openings.joined()?.f_to_kind(Kind::Double)?;
-        let ones = Tensor::f_ones([labels.size1()?], (Kind::Double, openings.device()))?;
+        let gate_values = output.gate_values.joined()?.f_to_kind(Kind::Double)?;
+        let ones = Tensor::f_ones([labels.size1()?], (Kind::Double, gate_values.device()))?;
         let _ = self.class_images.f_index_add_(0, labels, &ones)?;
-        let _ = self.class_openings.f_index_add_(0, labels, &openings)?;
+        let _ = self.class_gate_values.f_index_add_(0, labels, &gate_values)?;
         let predicted = output.logits.f_argmax(1, false)?.f_to_kind(Kind::Double)?;
-        let open = openings.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)?;
-        self.images.push(Tensor::f_stack(&[predicted, meter.used(&output.openings)?, open], 1)?);
+        let open = gate_values.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)?;
+        self.images.push(Tensor::f_stack(&[predicted, meter.used(&output.gate_values)?, open], 1)?);
         self.items.extend_from_slice(items);
         Ok(())
     }
@@ -46,7 +46,7 @@ impl GateUseSums {
     /// Waits for the device.
     pub fn read(self) -> Result<GateUse> {
         let class_images: Vec<f64> = Vec::try_from(self.class_images.f_to_device(Device::Cpu)?)?;
-        let sums: Vec<Vec<f64>> = Vec::try_from(self.class_openings.f_to_device(Device::Cpu)?)?;
+        let sums: Vec<Vec<f64>> = Vec::try_from(self.class_gate_values.f_to_device(Device::Cpu)?)?;
         let rates = |(sums, images): (Vec<f64>, &f64)| sums.into_iter().map(|sum| sum / images.max(1.0)).collect();
         let class_rates = sums.into_iter().zip(&class_images).map(rates).collect();
         let images: Vec<Vec<f64>> = match self.images.is_empty() {
@@ -70,9 +70,9 @@ impl GateUseSums {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::results::gate_use::Polarisation;
+    use crate::results::gate_use::Polarization;
     use arch::{Cost, NetSpec};
-    use gumbel_gates::{GateKind, Openings};
+    use gumbel_gates::{GateKind, GateValues};
 
     #[test]
     fn classes_images_and_states_are_counted() {
@@ -84,7 +84,8 @@ mod tests {
             let count = labels.len() as i64;
             let logits = Tensor::from_slice(&[0.0f32, 2.0, 1.0]).repeat([count, 1]);
             let sites = open.map(|open| Tensor::from_slice(open).view([count, 1]));
-            let output = Output { logits, gate_logits: Vec::new(), openings: Openings::new(sites.into()).unwrap() };
+            let output =
+                Output { logits, gate_logits: Vec::new(), gate_values: GateValues::new(sites.into()).unwrap() };
             sums.add(&output, &Tensor::from_slice(labels), items, &meter).unwrap();
         };
         add(&[0, 1], &[0, 1], [&[1.0, 1.0], &[0.0, 1.0]]);
@@ -95,7 +96,7 @@ mod tests {
         let image = |item, open, macs| ImageUse { item, predicted: 1, macs, open };
         let (dense, branch) = (cost.dense as f64, cost.blocks[1].branch as f64);
         assert_eq!(gate_use.images, [image(0, 1, dense - branch), image(1, 2, dense), image(3, 1, dense - branch)]);
-        let expected = Polarisation { always_open: 1, always_closed: 2, conditional: 1 };
-        assert_eq!(Polarisation::of(&[1.0, 0.0, 0.5, 0.0]), expected);
+        let expected = Polarization { always_open: 1, always_closed: 2, conditional: 1 };
+        assert_eq!(Polarization::of(&[1.0, 0.0, 0.5, 0.0]), expected);
     }
 }

@@ -1,4 +1,5 @@
-//! The pass over images that does not train: evaluating, calibrating and observing are all made of it.
+//! The pass over images that does not train: evaluating, calibrating and observing are all made of
+//! it.
 
 use crate::error::{Error, Result};
 use crate::events::{Event, Listener, PassKind, notify};
@@ -135,10 +136,9 @@ impl<'a> ImagePass<'a> {
         };
         notify(listeners, &Event::PassStarted { pass: kind, batches })?;
         let mut counts = PassCounts { batches: 0, images: 0, bad: 0 };
-        let (mut done, mut before) = (0, None);
-        // A loader that has nothing to give ends the pass, too.
-        while done < batches && before != Some(done) {
-            before = Some(done);
+        let mut done = 0;
+        while done < batches {
+            let before = done;
             let mut bad = BadImages::new(self.max_bad_share);
             for batch in self.loader.epoch(epoch, 0)?.take(batches - done) {
                 bad.add(&batch.bad, self.loader, listeners)?;
@@ -157,6 +157,10 @@ impl<'a> ImagePass<'a> {
             }
             counts.bad += bad.count;
             epoch += 1;
+            // A loader that has nothing to give has nothing to give in the next epoch.
+            if done == before {
+                break;
+            }
         }
         Ok(counts)
     }

@@ -34,14 +34,15 @@ impl Totals {
         Ok(totals)
     }
 
-    /// Adds a batch with labels `[N]` and its mean (loss, cross entropy, activation loss), unless the scalar `skip` is 1.
+    /// Adds a batch with labels `[N]` and its mean (loss, cross entropy, activation loss), unless
+    /// the scalar `skip` is 1.
     pub fn add(&mut self, output: &Output, labels: &Tensor, losses: [&Tensor; 3], skip: Option<&Tensor>) -> Result<()> {
         let logits = output.logits.f_detach()?;
         let count = labels.size1()?;
         let (top1, top5) = hits(&logits, labels)?;
-        let gated = !output.openings.is_empty();
+        let gated = !output.gate_values.is_empty();
         let blocks = match gated {
-            true => self.meter.per_block(&output.openings)?.f_detach()?.f_sum_dim_intlist(
+            true => self.meter.per_block(&output.gate_values)?.f_detach()?.f_sum_dim_intlist(
                 [0i64].as_slice(),
                 false,
                 Kind::Double,
@@ -58,7 +59,7 @@ impl Totals {
         let mut parts = vec![Tensor::f_stack(&scalars, 0)?, blocks];
         if gated {
             // Counted, not averaged: a gate that is always open has a rate of exactly 1.
-            let open = output.openings.joined()?.f_detach()?.f_to_kind(Kind::Double)?;
+            let open = output.gate_values.joined()?.f_detach()?.f_to_kind(Kind::Double)?;
             parts.push(open.f_sum_dim_intlist([0i64].as_slice(), false, Kind::Double)?);
         }
         let mut sums = Tensor::f_cat(&parts, 0)?;
@@ -77,8 +78,8 @@ impl Totals {
     }
 }
 
-/// How many labels `[N]` are the class of the largest score, and among the five largest: scalars in float64, for scores
-/// [N, classes].
+/// How many labels `[N]` are the class of the largest score, and among the five largest: scalars in
+/// float64, for scores [N, classes].
 pub(crate) fn hits(scores: &Tensor, labels: &Tensor) -> Result<(Tensor, Tensor)> {
     let (_, best) = scores.f_topk(scores.size2()?.1.min(5), 1, true, true)?;
     let hits = best.f_eq_tensor(&labels.f_unsqueeze(1)?)?.f_to_kind(Kind::Double)?;
@@ -89,7 +90,7 @@ pub(crate) fn hits(scores: &Tensor, labels: &Tensor) -> Result<(Tensor, Tensor)>
 mod tests {
     use super::*;
     use arch::{Cost, NetSpec};
-    use gumbel_gates::{GateKind, Openings};
+    use gumbel_gates::{GateKind, GateValues};
 
     #[test]
     fn means_are_over_images_and_hits_are_counted_by_rank() {
@@ -102,8 +103,8 @@ mod tests {
             // Class 9 is the most probable, then 8, and so on.
             let logits = Tensor::arange(10, (Kind::Float, Device::Cpu)).repeat([count, 1]);
             let site = |open: f32| Tensor::full([count, 1], f64::from(open), (Kind::Float, Device::Cpu));
-            let openings = Openings::new(vec![site(open[0]), site(open[1])]).unwrap();
-            let output = Output { logits, gate_logits: Vec::new(), openings };
+            let gate_values = GateValues::new(vec![site(open[0]), site(open[1])]).unwrap();
+            let output = Output { logits, gate_logits: Vec::new(), gate_values };
             let [total, entropy, activation] = [loss, loss / 2.0, loss / 4.0].map(Tensor::from);
             totals.add(&output, &Tensor::from_slice(labels), [&total, &entropy, &activation], None).unwrap();
         };
@@ -113,7 +114,7 @@ mod tests {
         let summary = sums.summary();
         assert_eq!((summary.images, summary.top1, summary.top5), (4, 0.5, 0.75));
         assert_eq!((summary.loss, summary.cross_entropy, summary.activation_loss), (2.0, 1.0, 0.5));
-        assert_eq!((summary.rates.as_slice(), summary.opening()), (&[1.0, 0.25][..], 0.625));
+        assert_eq!((summary.rates.as_slice(), summary.open_rate()), (&[1.0, 0.25][..], 0.625));
         let branch = cost.blocks[1].branch as f64;
         assert_eq!(summary.macs, cost.dense as f64 - 0.75 * branch);
         assert_eq!(summary.block_macs[0], cost.blocks[0].macs() as f64);
@@ -131,7 +132,7 @@ mod tests {
         let meter = Rc::new(Meter::new(&cost, Device::Cpu).unwrap());
         let mut totals = Totals::new(&meter).unwrap();
         let logits = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu));
-        let output = Output { logits, gate_logits: Vec::new(), openings: Openings::default() };
+        let output = Output { logits, gate_logits: Vec::new(), gate_values: GateValues::default() };
         let loss = Tensor::from(0.0);
         totals.add(&output, &Tensor::from_slice(&[0i64, 1]), [&loss, &loss, &loss], None).unwrap();
         // A step that is left out counts for nothing, whatever it came to.

@@ -13,11 +13,13 @@ use tch::{Device, Kind, Tensor};
 pub struct Unanimity {
     /// Share of the images that must agree, above one half.
     pub share: f64,
-    /// Least probability of the decision for an image to agree; absent, every decision of the policy counts.
+    /// Least probability of the decision for an image to agree; absent, every decision of the
+    /// policy counts.
     pub confidence: Option<f64>,
 }
 
-/// The decisions of a network's independent gates, by `policy`, which must not rank them among others; dependent ones are undecided.
+/// The decisions of a network's independent gates, by `policy`, which must not rank them among
+/// others; dependent ones are undecided.
 ///
 /// # Errors
 /// If the network cannot run.
@@ -27,8 +29,8 @@ pub fn independent_decisions(network: &Network, policy: Policy, image_size: u32)
     let image = Tensor::f_zeros([1, 3, size, size], (Kind::Float, network.device()))?;
     let output = tch::no_grad(|| network.forward(&image, Pass::inference(policy)))?;
     let mut decisions = Vec::with_capacity(network.spec().gate_count());
-    for ((_, gates), openings) in network.spec().gate_sites().zip(output.openings.sites()) {
-        let open: Vec<f32> = Vec::try_from(openings.f_view([-1])?.f_to_device(Device::Cpu)?)?;
+    for ((_, gates), gate_values) in network.spec().gate_sites().zip(output.gate_values.sites()) {
+        let open: Vec<f32> = Vec::try_from(gate_values.f_view([-1])?.f_to_device(Device::Cpu)?)?;
         decisions.extend(open.into_iter().map(|open| match gates.kind {
             GateKind::Dependent => Decision::Undecided,
             GateKind::Independent if open > 0.0 => Decision::Open,
@@ -80,7 +82,7 @@ impl GateObserver<'_> {
     fn agreeing(&self, batch: &PassBatch) -> Result<Tensor> {
         let pass = Pass::inference(self.policy.for_batch(batch.number));
         let output: Output = tch::no_grad(|| self.network.forward(&batch.images, pass))?;
-        let open = output.openings.joined()?.f_to_kind(Kind::Double)?;
+        let open = output.gate_values.joined()?.f_to_kind(Kind::Double)?;
         let probability = sampling::probability(&Tensor::f_cat(&output.gate_logits, 1)?)?.f_to_kind(Kind::Double)?;
         let least = self.unanimity.confidence.unwrap_or(0.0);
         let sure = |probability: Tensor| probability.f_ge(least)?.f_to_kind(Kind::Double);

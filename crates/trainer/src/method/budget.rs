@@ -1,11 +1,12 @@
 //! Freezing gates so that the deployed network meets its budget.
 
+use crate::config::Weighting;
 use crate::error::Result;
 use crate::events::{Listener, PassKind};
 use crate::measure::pass::ImagePass;
 use crate::method::objective::Objective;
-use arch::{Meter, Network, Pass};
-use gumbel_gates::{Openings, Policy, sampling};
+use arch::{Cost, Meter, Network, Pass};
+use gumbel_gates::{GateValues, Policy, sampling};
 use std::sync::atomic::AtomicBool;
 use tch::{Kind, Tensor};
 
@@ -21,19 +22,21 @@ pub(crate) struct Budget<'a> {
     pub meter: &'a Meter,
     /// The activation may be this much.
     pub target: f64,
-    /// The images that gates which look at the input are decided over.
+    /// The images that gates which look at the input are frozen over.
     pub pass: ImagePass<'a>,
 }
 
 impl Budget<'_> {
-    /// Moves the margins of all gates by one and the same number, so that the decisions of argmax stay within the budget and use
-    /// as much of it as gates allow. A network that does so already is left as it is, bit for bit. Returns the activation of the
-    /// decisions, measured: closing gates changes what later gates see, so of gates that look at the input it may be a little more.
+    /// Moves the margins of all gates by one and the same number, so that the decisions of argmax
+    /// stay within the budget and use as much of it as gates allow. A network that does so already
+    /// is left as it is, bit for bit. Returns the activation of the decisions, measured: closing
+    /// gates changes what later gates see, so of gates that look at the input it may be a little
+    /// more.
     ///
     /// # Errors
     /// If too many images are unusable, or the network cannot run.
     pub fn meet(&self, listeners: &mut [Box<dyn Listener>]) -> Result<f64> {
-        let of = |open| Ok(self.objective.activation(&Openings::new(vec![open])?, self.meter)?.f_double_value(&[])?);
+        let of = |open| Ok(self.objective.activation(&GateValues::new(vec![open])?, self.meter)?.f_double_value(&[])?);
         let dependent = self.network.spec().has_dependent_gates();
         let margins =
             |listeners: &mut [_]| if dependent { self.margins(listeners) } else { self.margins_of_any_image() };
@@ -75,8 +78,25 @@ impl Budget<'_> {
     }
 }
 
-/// The lowest threshold on `margins` [N, G] with which the activation stays within the target, and that activation, which
-/// `activation` says of openings [N, G]. Where several thresholds decide alike, it is 0 if that is one of them, else the middle.
+/// How far below its target frozen gates may stay unremarked, beyond what the largest gate decides about.
+const UNSPENT_WORTH_A_NOTE: f64 = 0.02;
+
+/// Whether `gates` gates that froze at the activation `found` left more of the target unspent than the
+/// size of single gates explains.
+pub(crate) fn leaves_unspent(found: f64, target: f64, weighting: Weighting, cost: &Cost, gates: usize) -> bool {
+    let most = || cost.per_gate().into_iter().max().unwrap_or(0) as f64;
+    // The share of the target's whole that the gate which decides about most decides about.
+    let largest = match weighting {
+        Weighting::Gates => 1.0 / gates.max(1) as f64,
+        Weighting::Macs => most() / cost.gated().max(1) as f64,
+        Weighting::Network => most() / cost.dense.max(1) as f64,
+    };
+    found < target - UNSPENT_WORTH_A_NOTE - largest
+}
+
+/// The lowest threshold on `margins` [N, G] with which the activation stays within the target, and
+/// that activation, which `activation` says of gate values [N, G]. Where several thresholds decide
+/// alike, it is 0 if that is one of them, else the middle.
 fn lowest_threshold(margins: &Tensor, target: f64, activation: impl Fn(Tensor) -> Result<f64>) -> Result<(f64, f64)> {
     let mut values: Vec<f32> = Vec::try_from(margins.f_view([-1])?.f_to_device(tch::Device::Cpu)?)?;
     values.sort_by(f32::total_cmp);
@@ -112,6 +132,8 @@ fn lowest_threshold(margins: &Tensor, target: f64, activation: impl Fn(Tensor) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use arch::NetSpec;
+    use gumbel_gates::GateKind;
 
     /// With the activation as the share of what is open.
     fn threshold(margins: &[f32], target: f64) -> (f64, f64) {
@@ -140,5 +162,18 @@ mod tests {
     fn gates_alike_are_decided_alike() {
         assert_eq!(threshold(&[2.0, 2.0, 2.0, 3.0], 0.5), (2.5, 0.25));
         assert_eq!(threshold(&[2.0, 2.0], 0.5), (3.0, 0.0));
+    }
+
+    #[test]
+    fn what_is_left_unspent_is_remarked_on_beyond_the_largest_gate() {
+        let spec = NetSpec::preset("resnet18", 2).unwrap();
+        let spec = spec.with_layer_gates(GateKind::Independent, |block| [1, 3].contains(&block));
+        let cost = Cost::of(&spec, 32, 32).unwrap();
+        // One of two gates is half of the whole.
+        assert!(!leaves_unspent(0.0, 0.52, Weighting::Gates, &cost, 2));
+        assert!(leaves_unspent(0.0, 0.53, Weighting::Gates, &cost, 2));
+        let largest = cost.per_gate().into_iter().max().unwrap() as f64 / cost.dense as f64;
+        assert!(!leaves_unspent(0.5, 0.519 + largest, Weighting::Network, &cost, 2));
+        assert!(leaves_unspent(0.5, 0.521 + largest, Weighting::Network, &cost, 2));
     }
 }

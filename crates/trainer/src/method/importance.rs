@@ -8,8 +8,9 @@ use gumbel_gates::Policy;
 use std::sync::atomic::AtomicBool;
 use tch::{Kind, Reduction, Tensor};
 
-/// The Taylor term of Molchanov et al. (CVPR 2019, eq. 8) for gates: the mean over images of (∂ cross entropy / ∂ opening)², with
-/// every gate open. To first order the root is what the cross entropy changes by when the gate closes. One number per gate.
+/// The Taylor term of Molchanov et al. (CVPR 2019, eq. 8) for gates: the mean over images of (∂
+/// cross entropy / ∂ gate value)², with every gate open. To first order the root is what the cross
+/// entropy changes by when the gate closes. One number per gate.
 ///
 /// # Errors
 /// If too many images are unusable, or the network cannot run.
@@ -29,17 +30,17 @@ pub(crate) fn taylor(
     Ok(sums.into_iter().map(|sum| sum / counts.images.max(1) as f64).collect())
 }
 
-/// (∂ cross entropy / ∂ opening)² of every gate, summed over the images [N, 3, H, W] with labels `[N]`:
-/// float64 `[gates]`.
+/// (∂ cross entropy / ∂ gate value)² of every gate, summed over the images [N, 3, H, W] with labels
+/// `[N]`: float64 `[gates]`.
 fn squared_gradients(network: &Network, images: &Tensor, labels: &Tensor) -> Result<Tensor> {
-    // The batch's statistics, as in training, and nothing changes. New gates are biased towards open,
-    // so argmax opens them.
+    // The batch's statistics, as in training, and nothing changes. New gates are biased towards
+    // open, so argmax opens them.
     let mode = Mode::Calibration { momentum: 0.0 };
     let open = Pass { mode, ..Pass::inference(Policy::StraightThrough { temperature: 1.0 }) };
     let output = network.forward(images, open)?;
     // The sum: each image has a gradient of its own.
     let loss = output.logits.f_cross_entropy_loss(labels, None::<&Tensor>, Reduction::Sum, -100, 0.0)?;
-    let gradients = Tensor::f_run_backward(&[loss], output.openings.sites(), false, false)?;
+    let gradients = Tensor::f_run_backward(&[loss], output.gate_values.sites(), false, false)?;
     let squares = Tensor::f_cat(&gradients, 1)?.f_to_kind(Kind::Double)?.f_square()?;
     Ok(squares.f_sum_dim_intlist([0i64].as_slice(), false, Kind::Double)?)
 }
@@ -47,13 +48,14 @@ fn squared_gradients(network: &Network, images: &Tensor, labels: &Tensor) -> Res
 /// As a share of the median, what an importance is at least taken for.
 const LEAST: f64 = 1e-6;
 
-/// Importance as numbers around 0 that margins can be moved by: the logarithm, with mean 0 and standard deviation `spread`, cut off
-/// at three deviations.
+/// Importance as numbers around 0 that margins can be moved by: the logarithm, with mean 0 and
+/// standard deviation `spread`, cut off at three deviations.
 pub(crate) fn margins(importance: &[f64], spread: f64) -> Vec<f64> {
     let mut positive: Vec<f64> = importance.iter().copied().filter(|value| *value > 0.0).collect();
     positive.sort_by(f64::total_cmp);
     let Some(median) = positive.get(positive.len() / 2) else { return vec![0.0; importance.len()] };
-    // What counts for nothing has no logarithm, and what counts for next to nothing would make all others look alike.
+    // What counts for nothing has no logarithm, and what counts for next to nothing would make all
+    // others look alike.
     let least = LEAST * median;
     let logs: Vec<f64> = importance.iter().map(|value| value.max(least).ln()).collect();
     let mean = logs.iter().sum::<f64>() / logs.len() as f64;
@@ -71,10 +73,10 @@ mod tests {
     use gumbel_gates::GateKind;
     use tch::Device;
 
-    /// The last block of ResNet-20 has a gate. Every batch norm gives its bias alone: 1 behind the stem,
-    /// 0 in the branches, but for the last one, which gives ½ in channel 30. The zero-padded shortcuts
-    /// carry the stem's 16 channels to positions 24 to 39, so channel 30 holds 1 + ½ · opening, and the
-    /// classifier makes twice that of it for the second of two classes.
+    /// The last block of ResNet-20 has a gate. Every batch norm gives its bias alone: 1 behind the
+    /// stem, 0 in the branches, but for the last one, which gives ½ in channel 30. The zero-padded
+    /// shortcuts carry the stem's 16 channels to positions 24 to 39, so channel 30 holds 1 + ½ ·
+    /// gate value, and the classifier makes twice that of it for the second of two classes.
     #[test]
     fn the_taylor_term_is_the_squared_derivative_of_the_cross_entropy() {
         let spec = NetSpec::preset("cifar-resnet20", 2).unwrap();
@@ -102,7 +104,8 @@ mod tests {
         let images = torch_ext::normal(&[3, 3, 32, 32], 7).unwrap();
         let labels = Tensor::from_slice(&[1i64, 0, 1]);
         let found = squared_gradients(&network, &images, &labels).unwrap();
-        // The logits are 0 and 2 · 1.5, and the derivative of the second by the opening is 2 · ½.
+        // The logits are 0 and 2 · 1.5, and the derivative of the second by the gate value is 2 ·
+        // ½.
         let probability = 1.0 / (1.0 + (-3.0f64).exp());
         let expected = 2.0 * (probability - 1.0).powi(2) + probability.powi(2);
         assert_eq!(found.size(), [1]);

@@ -1,17 +1,16 @@
 //! The life of a run's gates, as a pure function of the step.
 //!
 //! start → learn → freeze → cut. Gates start as open as what they decide about is important, learn
-//! until `gates.decide_after`, are frozen within the budget, and the network fine-tunes around them.
-//! Where all of them ignore the input, what is frozen could be cut out of the network for good; that
-//! stage comes right behind freezing, and so far leaves the network as it is, with its masks.
+//! until `gates.freeze_after`, are frozen within the budget, and the network fine-tunes around
+//! them. Where all of them ignore the input, what is frozen could be cut out of the network for
+//! good; that stage comes right behind freezing, and so far leaves the network as it is, with its
+//! masks.
 
-use crate::config::{GatesConfig, Weighting};
-use arch::{BlockSpec, Cost, NetSpec};
+use crate::config::GatesConfig;
+use arch::{BlockSpec, NetSpec};
 
-/// How far below its target frozen gates may stay unremarked, beyond what the largest gate decides about.
-const UNSPENT_WORTH_A_NOTE: f64 = 0.02;
-
-/// When what happens to the gates of a network. Rebuilt wherever the network's spec changes.
+/// When what happens to the gates of a network of one spec; a network that becomes smaller has
+/// another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GateLifecycle {
     /// The block each gate sits in, in the order of the spec's gate sites.
@@ -26,8 +25,8 @@ pub(crate) struct GateLifecycle {
 /// What happens to gates between two steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Transition {
-    /// They start as open as what they decide about is important, unless another run left them where
-    /// they are.
+    /// They start as open as what they decide about is important, unless another run left them
+    /// where they are.
     Start,
     /// They freeze within the budget, and what was averaged before begins anew.
     Freeze,
@@ -44,7 +43,7 @@ impl GateLifecycle {
         let numbered = spec.blocks.iter().enumerate();
         let blocks: Vec<usize> =
             numbered.flat_map(|(number, block)| std::iter::repeat_n(number, gates_of(block))).collect();
-        let freeze_at = config.decided_from(steps_per_epoch).filter(|_| !blocks.is_empty());
+        let freeze_at = config.freezes_at(steps_per_epoch).filter(|_| !blocks.is_empty());
         let dependent = spec.has_dependent_gates();
         let steps_per_epoch = steps_per_epoch as u64;
         Self { blocks, dependent, freeze_at, steps_per_epoch }
@@ -94,22 +93,6 @@ impl GateLifecycle {
         }
         transitions
     }
-
-    /// The share of the target's whole that the gate which decides about most decides about.
-    fn largest_gate(&self, weighting: Weighting, cost: &Cost) -> f64 {
-        let most = || cost.per_gate().into_iter().max().unwrap_or(0) as f64;
-        match weighting {
-            Weighting::Gates => 1.0 / self.blocks.len().max(1) as f64,
-            Weighting::Macs => most() / cost.gated().max(1) as f64,
-            Weighting::Network => most() / cost.dense.max(1) as f64,
-        }
-    }
-
-    /// Whether gates that froze at the activation `found` left more of the target unspent than the
-    /// size of single gates explains.
-    pub fn leaves_unspent(&self, found: f64, target: f64, weighting: Weighting, cost: &Cost) -> bool {
-        found < target - UNSPENT_WORTH_A_NOTE - self.largest_gate(weighting, cost)
-    }
 }
 
 #[cfg(test)]
@@ -121,7 +104,7 @@ mod tests {
     fn lifecycle(kind: GateKind, freeze_after: Option<f64>) -> GateLifecycle {
         let spec = NetSpec::preset("resnet18", 2).unwrap();
         let spec = spec.with_layer_gates(kind, |block| [1, 3].contains(&block));
-        GateLifecycle::new(&spec, &GatesConfig { decide_after: freeze_after, ..GatesConfig::default() }, 10)
+        GateLifecycle::new(&spec, &GatesConfig { freeze_after, ..GatesConfig::default() }, 10)
     }
 
     #[test]
@@ -153,23 +136,9 @@ mod tests {
     fn gates_that_never_freeze_and_networks_without_gates_have_nothing_to_come() {
         let never = lifecycle(GateKind::Independent, None);
         assert!((1..=40).all(|step| never.transitions(step).is_empty() && !never.is_frozen(step)));
-        let config = GatesConfig { decide_after: Some(1.0), ..GatesConfig::default() };
+        let config = GatesConfig { freeze_after: Some(1.0), ..GatesConfig::default() };
         let none = GateLifecycle::new(&NetSpec::preset("resnet18", 2).unwrap(), &config, 10);
         assert!(!none.has_gates() && !none.will_freeze(0));
         assert!((0..=40).all(|step| none.transitions(step).is_empty()));
-    }
-
-    #[test]
-    fn what_is_left_unspent_is_remarked_on_beyond_the_largest_gate() {
-        let gates = lifecycle(GateKind::Independent, Some(1.0));
-        let spec = NetSpec::preset("resnet18", 2).unwrap();
-        let spec = spec.with_layer_gates(GateKind::Independent, |block| [1, 3].contains(&block));
-        let cost = Cost::of(&spec, 32, 32).unwrap();
-        // One of two gates is half of the whole.
-        assert!(!gates.leaves_unspent(0.0, 0.52, Weighting::Gates, &cost));
-        assert!(gates.leaves_unspent(0.0, 0.53, Weighting::Gates, &cost));
-        let largest = cost.per_gate().into_iter().max().unwrap() as f64 / cost.dense as f64;
-        assert!(!gates.leaves_unspent(0.5, 0.519 + largest, Weighting::Network, &cost));
-        assert!(gates.leaves_unspent(0.5, 0.521 + largest, Weighting::Network, &cost));
     }
 }

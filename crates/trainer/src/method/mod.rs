@@ -1,5 +1,5 @@
-//! The method: what training minimizes, and the life of the gates: how they start, freeze within the
-//! budget, and whether they agree for every image.
+//! The method: what training minimizes, and the life of the gates: how they start, freeze within
+//! the budget, and whether they agree for every image.
 
 pub(crate) mod agreement;
 pub(crate) mod budget;

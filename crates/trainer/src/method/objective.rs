@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::results::scheduled::Scheduled;
 use arch::{Cost, Meter, Output};
 use gumbel_gates::loss::{self, Sides};
-use gumbel_gates::{Openings, sampling};
+use gumbel_gates::{GateValues, sampling};
 use tch::{Kind, Reduction, Tensor};
 
 /// The objective's terms and what they weigh.
@@ -15,7 +15,7 @@ pub struct Objective {
     pub label_smoothing: f64,
     /// Which activation loss.
     pub activation: ActivationLoss,
-    /// Which openings it sees.
+    /// Which gate values it sees.
     pub loss_on: LossOn,
     /// What the activation is a share of.
     pub weighting: Weighting,
@@ -41,7 +41,8 @@ pub struct Distillation {
 pub struct Labels {
     /// The images' labels `[N]`.
     pub labels: Tensor,
-    /// The labels `[N]` of the images that were mixed into them, and the share of the images themselves; absent, they are whole.
+    /// The labels `[N]` of the images that were mixed into them, and the share of the images
+    /// themselves; absent, they are whole.
     pub mixed: Option<(Tensor, f64)>,
     /// A teacher's class logits [N, classes], if there is one.
     pub teacher: Option<Tensor>,
@@ -106,15 +107,15 @@ impl Objective {
         (weights > 0.0).then(|| sum / weights)
     }
 
-    /// The activation of openings, a scalar tensor: the share of open gates or of MACs.
+    /// The activation of gate values, a scalar tensor: the share of open gates or of MACs.
     ///
     /// # Errors
-    /// If there are no gates, or the openings belong to another network.
-    pub fn activation(&self, openings: &Openings, meter: &Meter) -> Result<Tensor> {
+    /// If there are no gates, or the gate values belong to another network.
+    pub fn activation(&self, gate_values: &GateValues, meter: &Meter) -> Result<Tensor> {
         Ok(match self.weighting {
-            Weighting::Gates => openings.mean()?,
-            Weighting::Macs => meter.activation(openings)?,
-            Weighting::Network => meter.share(openings)?,
+            Weighting::Gates => gate_values.mean()?,
+            Weighting::Macs => meter.activation(gate_values)?,
+            Weighting::Network => meter.share(gate_values)?,
         })
     }
 
@@ -130,12 +131,12 @@ impl Objective {
             let (share, rest) = (self.distillation.share, 1.0 - self.distillation.share);
             total = total.f_mul_scalar(rest)?.f_add(&taught.f_mul_scalar(share)?)?;
         }
-        let Some(target) = self.mean_target(&scheduled.targets).filter(|_| !output.openings.is_empty()) else {
+        let Some(target) = self.mean_target(&scheduled.targets).filter(|_| !output.gate_values.is_empty()) else {
             return Ok(Terms { total, cross_entropy: cross_entropy.f_detach()?, activation: None });
         };
         let deployed;
-        let openings = match self.loss_on {
-            LossOn::Sampled => &output.openings,
+        let gate_values = match self.loss_on {
+            LossOn::Sampled => &output.gate_values,
             LossOn::Deployed => {
                 deployed = Self::deployed(output, scheduled.temperature)?;
                 &deployed
@@ -143,13 +144,13 @@ impl Objective {
         };
         let activation = match (self.activation, &self.gate_macs) {
             (ActivationLoss::PerGate, macs) => {
-                loss::per_gate(openings, &scheduled.targets, macs.as_deref(), self.sides)?
+                loss::per_gate(gate_values, &scheduled.targets, macs.as_deref(), self.sides)?
             }
-            (ActivationLoss::Batch, _) => loss::batch(&self.activation(openings, meter)?, target, self.sides)?,
+            (ActivationLoss::Batch, _) => loss::batch(&self.activation(gate_values, meter)?, target, self.sides)?,
         };
         total = total.f_add(&activation.f_mul_scalar(scheduled.loss_factor)?)?;
-        if scheduled.polarisation > 0.0 {
-            total = total.f_add(&loss::indecision(&output.gate_logits)?.f_mul_scalar(scheduled.polarisation)?)?;
+        if scheduled.polarization > 0.0 {
+            total = total.f_add(&loss::indecision(&output.gate_logits)?.f_mul_scalar(scheduled.polarization)?)?;
         }
         Ok(Terms { total, cross_entropy: cross_entropy.f_detach()?, activation: Some(activation.f_detach()?) })
     }
@@ -173,15 +174,16 @@ impl Objective {
     }
 
     /// The gate values that argmax would choose.
-    fn deployed(output: &Output, temperature: f64) -> Result<Openings> {
+    fn deployed(output: &Output, temperature: f64) -> Result<GateValues> {
         let decide = |logits| Ok(sampling::decide(logits, temperature)?);
-        Ok(Openings::new(output.gate_logits.iter().map(decide).collect::<Result<_>>()?)?)
+        Ok(GateValues::new(output.gate_logits.iter().map(decide).collect::<Result<_>>()?)?)
     }
 }
 
 impl Distillation {
-    /// T² · KL(teacher ‖ student) with both softened by the temperature T, averaged over the batch (Hinton et al. 2015, section
-    /// 2.1: the factor keeps the gradient's size). Logits [N, classes].
+    /// T² · KL(teacher ‖ student) with both softened by the temperature T, averaged over the batch
+    /// (Hinton et al. 2015, section 2.1: the factor keeps the gradient's size). Logits [N,
+    /// classes].
     fn loss(&self, student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
         let soften = |logits: &Tensor| logits.f_div_scalar(self.temperature)?.f_log_softmax(1, Kind::Float);
         let images = student.size2()?.0;
@@ -199,13 +201,13 @@ mod tests {
 
     /// Two images, two classes, two gates; class logits (0, 0) and (0, ln 3), labels 0 and 1.
     fn output() -> Output {
-        let opening = |values: [f32; 2]| Tensor::from_slice(&values).view([2, 1]);
+        let site = |values: [f32; 2]| Tensor::from_slice(&values).view([2, 1]);
         let gate = |closed: f32, open: f32| Tensor::from_slice(&[closed, open]).view([1, 1, 2]).repeat([2, 1, 1]);
         Output {
             logits: Tensor::from_slice(&[0.0f32, 0.0, 0.0, 3.0f32.ln()]).view([2, 2]),
             // Deployed: the first gate is open for both images, the second for none.
             gate_logits: vec![gate(0.0, 1.0), gate(2.0, 1.0)],
-            openings: Openings::new(vec![opening([1.0, 0.0]), opening([1.0, 0.0])]).unwrap(),
+            gate_values: GateValues::new(vec![site([1.0, 0.0]), site([1.0, 0.0])]).unwrap(),
         }
     }
 
@@ -286,7 +288,8 @@ mod tests {
         close(activation, share * 0.16);
         let [.., activation] = terms(&Objective { activation: ActivationLoss::Batch, ..weighted_by(&cost) });
         close(activation, (0.5 * (1.0 - share) + 0.9 * share - 0.5).powi(2));
-        // Deployed, the first gate is open and the second closed: their share of the gated MACs, not of the gates.
+        // Deployed, the first gate is open and the second closed: their share of the gated MACs,
+        // not of the gates.
         let objective =
             Objective { activation: ActivationLoss::Batch, loss_on: LossOn::Deployed, ..weighted_by(&cost) };
         let [.., activation] = terms(&objective);
@@ -311,7 +314,8 @@ mod tests {
         let meter = Meter::new(&cost(), Device::Cpu).unwrap();
         let mixed = Some((Tensor::from_slice(&[1i64, 0]), 0.75));
         let terms = PLAIN.terms(&output(), &Labels { mixed, ..labels(None) }, &scheduled, &meter).unwrap();
-        // The first image is undecided; the second is ¾ of class 1 with probability ¾ and ¼ of class 0.
+        // The first image is undecided; the second is ¾ of class 1 with probability ¾ and ¼ of
+        // class 0.
         let second = 0.75 * (4.0f64 / 3.0).ln() + 0.25 * 4.0f64.ln();
         close(terms.cross_entropy.double_value(&[]), (2.0f64.ln() + second) / 2.0);
     }
@@ -337,7 +341,8 @@ mod tests {
         let cross_entropy = (2.0f64.ln() + (4.0f64 / 3.0).ln()) / 2.0;
         // A teacher that answers as the network does has nothing to add.
         close(total(&[1.0, 1.0, 0.0, 3.0f32.ln()]), 0.75 * cross_entropy);
-        // For the first image the softened teacher says (9, 1) / 10 where the network says (1, 1) / 2.
+        // For the first image the softened teacher says (9, 1) / 10 where the network says (1, 1) /
+        // 2.
         let divergence = 0.9 * 1.8f64.ln() + 0.1 * 0.2f64.ln();
         close(total(&[81.0f32.ln(), 0.0, 0.0, 3.0f32.ln()]), 0.75 * cross_entropy + 0.25 * 4.0 * divergence / 2.0);
     }
@@ -345,8 +350,8 @@ mod tests {
     #[test]
     fn indecision_counts_by_its_weight() {
         let meter = Meter::new(&cost(), Device::Cpu).unwrap();
-        let total = |polarisation| {
-            let scheduled = Scheduled { polarisation, ..scheduled(vec![0.5, 0.9], 0.0) };
+        let total = |polarization| {
+            let scheduled = Scheduled { polarization, ..scheduled(vec![0.5, 0.9], 0.0) };
             let terms = PLAIN.terms(&output(), &labels(None), &scheduled, &meter).unwrap();
             terms.total.double_value(&[])
         };

@@ -9,7 +9,8 @@ use super::summary::Summary;
 pub struct Evaluation {
     /// How the network was used.
     pub strategy: Strategy,
-    /// Means over the images, and over the runs of a stochastic strategy. The MACs of an ensemble are those of all its runs.
+    /// Means over the images, and over the runs of a stochastic strategy. The MACs of an ensemble
+    /// are those of all its runs.
     pub summary: Summary,
     /// How much the runs of a stochastic strategy differ.
     pub deviation: Option<Deviation>,
@@ -28,8 +29,8 @@ pub struct Deviation {
     pub top1: f64,
     /// Of top-5.
     pub top5: f64,
-    /// Of the mean opening.
-    pub opening: f64,
+    /// Of the open rate.
+    pub open_rate: f64,
     /// Of the MACs per image.
     pub macs: f64,
 }

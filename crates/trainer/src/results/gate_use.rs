@@ -5,7 +5,8 @@
 pub struct GateUse {
     /// Images of each class.
     pub class_images: Vec<u64>,
-    /// For each class and gate the share of the class's images for which the gate was open; 0 for a class without images.
+    /// For each class and gate the share of the class's images for which the gate was open; 0 for a
+    /// class without images.
     pub class_rates: Vec<Vec<f64>>,
     /// One entry per image, in the order they were seen.
     pub images: Vec<ImageUse>,
@@ -37,7 +38,7 @@ pub enum GateState {
 
 /// How many gates are in which state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Polarisation {
+pub struct Polarization {
     /// Open for every image.
     pub always_open: usize,
     /// Closed for every image.
@@ -66,7 +67,7 @@ impl GateState {
     }
 }
 
-impl Polarisation {
+impl Polarization {
     /// Of gates that are open for these shares of the images.
     pub fn of(rates: &[f64]) -> Self {
         let mut counts = Self::default();

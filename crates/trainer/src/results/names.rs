@@ -23,8 +23,8 @@ impl SiteName {
     }
 }
 
-/// A name for each gate, in the order of [`crate::Summary::rates`]: `layer1.0.gate` for a layer gate, else with its number at
-/// the site, `layer1.0.gate.input.3`.
+/// A name for each gate, in the order of [`crate::Summary::rates`]: `layer1.0.gate` for a layer
+/// gate, else with its number at the site, `layer1.0.gate.input.3`.
 pub fn gate_names(spec: &NetSpec) -> Vec<String> {
     let mut names = Vec::with_capacity(spec.gate_count());
     for (block, gates) in spec.gate_sites() {

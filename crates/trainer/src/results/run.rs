@@ -23,7 +23,7 @@ pub enum Outcome {
     Interrupted(RunDir),
 }
 
-/// What a finished run came to.
+/// The result of a finished run.
 #[derive(Debug)]
 pub struct Verdict {
     /// The run's configuration.
@@ -34,9 +34,9 @@ pub struct Verdict {
     pub cost: Cost,
     /// The last evaluation.
     pub evaluation: Evaluation,
-    /// Per block its gates' mean target and opening, `None` for blocks without a gate.
+    /// Per block its gates' mean target and open rate, `None` for blocks without a gate.
     pub blocks: Vec<Option<BlockVerdict>>,
-    /// What the gates are held to and what they came to in the last evaluation, `None` without gates.
+    /// What the gates are held to and what they are in the last evaluation, `None` without gates.
     pub activation: Option<Activation>,
     /// Epoch (from 1) and value of the best evaluation, by `checkpoints.best_by`.
     pub best: (u64, f64),
@@ -53,7 +53,7 @@ pub struct Verdict {
 pub struct Activation {
     /// What it should be.
     pub target: f64,
-    /// What it is: the mean opening, or the share of the gated MACs that is used (`gates.weighting`).
+    /// What it is: the open rate, or the share of the gated MACs that is used (`gates.weighting`).
     pub found: f64,
 }
 
@@ -63,5 +63,5 @@ pub struct BlockVerdict {
     /// Mean share of images for which they should be open.
     pub target: f64,
     /// Mean share of images for which they are.
-    pub opening: f64,
+    pub open_rate: f64,
 }

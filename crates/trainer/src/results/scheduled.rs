@@ -12,7 +12,7 @@ pub struct Scheduled {
     /// Weight of the activation loss, the papers' lossfact.
     pub loss_factor: f64,
     /// Weight of the term that drives gates towards a decision.
-    pub polarisation: f64,
+    pub polarization: f64,
     /// Temperature of the softmax behind the gates' gradient.
     pub temperature: f64,
     /// Whether gates no longer learn.

@@ -38,7 +38,8 @@ impl StepTime {
         )
     }
 
-    /// What none of the parts explains: logs, checkpoints and, on a GPU, the time it had nothing to do.
+    /// What none of the parts explains: logs, checkpoints and, on a GPU, the time it had nothing to
+    /// do.
     pub fn rest(&self) -> f64 {
         (self.total - self.images - self.forward - self.backward - self.update).max(0.0)
     }

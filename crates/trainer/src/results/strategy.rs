@@ -4,7 +4,8 @@ use gumbel_gates::Policy;
 use std::fmt;
 use std::str::FromStr;
 
-/// How a gated network is used for inference: with one policy, or with several sampled runs taken together.
+/// How a gated network is used for inference: with one policy, or with several sampled runs taken
+/// together.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Strategy {
     /// One forward pass.
@@ -14,8 +15,8 @@ pub enum Strategy {
         /// How many.
         runs: usize,
     },
-    /// Sampled gates, this many times: each run votes for its most probable class, and classes rank by their votes (ECCV 2020).
-    /// Equal votes are told apart by the mean probability.
+    /// Sampled gates, this many times: each run votes for its most probable class, and classes rank
+    /// by their votes (ECCV 2020). Equal votes are told apart by the mean probability.
     Ensemble {
         /// How many.
         runs: usize,
@@ -28,8 +29,9 @@ const RUNS: usize = 5;
 pub(crate) const MOST_RUNS: usize = 1000;
 
 impl Strategy {
-    /// Every strategy of ECCV 2020, for a network with `gates` gates: argmax, always open, stochastic, ensemble, two thresholds
-    /// on either side of argmax, and half of the gates for every image.
+    /// Every strategy of ECCV 2020, for a network with `gates` gates: argmax, always open,
+    /// stochastic, ensemble, two thresholds on either side of argmax, and half of the gates for
+    /// every image.
     pub fn all(gates: usize) -> Vec<Self> {
         if gates == 0 {
             return vec![Self::Policy(Policy::AlwaysOpen)];

@@ -1,4 +1,4 @@
-//! What the images of an epoch, or of a part of it, came to.
+//! What was measured over the images of an epoch, or of a part of it.
 
 use crate::config::{Metric, Weighting};
 use arch::Cost;
@@ -28,8 +28,8 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Mean opening of all gates; 1 without gates.
-    pub fn opening(&self) -> f64 {
+    /// Open rate of all gates; 1 without gates.
+    pub fn open_rate(&self) -> f64 {
         if self.rates.is_empty() { 1.0 } else { self.rates.iter().sum::<f64>() / self.rates.len() as f64 }
     }
 }
@@ -80,7 +80,7 @@ impl Weighting {
     /// The activation of a network of that cost that used `summary`: what is held to the target.
     pub fn activation(self, summary: &Summary, cost: &Cost) -> f64 {
         match self {
-            Self::Gates => summary.opening(),
+            Self::Gates => summary.open_rate(),
             Self::Macs => (summary.macs - cost.constant() as f64) / cost.gated().max(1) as f64,
             Self::Network => summary.macs / cost.dense as f64,
         }

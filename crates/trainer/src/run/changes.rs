@@ -86,8 +86,8 @@ const FIXED: [(&str, &str); 5] = [
     // Steps are counted, and what was measured is filed by them.
     ("train.batch_size", "batch size"),
     ("checkpoints.best_by", "measure of what is best"),
-    // Gates may be decided already.
-    ("gates.decide_after", "decision of its gates"),
+    // Gates may be frozen already.
+    ("gates.freeze_after", "freezing of its gates"),
     ("gates.target", "target"),
 ];
 

@@ -3,12 +3,13 @@
 use crate::error::{Error, Result};
 use data::Source;
 
-/// What to say where weights that name no classes meet class folders which torchvision would number otherwise.
+/// What to say where weights that name no classes meet class folders which torchvision would number
+/// otherwise.
 pub fn note_on_class_order(source: &dyn Source) -> Option<String> {
     let classes = source.classes();
     let in_folders = !source.is_empty() && source.name(0).starts_with(&classes[source.label(0)]);
-    let neighbours = classes.iter().zip(classes.iter().skip(1));
-    let (first, second) = neighbours.into_iter().find(|(first, second)| in_folders && first > second)?;
+    let neighbors = classes.iter().zip(classes.iter().skip(1));
+    let (first, second) = neighbors.into_iter().find(|(first, second)| in_folders && first > second)?;
     Some(format!(
         "class folders are numbered in natural order, '{first}' before '{second}'; torchvision's ImageFolder compares characters, so weights \
          that were trained with it would take some of these classes for others"

@@ -26,11 +26,13 @@ pub struct DryRun {
     pub notes: Vec<String>,
     /// Learned numbers of the network and of its gates.
     pub parameters: (u64, u64),
-    /// Peak memory in bytes, of the process on the CPU and of the tensors on a GPU; absent where it cannot be told.
+    /// Peak memory in bytes, of the process on the CPU and of the tensors on a GPU; absent where it
+    /// cannot be told.
     pub memory: Option<u64>,
     /// The last step.
     pub step: StepTime,
-    /// Seconds for a batch of the evaluations after an epoch: decoded, and classified in every way that an epoch with learning gates asks for.
+    /// Seconds for a batch of the evaluations after an epoch: decoded, and classified in every way
+    /// that an epoch with learning gates asks for.
     pub evaluation: f64,
     /// Size of a checkpoint in bytes.
     pub checkpoint: usize,
@@ -41,8 +43,9 @@ pub struct DryRun {
 }
 
 impl DryRun {
-    /// Seconds the whole run would take at this pace, as if gates learned to its end. It leaves out how they start and are decided, and
-    /// checkpoints. Images that were decoded ahead may hide a slow loader.
+    /// Seconds the whole run would take at this pace, as if gates learned to its end. It leaves out
+    /// how they start and freeze, and checkpoints. Images that were decoded ahead may hide a slow
+    /// loader.
     pub fn projected(&self) -> f64 {
         let (epochs, steps, evaluations) = self.length;
         let calibration = self.calibration as f64 * (self.step.images + self.step.forward);
@@ -50,10 +53,12 @@ impl DryRun {
     }
 }
 
-/// Prepares a run as [`Fit::prepare`] does, in a folder that is removed again, trains two steps and evaluates a batch.
+/// Prepares a run as [`Fit::prepare`] does, in a folder that is removed again, trains two steps and
+/// evaluates a batch.
 ///
 /// # Errors
-/// As a run would fail: `out` exists, something is missing or does not fit, memory does not suffice.
+/// As a run would fail: `out` exists, something is missing or does not fit, memory does not
+/// suffice.
 pub fn dry_run(config: Config, out: Option<&Path>, device: Device) -> Result<DryRun> {
     if let Some(path) = out.filter(|out| out.exists()) {
         return Err(Error::OutputExists { path: path.to_owned() });

@@ -20,7 +20,7 @@ use data::Batch;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// What an epoch's network came to on the validation images.
+/// What was measured of an epoch's network on the validation images.
 struct EpochEvaluations {
     /// As it is deployed: averaged, where weights are, with the policy of the configuration.
     deployed: Evaluation,
@@ -35,22 +35,22 @@ struct Counting {
     totals: Totals,
     bad: BadImages,
     clock: Clock,
-    /// When the log was written last, and the images by then. The pace is that of this process; what
-    /// else is logged may have begun in an earlier one.
+    /// When the log was written last, and the images by then. The pace is that of this process;
+    /// what else is logged may have begun in an earlier one.
     logged: Instant,
     images: u64,
 }
 
-/// The last evaluation of a run.
-struct LastEvaluation {
+/// What an epoch ended with.
+struct EpochResult {
     evaluation: Evaluation,
     /// Images that could not be used, in training and validation together.
     bad: usize,
 }
 
 impl Fit {
-    /// Trains to the end, or until `interrupt` is set: then the step is finished, or the evaluation dropped, and the state
-    /// saved.
+    /// Trains to the end, or until `interrupt` is set: then the step is finished, or the evaluation
+    /// dropped, and the state saved.
     ///
     /// # Errors
     /// If the loss leaves the finite numbers, too many images are bad, or a file cannot be written.
@@ -59,7 +59,8 @@ impl Fit {
         let first_epoch = self.progress.epoch;
         let last = match self.train(listeners, interrupt) {
             Ok(last) => last,
-            Err(Error::Interrupted) => {
+            // A listener that errs so is not asked for it: then steps may be half told.
+            Err(Error::Interrupted) if interrupt.load(Ordering::Relaxed) => {
                 self.save_interrupted(listeners)?;
                 return Ok(Outcome::Interrupted(self.run));
             }
@@ -75,7 +76,7 @@ impl Fit {
     }
 
     /// All epochs that are left, and the last evaluation.
-    fn train(&mut self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<LastEvaluation> {
+    fn train(&mut self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<EpochResult> {
         for note in std::mem::take(&mut self.notes) {
             notify(listeners, &Event::Note(&note))?;
         }
@@ -107,12 +108,13 @@ impl Fit {
             // Resumed after the last epoch.
             None => {
                 let evaluation = self.evaluate(listeners, interrupt)?.deployed;
-                Ok(LastEvaluation { bad: evaluation.bad, evaluation })
+                Ok(EpochResult { bad: evaluation.bad, evaluation })
             }
         }
     }
 
-    /// Whether the last `train.patience` epochs brought nothing better. Before gates freeze there is nothing to compare.
+    /// Whether the last `train.patience` epochs brought nothing better. Before gates freeze there
+    /// is nothing to compare.
     fn has_stalled(&self) -> bool {
         let patience = self.config.train.patience;
         let still_learning = self.gates.will_freeze(self.progress.step);
@@ -121,7 +123,7 @@ impl Fit {
     }
 
     /// One epoch with its evaluation and checkpoints.
-    fn epoch(&mut self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<LastEvaluation> {
+    fn epoch(&mut self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<EpochResult> {
         let epoch = self.progress.epoch + 1;
         let first = self.progress.batch;
         let batches = self.steps_per_epoch();
@@ -133,7 +135,8 @@ impl Fit {
         self.calibrate(listeners, interrupt)?;
         let found = self.evaluate(listeners, interrupt)?;
         let evaluation = found.deployed;
-        // The last step may have broken what its own loss did not show yet; such a network is never saved.
+        // The last step may have broken what its own loss did not show yet; such a network is never
+        // saved.
         self.refuse_broken_evaluation(evaluation.summary.loss)?;
         let step = self.progress.step;
         let ranking = self.rank(epoch, &evaluation.summary);
@@ -149,8 +152,8 @@ impl Fit {
             is_best: ranking.is_best,
             bad_images: bad,
         };
-        // Notified before it is saved: a run that is killed in between goes on from the state before and tells it again, one that has
-        // the new state never would.
+        // Notified before it is saved: a run that is killed in between goes on from the state
+        // before and tells it again, one that has the new state never would.
         if let Err(error) = notify(listeners, &ended) {
             return Err(self.keep_steps(error));
         }
@@ -162,7 +165,7 @@ impl Fit {
         progress.logged = Sums::default();
         progress.evaluation = Some(evaluation.summary.clone());
         self.save_evaluated(ranking, listeners)?;
-        Ok(LastEvaluation { evaluation, bad })
+        Ok(EpochResult { evaluation, bad })
     }
 
     /// The training steps of one epoch, or what is left of it.
@@ -198,7 +201,8 @@ impl Fit {
             if is_logged {
                 self.log(&mut counting, listeners, interrupt)?;
             }
-            // After the log, whose times it is no part of; before anything is saved, so that a resumed run finds it done.
+            // After the log, whose times it is no part of; before anything is saved, so that a
+            // resumed run finds it done.
             self.advance_gates(step, listeners, interrupt)?;
             let interrupted = interrupt.load(Ordering::Relaxed);
             if interrupted || (number < batches && self.save_is_due(saved)) {
@@ -218,7 +222,8 @@ impl Fit {
         Ok(())
     }
 
-    /// One step on a batch, unless it is too small: batch norm cannot learn from a single image, and only bad files can leave so few.
+    /// One step on a batch, unless it is too small: batch norm cannot learn from a single image,
+    /// and only bad files can leave so few.
     fn train_on(
         &mut self,
         batch: &Batch,
@@ -262,14 +267,18 @@ impl Fit {
         self.progress.logged = sums.clone();
         if let Err(error) = notified {
             self.progress.partial = sums;
-            self.advance_gates(step, &mut [], interrupt)?;
-            return Err(self.keep_steps(error));
+            // A state is saved after the gates went on; the first error is the one to tell.
+            return Err(match self.advance_gates(step, &mut [], interrupt) {
+                Ok(()) => self.keep_steps(error),
+                Err(_) => error,
+            });
         }
         counting.logged = Instant::now();
         Ok(())
     }
 
-    /// Notifies of steps that were left out since the last call, and ends the run if they were too many. On a GPU it waits for the device.
+    /// Notifies of steps that were left out since the last call, and ends the run if they were too
+    /// many. On a GPU it waits for the device.
     pub(super) fn check_guard(&mut self, listeners: &mut [Box<dyn Listener>]) -> Result<()> {
         let step = match self.learner.guard.found()? {
             Found::Nothing => return Ok(()),
@@ -285,7 +294,8 @@ impl Fit {
         notify(listeners, &Event::Note(&note))
     }
 
-    /// Why a step was too much, as the error that ends the run; its images are listed in the run's folder.
+    /// Why a step was too much, as the error that ends the run; its images are listed in the run's
+    /// folder.
     fn diagnose(&mut self, step: u64) -> Result<Error> {
         let steps = self.steps_per_epoch() as u64;
         let batch = self.images.train.epoch(step / steps, (step % steps) as usize)?.next();
@@ -304,9 +314,10 @@ impl Fit {
         Ok(Error::NotFinite { what, diagnosis: Box::new(diagnosis) })
     }
 
-    /// Re-estimates the batch norm statistics before an evaluation, if the configuration asks for it.
-    /// The batches are those of an epoch that training does not reach. Training itself uses the batches' own statistics, and
-    /// those of frozen gates stay, so it goes on as if nothing had happened.
+    /// Re-estimates the batch norm statistics before an evaluation, if the configuration asks for
+    /// it. The batches are those of an epoch that training does not reach. Training itself uses the
+    /// batches' own statistics, and those of frozen gates stay, so it goes on as if nothing had
+    /// happened.
     fn calibrate(&self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<()> {
         let train = &self.config.train;
         if train.calibrate_batches == 0 {
@@ -346,8 +357,8 @@ impl Fit {
         Ok(EpochEvaluations { deployed, sampled, unaveraged })
     }
 
-    fn verdict(self, last: LastEvaluation, seconds: f64, epochs: u64) -> Verdict {
-        let LastEvaluation { evaluation, bad } = last;
+    fn verdict(self, last: EpochResult, seconds: f64, epochs: u64) -> Verdict {
+        let EpochResult { evaluation, bad } = last;
         let scheduled = self.scheduled(self.progress.step.saturating_sub(1));
         let activation = scheduled.target.map(|target| {
             let found = self.config.gates.weighting.activation(&evaluation.summary, &self.learner.cost);
@@ -378,7 +389,7 @@ impl Fit {
             *rates += rate;
         }
         let mean = |(gates, targets, rates): (f64, f64, f64)| {
-            (gates > 0.0).then(|| BlockVerdict { target: targets / gates, opening: rates / gates })
+            (gates > 0.0).then(|| BlockVerdict { target: targets / gates, open_rate: rates / gates })
         };
         sums.into_iter().map(mean).collect()
     }

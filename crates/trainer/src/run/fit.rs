@@ -82,14 +82,14 @@ impl Fit {
             target: self.learner.objective.mean_target(&targets),
             targets,
             loss_factor: weight(gates.loss_factor),
-            polarisation: weight(gates.polarisation),
+            polarization: weight(gates.polarization),
             temperature: gates.temperature.at(epoch),
             frozen,
         }
     }
 
-    /// How what is deployed is evaluated after an epoch that ends with this step: with the policy of the configuration, and while gates
-    /// learn as they are sampled in training too.
+    /// How what is deployed is evaluated after an epoch that ends with this step: with the policy
+    /// of the configuration, and while gates learn as they are sampled in training too.
     pub(super) fn policies(&self, step: u64) -> Vec<Policy> {
         let policy = self.config.train.policy;
         let samples = matches!(policy, Policy::Sample { .. });

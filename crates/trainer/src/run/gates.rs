@@ -4,7 +4,7 @@ use crate::config::{GateStart, Weighting};
 use crate::error::Result;
 use crate::events::{Event, Listener, notify};
 use crate::learn::average::Average;
-use crate::method::budget::Budget;
+use crate::method::budget::{Budget, leaves_unspent};
 use crate::method::importance;
 use crate::method::lifecycle::Transition;
 use crate::run::fit::Fit;
@@ -17,7 +17,7 @@ const BUDGET_BATCHES: usize = 16;
 
 impl Fit {
     /// Makes gates start as open as what they decide about is important.
-    fn start(&mut self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<()> {
+    fn start_gates(&mut self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<()> {
         let importance = match self.config.gates.start {
             GateStart::Alike => return Ok(()),
             // They say how gates of one site compare; what they save in MACs is much the same.
@@ -58,10 +58,10 @@ impl Fit {
     ) -> Result<()> {
         for transition in self.gates.transitions(step) {
             match transition {
-                Transition::Start if self.fresh_gates => self.start(listeners, interrupt)?,
+                Transition::Start if self.fresh_gates => self.start_gates(listeners, interrupt)?,
                 Transition::Start => {}
-                Transition::Freeze => self.freeze(step, listeners)?,
-                Transition::FreezeAgain => self.freeze_again(step, listeners)?,
+                Transition::Freeze => self.freeze_gates(step, listeners)?,
+                Transition::FreezeAgain => self.freeze_gates_again(step, listeners)?,
                 // Frozen gates stay as masks, and the network as it is.
                 Transition::Cut => {}
             }
@@ -70,19 +70,19 @@ impl Fit {
     }
 
     /// Freezes the gates within the target.
-    fn freeze(&mut self, step: u64, listeners: &mut [Box<dyn Listener>]) -> Result<()> {
+    fn freeze_gates(&mut self, step: u64, listeners: &mut [Box<dyn Listener>]) -> Result<()> {
         let Some(target) = self.scheduled(step).target else { return Ok(()) };
-        self.progress.decided = true;
+        self.progress.frozen = true;
         let found = self.budget(&self.learner.network, target).meet(listeners)?;
         // What weights were while gates were sampled is of no use to frozen ones.
         self.learner.restart_average()?;
         let percent = |share: f64| format!("{:.1}%", 100.0 * share);
         let weighting: Weighting = self.config.gates.weighting;
         let name = weighting.name();
-        let note = format!("gates are decided: {name} {} (target {})", percent(found), percent(target));
+        let note = format!("gates are frozen: {name} {} (target {})", percent(found), percent(target));
         notify(listeners, &Event::Note(&note))?;
-        if self.gates.leaves_unspent(found, target, weighting, &self.learner.cost) {
-            let why = "what is left could not be spent: gates that are alike can only be decided alike; let them learn longer (gates.decide_after), or start \
+        if leaves_unspent(found, target, weighting, &self.learner.cost, self.gates.blocks().len()) {
+            let why = "what is left could not be spent: gates that are alike can only be frozen alike; let them learn longer (gates.freeze_after), or start \
                        them by importance (gates.start)";
             notify(listeners, &Event::Note(why))?;
         }
@@ -90,9 +90,9 @@ impl Fit {
     }
 
     /// Holds gates that look at the input to the target again, those of the averaged network too.
-    fn freeze_again(&mut self, step: u64, listeners: &mut [Box<dyn Listener>]) -> Result<()> {
+    fn freeze_gates_again(&mut self, step: u64, listeners: &mut [Box<dyn Listener>]) -> Result<()> {
         let Some(target) = self.scheduled(step).target else { return Ok(()) };
-        self.progress.decided = true;
+        self.progress.frozen = true;
         self.budget(&self.learner.network, target).meet(listeners)?;
         if let Some(average) = self.learner.average.as_ref().map(Average::network) {
             self.budget(average, target).meet(listeners)?;
@@ -107,7 +107,8 @@ impl Fit {
             objective: &self.learner.objective,
             meter: &self.learner.meter,
             target,
-            // As the network will see images when it is deployed: a random crop can look quite unlike them.
+            // As the network will see images when it is deployed: a random crop can look quite
+            // unlike them.
             pass: self.training_pass(&self.images.train_as_deployed, BUDGET_BATCHES),
         }
     }

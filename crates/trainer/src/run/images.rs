@@ -27,7 +27,7 @@ impl Images {
         let loader = |source, transform, order, batch_size| {
             let options = LoaderOptions {
                 transform,
-                normalise: input.normalise(),
+                normalize: input.normalize(),
                 order,
                 batch_size,
                 threads: data.threads,
@@ -43,19 +43,25 @@ impl Images {
     }
 }
 
+/// A path that is not UTF-8 could not be kept with the run.
+///
+/// # Errors
+/// If a path of the configuration is one.
+pub(crate) fn refuse_odd_paths(config: &Config) -> Result<()> {
+    let network = &config.network;
+    let teacher = &config.distillation.teacher;
+    let paths = [&config.data.path, &network.weights, &network.checkpoint, teacher];
+    match paths.into_iter().flatten().find(|path| path.to_str().is_none()) {
+        Some(path) => Err(Error::PathNotText { path: path.clone() }),
+        None => Ok(()),
+    }
+}
+
 /// The data set that a configuration names.
 ///
 /// # Errors
-/// If it cannot be indexed, or a path of the configuration is not UTF-8, so that it could not be kept
-/// with the run.
+/// If it cannot be indexed.
 pub(crate) fn open(config: &Config) -> Result<Dataset> {
-    let network = &config.network;
-    let teacher = &config.distillation.teacher;
-    for path in [&config.data.path, &network.weights, &network.checkpoint, teacher].into_iter().flatten() {
-        if path.to_str().is_none() {
-            return Err(Error::PathNotText { path: path.clone() });
-        }
-    }
     Ok(Dataset::open(&config.data.path.clone().unwrap_or_default())?)
 }
 

@@ -1,5 +1,5 @@
-//! A run from its first check to its last file. [`fit`] holds what a run is made of; `prepare` makes
-//! one, `epochs` trains it, with `gates` and `saving` below it.
+//! A run from its first check to its last file. [`fit`] holds what a run is made of; `prepare`
+//! makes one, `epochs` trains it, with `gates` and `saving` below it.
 
 mod changes;
 pub(crate) mod classes;

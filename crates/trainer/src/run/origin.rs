@@ -41,6 +41,15 @@ pub(crate) enum Folder {
     Resumed(RunDir, File),
 }
 
+/// States of a run that cannot be read, newer than the one it goes on from.
+#[derive(Debug, Default)]
+pub(crate) struct Damaged {
+    /// How many saves ago the state that it goes on from was written.
+    pub ago: usize,
+    /// What is wrong with each.
+    pub faults: Vec<Error>,
+}
+
 /// The state a run starts from, its tensors loaded.
 #[derive(Debug)]
 pub(crate) struct Start {
@@ -51,11 +60,12 @@ pub(crate) struct Start {
 }
 
 impl Folder {
-    /// The folder of a run that `out` names, by default `runs/NAME`, claimed if it is there already.
+    /// The folder of a run that `out` names, by default `runs/NAME`, claimed if it is there
+    /// already.
     ///
     /// # Errors
-    /// If there is nothing to resume, another process is at work in it, or the configuration of a run
-    /// that begins once more differs.
+    /// If there is nothing to resume, another process is at work in it, or the configuration of a
+    /// run that begins once more differs.
     pub fn of(config: &Config, out: Option<PathBuf>, resume: Resume) -> Result<Self> {
         if resume == Resume::No {
             return Ok(Self::New(out));
@@ -65,11 +75,13 @@ impl Folder {
         let lock = if run.checkpoints().exists() { Some(run.lock()?) } else { None };
         let begins_again = !run.has_state() && run.config().exists();
         if begins_again {
-            refuse_unasked(&Config::read(&run.config(), &[])?, config, resume)?;
+            refuse_unasked(&Config::read_saved(&run.config(), &[])?, config, resume)?;
         }
         match lock {
             Some(lock) if begins_again => Ok(Self::BegunAgain(run, lock)),
             Some(lock) => Ok(Self::Resumed(run, lock)),
+            // Says that the folder of its states cannot be read.
+            None if begins_again => run.lock().and(Err(Error::NothingToResume { path: run.last() })),
             None => Err(Error::NothingToResume { path: run.last() }),
         }
     }
@@ -91,7 +103,8 @@ impl Origin {
     }
 
     /// The checkpoint whose own network is trained, if there is one: then where gates sit is its
-    /// business and not the configuration's. A run that goes on has the network that it stopped with.
+    /// business and not the configuration's. A run that goes on has the network that it stopped
+    /// with.
     pub fn checkpoint(&self) -> Option<&Checkpoint> {
         match self {
             Self::Fresh | Self::Weights(..) => None,
@@ -111,6 +124,14 @@ impl Origin {
                 refuse_other_classes(&checkpoint.classes, &*dataset.train)?;
                 Ok(checkpoint.spec.clone())
             }
+        }
+    }
+
+    /// What is left to do once its tensors are loaded: it holds them no longer.
+    pub fn into_damaged(self) -> Damaged {
+        match self {
+            Self::Resumed(last) => Damaged { ago: last.ago, faults: last.faults },
+            Self::Fresh | Self::Weights(..) | Self::Checkpoint(..) => Damaged::default(),
         }
     }
 
@@ -211,11 +232,11 @@ fn go_on(
     let updates = if checkpoint.is_averaged() { training.updates } else { 0 };
     let progress = Training { config: config.clone(), updates, ..training.clone() };
     // What was stopped before its first step was stopped while its gates started.
-    Ok(Start { progress, fresh_gates: true, average })
+    Ok(Start { fresh_gates: progress.step == 0, progress, average })
 }
 
-/// The average of a network's weights, if the configuration asks for one; it begins with what they are
-/// now.
+/// The average of a network's weights, if the configuration asks for one; it begins with what they
+/// are now.
 fn average(config: &Config, network: &Network) -> Result<Option<Average>> {
     let decay = config.train.average_decay;
     let half = config.train.precision.half();

@@ -10,9 +10,9 @@ use crate::learn::teacher::Teacher;
 use crate::method::lifecycle::GateLifecycle;
 use crate::run::changes::Resume;
 use crate::run::fit::Fit;
-use crate::run::images::{Images, open};
-use crate::run::origin::{Folder, Origin, Start};
-use crate::states::retention::{LastState, step_back};
+use crate::run::images::{Images, open, refuse_odd_paths};
+use crate::run::origin::{Damaged, Folder, Origin, Start};
+use crate::states::retention::step_back;
 use arch::{Cost, NetSpec, Network};
 use data::Dataset;
 use std::fs::File;
@@ -20,12 +20,14 @@ use std::path::PathBuf;
 use tch::{Cuda, Device};
 
 impl Fit {
-    /// Checks and prepares everything: data, network, weights, the run's folder. `out` is the folder to make, by default the
-    /// first free `runs/NAME`; to `resume` it is the folder of the run to continue.
+    /// Checks and prepares everything: data, network, weights, the run's folder. `out` is the
+    /// folder to make, by default the first free `runs/NAME`; to `resume` it is the folder of the
+    /// run to continue.
     ///
     /// # Errors
     /// If anything is missing or does not fit; then nothing was written.
     pub fn prepare(config: Config, out: Option<PathBuf>, resume: Resume, device: Device) -> Result<Self> {
+        refuse_odd_paths(&config)?;
         config.check()?;
         let dataset = open(&config)?;
         Self::prepare_on(dataset, config, out, resume, device)
@@ -42,6 +44,7 @@ impl Fit {
         resume: Resume,
         device: Device,
     ) -> Result<Self> {
+        refuse_odd_paths(&config)?;
         config.check()?;
         let mut notes = dataset.notes.clone();
         let images = dataset.train.len();
@@ -53,18 +56,21 @@ impl Fit {
         let spec = origin.spec(&config, &dataset)?;
         let size = config.data.image_size as usize;
         let cost = Cost::of(&spec, size, size)?;
-        if spec.gate_count() > 0 {
-            refuse_unreachable_targets(&config, &origin, &cost)?;
-        }
         let network = build(&config, &spec, device)?;
         let mut optimizer = Optimizer::new(network.tensors(), spec.gate_count(), &config.optimizer, &config.gates)?;
         let start = origin.load(&config, resume, &dataset, &network, &mut optimizer, &mut notes)?;
-        refuse_untimely_freezing(&config, &spec, &origin, &start, dataset.train.len())?;
         let about = about(&spec, &dataset, device);
+        // Behind what a run that goes on may not change.
+        if spec.gate_count() > 0 {
+            refuse_unreachable_targets(&config, &origin, &cost)?;
+        }
+        let is_resumed = origin.is_resumed();
+        let damaged = origin.into_damaged();
         let teacher = Teacher::of(&config, dataset.classes(), device)?;
         let images = Images::load(dataset, &config)?;
         let Start { progress, fresh_gates, average } = start;
         let gates = GateLifecycle::new(&spec, &config.gates, images.train.batches());
+        refuse_untimely_freezing(&config, &spec, &gates, fresh_gates)?;
         let learner = Learner::new(&config, network, cost, optimizer, average, teacher, &progress)?;
 
         // Last of all: from here on there is something on the disk.
@@ -73,12 +79,10 @@ impl Fit {
         if resume != Resume::No {
             run.remove_scratch();
         }
-        if let Origin::Resumed(last) = &origin {
-            set_damaged_aside(&run, last, &mut notes)?;
-        }
+        set_damaged_aside(&run, &damaged, &mut notes)?;
         notes.insert(0, format!("{about}; writing {}", run.path().display()));
         Ok(Self {
-            saved: origin.is_resumed().then_some(progress.position()),
+            saved: is_resumed.then_some(progress.position()),
             resumed: resume != Resume::No,
             changed: resume == Resume::WithChanges && !begins_again,
             config,
@@ -138,7 +142,8 @@ fn claim(folder: Folder, config: &Config, notes: &mut Vec<String>) -> Result<(Ru
     };
     let text = config.to_toml().map_err(Error::from);
     if let Err(error) = text.and_then(|text| write_atomically(&run.config(), text.as_bytes())) {
-        // An empty run would stand in the way of the next try; the write's error is the one to tell.
+        // An empty run would stand in the way of the next try; the write's error is the one to
+        // tell.
         let _ = std::fs::remove_dir_all(run.path());
         return Err(error);
     }
@@ -146,17 +151,18 @@ fn claim(folder: Folder, config: &Config, notes: &mut Vec<String>) -> Result<(Ru
     Ok((run, lock))
 }
 
-/// Makes the state that the run goes on from the last one again, and says what was wrong with newer ones.
-fn set_damaged_aside(run: &RunDir, last: &LastState, notes: &mut Vec<String>) -> Result<()> {
-    let aside = step_back(run, last.ago)?;
-    notes.extend(last.faults.iter().zip(aside).map(|(fault, aside)| {
+/// Makes the state that the run goes on from the last one again, and says what was wrong with newer
+/// ones.
+fn set_damaged_aside(run: &RunDir, damaged: &Damaged, notes: &mut Vec<String>) -> Result<()> {
+    let aside = step_back(run, damaged.ago)?;
+    notes.extend(damaged.faults.iter().zip(aside).map(|(fault, aside)| {
         format!("{fault}; it is kept as {}, and the run goes on from the state before it", aside.display())
     }));
     Ok(())
 }
 
-/// Targets must fit a network that only a checkpoint knows, and no network can spend less than what no
-/// gate decides about.
+/// Targets must fit a network that only a checkpoint knows, and no network can spend less than what
+/// no gate decides about.
 fn refuse_unreachable_targets(config: &Config, origin: &Origin, cost: &Cost) -> Result<()> {
     if origin.checkpoint().is_some()
         && let Some(message) = config.gates.target.fault(Some(cost.blocks.len()))
@@ -170,27 +176,18 @@ fn refuse_unreachable_targets(config: &Config, origin: &Origin, cost: &Cost) -> 
     }
     let message = format!(
         "{target} of the network's MACs cannot be reached: {least:.3} of them are spent with all gates closed; raise the target or \
-         gate more places (gates.sites, gates.granularity)"
+         gate more sites (gates.sites, gates.granularity)"
     );
     Err(fault("gates.target", message))
 }
 
-/// Gates that have neither learned nor started by importance cannot be told apart, and statistics that
-/// are estimated anew would undo what dependent gates were frozen at.
-fn refuse_untimely_freezing(
-    config: &Config,
-    spec: &NetSpec,
-    origin: &Origin,
-    start: &Start,
-    images: usize,
-) -> Result<()> {
-    // As the loader counts them.
-    let steps = (images / config.train.batch_size).max(1);
-    let at_once = !origin.is_resumed() && config.gates.decided_from(steps) == Some(0);
-    if at_once && start.fresh_gates && spec.gate_count() > 0 && config.gates.start == GateStart::Alike {
-        return Err(fault("gates.decide_after", ALL_ALIKE.to_owned()));
+/// Gates that have neither learned nor started by importance cannot be told apart, and statistics
+/// that are estimated anew would undo what dependent gates were frozen at.
+fn refuse_untimely_freezing(config: &Config, spec: &NetSpec, gates: &GateLifecycle, fresh_gates: bool) -> Result<()> {
+    if fresh_gates && gates.is_frozen(0) && config.gates.start == GateStart::Alike {
+        return Err(fault("gates.freeze_after", ALL_ALIKE.to_owned()));
     }
-    if config.gates.decide_after.is_some() && config.train.calibrate_batches > 0 && spec.has_dependent_gates() {
+    if config.gates.freeze_after.is_some() && config.train.calibrate_batches > 0 && spec.has_dependent_gates() {
         return Err(fault("train.calibrate_batches", MOVES_MARGINS.to_owned()));
     }
     Ok(())

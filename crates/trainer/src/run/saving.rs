@@ -40,7 +40,8 @@ impl Fit {
         notify(listeners, &Event::Saved(&self.run.last()))
     }
 
-    /// Saves the steps that are done, as far as that is possible, where something that is notified of them failed with `error`.
+    /// Saves the steps that are done, as far as that is possible, where something that is notified
+    /// of them failed with `error`.
     pub(super) fn keep_steps(&mut self, error: Error) -> Error {
         // The first error is the one to tell.
         let _ = self.save_last(&mut []);
@@ -85,7 +86,8 @@ impl Fit {
         self.write_last(&state, listeners)
     }
 
-    /// The best state so far by its epoch's name too, which it has not if only one was kept until now.
+    /// The best state so far by its epoch's name too, which it has not if only one was kept until
+    /// now.
     fn keep_former_best(&self, former: Option<(u64, f64)>) -> Result<()> {
         let Some(path) = former.map(|(epoch, _)| self.run.best_of_epoch(epoch)) else { return Ok(()) };
         if path.exists() || !self.run.best().exists() {

@@ -1,25 +1,31 @@
-//! A network in a file: its tensors, and beside them the spec, the classes, how images are prepared, and where training stood.
+//! A network in a file: its tensors, and beside them the spec, the classes, how images are
+//! prepared, and where training stood.
 //!
-//! The format is safetensors. The tensors have the state dict's own names, averaged weights `average.NAME`, the optimiser's buffers
-//! `optimizer.KIND.NAME`; the rest is one JSON text in the metadata. Where there are averaged weights, they are the network that the
-//! checkpoint stands for, and the others only serve to train on.
+//! The format is safetensors. The tensors have the state dict's own names, averaged weights
+//! `average.NAME`, the optimizer's buffers `optimizer.KIND.NAME`; the rest is one JSON text in the
+//! metadata. Where there are averaged weights, they are the network that the checkpoint stands for,
+//! and the others only serve to train on.
 
 use super::input::Input;
 use super::training::Training;
+use crate::config::renamed::modernize_json;
 use crate::error::{Error, Result};
 use crate::files::atomic::write_atomically;
 use arch::state_dict::{StateDict, safetensors};
 use arch::{Classifier, Cost, NetSpec, Network};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::HashMap;
 use std::path::Path;
 use tch::{Device, Tensor};
 
 /// Metadata key of the description.
 const KEY: &str = "gumbel-gates";
-/// Version of the description; a reader refuses others.
-const FORMAT: u32 = 2;
-/// What the names of the optimiser's buffers begin with.
+/// Version of the description that is written.
+const FORMAT: u32 = 3;
+/// The oldest version that is read: since then only keys were renamed.
+const OLDEST: u32 = 2;
+/// What the names of the optimizer's buffers begin with.
 const OPTIMIZER: &str = "optimizer.";
 /// What those of averaged weights begin with.
 const AVERAGE: &str = "average.";
@@ -70,8 +76,8 @@ pub(crate) struct Saved<'a> {
 }
 
 impl Saved<'_> {
-    /// A checkpoint as a file's content. Training can go on exactly from where it stood only with the
-    /// `buffers` of its optimizer, by their names.
+    /// A checkpoint as a file's content. Training can go on exactly from where it stood only with
+    /// the `buffers` of its optimizer, by their names.
     ///
     /// # Errors
     /// If the tensors cannot be read or the description cannot be written.
@@ -128,14 +134,19 @@ impl Checkpoint {
             let reason = format!("it has format {format} and this program reads format {FORMAT}; use a newer one");
             return Err(refuse(reason));
         }
-        if format < FORMAT {
+        if format < OLDEST {
             let reason = format!(
                 "it has format {format}, of an older version, and this program reads format {FORMAT}; its weights alone still \
                  load, with --weights of `train fit`"
             );
             return Err(refuse(reason));
         }
-        let Description { spec, classes, input, training, .. } = serde_json::from_str(description).map_err(damaged)?;
+        let mut description: Value = serde_json::from_str(description).map_err(damaged)?;
+        if let Some(training) = description.get_mut("training").filter(|training| training.is_object()) {
+            modernize_json(&mut training["config"]);
+        }
+        let Description { spec, classes, input, training, .. } =
+            serde_json::from_value(description).map_err(damaged)?;
         if classes.len() != spec.head.classes || !input.is_sane() {
             return Err(refuse("its description contradicts itself".into()));
         }

@@ -28,12 +28,14 @@ pub fn check_path(export: &Path) -> PathBuf {
     export.with_extension("check.pt")
 }
 
-/// Writes `network` as a TorchScript file to `path`, and beside it ([`check_path`]) images with the logits this program computes for
-/// them. Attributes of the module: `image_size`, `resize`, `mean`, `std`, `classes`, `macs` (per image with all gates open),
-/// `provenance` and `source`, the script as it was compiled.
+/// Writes `network` as a TorchScript file to `path`, and beside it ([`check_path`]) images with the
+/// logits this program computes for them. Attributes of the module: `image_size`, `resize`, `mean`,
+/// `std`, `classes`, `macs` (per image with all gates open), `provenance` and `source`, the script
+/// as it was compiled.
 ///
 /// # Errors
-/// If the network cannot become a script, every gate is closed, or a file cannot be written; then neither is there.
+/// If the network cannot become a script, every gate is closed, or a file cannot be written; then
+/// neither is there.
 pub fn export_script(network: &Network, about: &About, options: &ScriptOptions, path: &Path) -> Result<()> {
     let Input { image_size, resize, mean, std } = about.input;
     let size = image_size as usize;
@@ -59,8 +61,8 @@ pub fn export_script(network: &Network, about: &About, options: &ScriptOptions, 
     let output = tch::no_grad(|| network.forward(&images.to_device(network.device()), pass))?;
     // Gates that look at the image may well close on noise.
     let independent = network.spec().gate_sites().all(|(_, gates)| gates.kind == GateKind::Independent);
-    let gated = !output.openings.is_empty();
-    if gated && independent && output.openings.joined()?.f_max()?.f_double_value(&[])? == 0.0 {
+    let gated = !output.gate_values.is_empty();
+    if gated && independent && output.gate_values.joined()?.f_max()?.f_double_value(&[])? == 0.0 {
         return Err(Error::AllClosed);
     }
     let mut check = Script::new("Check")?;

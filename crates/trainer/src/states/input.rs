@@ -1,7 +1,7 @@
 //! How an image is prepared for evaluation.
 
 use crate::config::Config;
-use data::{Normalise, Transform};
+use data::{Normalize, Transform};
 use serde::{Deserialize, Serialize};
 
 /// How an image is prepared for evaluation.
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct Input {
     /// Side of the square the network sees, in pixels.
     pub image_size: u32,
-    /// The shorter side is resized to this many pixels before the centre is cut out.
+    /// The shorter side is resized to this many pixels before the center is cut out.
     pub resize: u32,
     /// Mean of red, green and blue.
     pub mean: [f32; 3],
@@ -30,9 +30,9 @@ impl Input {
         Transform::ResizeCenterCrop { resize: self.resize, size: self.image_size }
     }
 
-    /// The normalisation.
-    pub fn normalise(&self) -> Normalise {
-        Normalise { mean: self.mean, std: self.std }
+    /// The normalization.
+    pub fn normalize(&self) -> Normalize {
+        Normalize { mean: self.mean, std: self.std }
     }
 
     pub(crate) fn is_sane(&self) -> bool {

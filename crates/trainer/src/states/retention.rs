@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 /// Evaluations whose states are kept: epoch (from 1) and value, the best first.
 pub(crate) type Ranking = Vec<(u64, f64)>;
 
-/// `ranking` with the evaluation of an epoch, cut off where the configuration says; a value equal to an earlier one comes behind it.
+/// `ranking` with the evaluation of an epoch, cut off where the configuration says; a value equal
+/// to an earlier one comes behind it.
 pub(crate) fn ranked(mut ranking: Ranking, epoch: u64, value: f64, config: &CheckpointsConfig) -> Ranking {
     let better = |a: f64, b: f64| if config.best_by.is_better_high() { a > b } else { a < b };
     let rank = ranking.iter().position(|&(_, other)| better(value, other)).unwrap_or(ranking.len());
@@ -21,8 +22,9 @@ pub(crate) fn ranked(mut ranking: Ranking, epoch: u64, value: f64, config: &Chec
     ranking
 }
 
-/// Writes the last state. The one before moves a place back once the new one is safe on the disk, and the oldest beyond `keep` goes.
-/// A moment without a last one is no harm: [`read_last`] finds the one before.
+/// Writes the last state. The one before moves a place back once the new one is safe on the disk,
+/// and the oldest beyond `keep` goes. A moment without a last one is no harm: [`read_last`] finds
+/// the one before.
 ///
 /// # Errors
 /// If it cannot be written; the states before are still there.
@@ -70,7 +72,8 @@ pub(crate) struct LastState {
 /// The newest state that is whole.
 ///
 /// # Errors
-/// If there is none (the error is the newest one's), or one cannot be read for another reason than damage.
+/// If there is none (the error is the newest one's), or one cannot be read for another reason than
+/// damage.
 pub(crate) fn read_last(run: &RunDir) -> Result<LastState> {
     let mut faults = Vec::new();
     for ago in 0.. {
@@ -89,8 +92,8 @@ pub(crate) fn read_last(run: &RunDir) -> Result<LastState> {
     Err(faults.into_iter().next().unwrap_or(Error::NothingToResume { path: run.last() }))
 }
 
-/// Makes the state of `ago` saves ago the last one again. Damaged ones after it are set aside under names that nothing here reads or
-/// overwrites; returns those.
+/// Makes the state of `ago` saves ago the last one again. Damaged ones after it are set aside under
+/// names that nothing here reads or overwrites; returns those.
 ///
 /// # Errors
 /// If a file cannot be renamed.

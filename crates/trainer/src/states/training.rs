@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 pub struct Training {
     /// The resolved configuration.
     pub config: Config,
-    /// The images it trains and evaluates on: how many, and a fingerprint of their names and labels.
+    /// The images it trains and evaluates on: how many, and a fingerprint of their names and
+    /// labels.
     pub images: (usize, u64),
     /// Epochs completed.
     pub epoch: u64,
@@ -22,9 +23,9 @@ pub struct Training {
     /// Those of them that the average of weights follows, since it began.
     #[serde(default)]
     pub updates: u64,
-    /// Whether its gates are decided.
-    #[serde(default)]
-    pub decided: bool,
+    /// Whether its gates are frozen.
+    #[serde(default, alias = "decided")]
+    pub frozen: bool,
     /// The evaluation after the last completed epoch.
     pub evaluation: Option<Summary>,
     /// Epoch (from 1) and value of the best evaluation so far, by `checkpoints.best_by`.
@@ -33,7 +34,7 @@ pub struct Training {
     #[serde(default)]
     pub runners_up: Vec<(u64, f64)>,
     /// Steps that were left out, and the scale of the loss.
-    #[serde(default, rename = "health")]
+    #[serde(default, alias = "health")]
     pub(crate) guard: GuardState,
     /// Images of the unfinished epoch that could not be used.
     #[serde(default)]
@@ -64,7 +65,7 @@ impl Training {
             batch: 0,
             step: 0,
             updates: 0,
-            decided: false,
+            frozen: false,
             evaluation: None,
             best: None,
             runners_up: Vec::new(),
@@ -80,18 +81,20 @@ impl Training {
         Position { epochs: self.epoch, steps: self.step }
     }
 
-    /// The configuration to train on with in another run: gates that were decided stay decided, at the target they had arrived at.
+    /// The configuration to train on with in another run: gates that were frozen stay frozen, at
+    /// the target they had arrived at.
     pub fn config_to_go_on(&self) -> Config {
         let mut config = self.config.clone();
         let gates = &mut config.gates;
-        if self.decided {
-            gates.decide_after = Some(0.0);
+        if self.frozen {
+            gates.freeze_after = Some(0.0);
             gates.target = gates.target.clone().arrived();
         }
         config
     }
 
-    /// Holds a network that was made smaller by these decisions to what its target stood for, given what it cost and costs.
+    /// Holds a network that was made smaller by these decisions to the same budget, given what it
+    /// cost and costs.
     pub fn keep_budget(&mut self, decisions: &[Decision], before: &Cost, after: &Cost) {
         let count = |wanted: Decision| decisions.iter().filter(|found| **found == wanted).count() as f64;
         // What the target is a share of, then and now, and what of it is spent for good now.
@@ -124,16 +127,16 @@ mod tests {
     use arch::NetSpec;
     use gumbel_gates::GateKind;
 
-    fn training(gates: &str, decided: bool) -> Training {
+    fn training(gates: &str, frozen: bool) -> Training {
         let config = parse("test", &format!("[gates]\n{gates}"), &[]).unwrap();
-        Training { decided, ..Training::begin(config, (0, 0)) }
+        Training { frozen, ..Training::begin(config, (0, 0)) }
     }
 
     #[test]
-    fn what_is_trained_on_keeps_gates_that_were_decided_and_no_others() {
-        let gates = "decide_after = 1.5\ntarget = { from = 1.0, to = 0.5, epochs = 1 }";
+    fn what_is_trained_on_keeps_gates_that_were_frozen_and_no_others() {
+        let gates = "freeze_after = 1.5\ntarget = { from = 1.0, to = 0.5, epochs = 1 }";
         let going_on = training(gates, true).config_to_go_on().gates;
-        assert_eq!((going_on.decide_after, going_on.target), (Some(0.0), ActivationTarget::Constant(0.5)));
+        assert_eq!((going_on.freeze_after, going_on.target), (Some(0.0), ActivationTarget::Constant(0.5)));
         let learning = training(gates, false);
         assert_eq!(learning.config_to_go_on(), learning.config);
     }
@@ -143,7 +146,8 @@ mod tests {
         let spec = |gated: fn(usize) -> bool| {
             NetSpec::preset("resnet18", 2).unwrap().with_layer_gates(GateKind::Independent, gated)
         };
-        // Of eight equal gates two are open for good and two closed: their blocks' branches are gone.
+        // Of eight equal gates two are open for good and two closed: their blocks' branches are
+        // gone.
         let before = Cost::of(&spec(|_| true), 64, 64).unwrap();
         let after = Cost::of(&spec(|block| block < 4), 64, 64).unwrap();
         let decisions = [vec![Decision::Undecided; 4], vec![Decision::Open; 2], vec![Decision::Closed; 2]].concat();

@@ -1,4 +1,4 @@
-//! Runs whose gates are decided: the budget holds when deployed.
+//! Runs whose gates are frozen: the budget holds when deployed.
 
 use super::{Notes, config, epochs, loader, refusal, run, sample_set, weights};
 use arch::{Cost, NetSpec};
@@ -10,7 +10,7 @@ use trainer::{Checkpoint, Config, Error, Evaluator, Fit, ImagePass, Listener, Re
 
 /// Single filters that start by importance, decided after the first epoch.
 const FILTERS: &str = "[gates]\ngranularity = 1\nsites = [\"between\"]\nkind = \"independent\"\nloss = \"batch\"\n\
-     weighting = \"network\"\ntarget = 0.7\nstart = \"taylor\"\nstart_batches = 2\npolarisation = 0.1\ndecide_after = 1";
+     weighting = \"network\"\ntarget = 0.7\nstart = \"taylor\"\nstart_batches = 2\npolarization = 0.1\nfreeze_after = 1";
 
 /// The same with gates that look at the image.
 fn dependent() -> String {
@@ -43,7 +43,7 @@ fn a_decided_run_deploys_what_its_target_says_and_keeps_its_gates() {
 fn while_gates_learn_every_epoch_says_what_both_sampled_and_deployed_gates_spend() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
-    let verdict = finished(config(&FILTERS.replace("decide_after = 1", "decide_after = 2")), &out);
+    let verdict = finished(config(&FILTERS.replace("freeze_after = 1", "freeze_after = 2")), &out);
     assert_eq!(verdict.best.0, 2, "an undecided network is no match for one within its budget");
     let lines = epochs(&out);
     let (sampled, deployed) = (&lines[0]["val_sampled"], &lines[0]["val"]);
@@ -51,11 +51,11 @@ fn while_gates_learn_every_epoch_says_what_both_sampled_and_deployed_gates_spend
         assert!(means["top1"].is_f64() && means["macs"].as_f64().unwrap() > 0.0, "{means}");
     }
     assert_ne!(sampled["macs"], deployed["macs"]);
-    assert!(lines[1]["val_sampled"].is_null(), "decided gates are not sampled");
+    assert!(lines[1]["val_sampled"].is_null(), "frozen gates are not sampled");
 }
 
-/// What a state's network spends on the training images, prepared as in an evaluation: the images that
-/// gates which look at the input are held to the budget on.
+/// What a state's network spends on the training images, prepared as in an evaluation: the images
+/// that gates which look at the input are held to the budget on.
 fn spent_in_training(state: &Path) -> f64 {
     let checkpoint = Checkpoint::read(state).unwrap();
     let network = checkpoint.network(Device::Cpu).unwrap();
@@ -119,7 +119,7 @@ fn gates_of_another_run_are_no_fresh_start() {
     let folder = tempfile::tempdir().unwrap();
     let first = finished(config(FILTERS), &folder.path().join("first"));
     // Decided already, they stay as they are.
-    let mut second = config(&FILTERS.replace("decide_after = 1", "decide_after = 0"));
+    let mut second = config(&FILTERS.replace("freeze_after = 1", "freeze_after = 0"));
     second.network.checkpoint = Some(first.run.last());
     let second = finished(second, &folder.path().join("second"));
     assert_eq!(second.evaluation.summary.rates, first.evaluation.summary.rates);
@@ -154,16 +154,16 @@ fn gates_that_cannot_be_told_apart_are_remarked_on() {
     let mut alike = config(&FILTERS.replace("taylor", "alike"));
     alike.network.weights = Some(first.run.last());
     // Weights without gates are no reason to decide at once.
-    alike.gates.decide_after = Some(0.0);
-    assert!(refusal(alike.clone(), false).contains("gates.decide_after: new gates are all alike"));
+    alike.gates.freeze_after = Some(0.0);
+    assert!(refusal(alike.clone(), false).contains("gates.freeze_after: new gates are all alike"));
     // After one step without a gradient they still are.
-    (alike.gates.decide_after, alike.gates.learning_rate_factor) = (Some(0.2), 0.0);
+    (alike.gates.freeze_after, alike.gates.learning_rate_factor) = (Some(0.2), 0.0);
     let notes = Notes::default();
     let listeners: &mut [Box<dyn Listener>] = &mut [Box::new(notes.clone())];
     let fit = Fit::prepare(alike, Some(folder.path().join("alike")), Resume::No, Device::Cpu).unwrap();
     fit.run(listeners, &AtomicBool::new(false)).unwrap();
     let notes = notes.0.borrow().join("\n");
-    assert!(notes.contains("gates are decided: MACs") && notes.contains("can only be decided alike"), "{notes}");
+    assert!(notes.contains("gates are frozen: MACs") && notes.contains("can only be frozen alike"), "{notes}");
 }
 
 #[test]

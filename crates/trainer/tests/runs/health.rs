@@ -59,7 +59,7 @@ fn poisoned_images_end_a_run_unless_so_many_steps_may_be_left_out() {
     let (out, other) = (folder.path().join("run"), folder.path().join("other"));
     let error = run_with(config(""), &out, &mut [Box::new(Poison)]).unwrap_err().to_string();
     // The images themselves are sound, so the second look says so.
-    assert!(error.contains("training step 1 came to") && error.contains("a second look finds only finite"), "{error}");
+    assert!(error.contains("training step 1 gave") && error.contains("a second look finds only finite"), "{error}");
     assert!(!RunDir::at(&out).last().exists());
 
     let mut config = config("");
@@ -144,7 +144,8 @@ fn sixteen_bits_train_as_thirty_two_do_and_resume_exactly() {
     }
 }
 
-/// A set in which every image is the same, whatever its class: batch norm then sees the same in every part of a batch.
+/// A set in which every image is the same, whatever its class: batch norm then sees the same in
+/// every part of a batch.
 fn one_image_many_labels(folder: &Path) -> PathBuf {
     let set = folder.join("set");
     let image = image::open(Dataset::open(sample_set()).unwrap().train.path(0)).unwrap();
@@ -167,7 +168,8 @@ fn a_batch_in_parts_is_one_step_with_the_mean_of_their_gradients() {
     let learned = |accumulate, name: &str| {
         let mut config = config("");
         config.gates.granularity = Granularity::NONE;
-        // Its last features have pixels left, without which a batch norm over equal images has nothing to tell apart.
+        // Its last features have pixels left, without which a batch norm over equal images has
+        // nothing to tell apart.
         config.network.arch = "cifar-resnet20".into();
         config.data.path = Some(set.clone());
         (config.data.augment, config.data.padding, config.data.flip) = (Augment::PaddedCrop, 0, 0.0);

@@ -36,9 +36,9 @@ fn sample_set() -> &'static Path {
 }
 
 fn loader(source: Arc<dyn Source>, transform: Transform, input: &Input, order: Order) -> Loader {
-    let (normalise, ahead) = (input.normalise(), Some(2));
+    let (normalize, ahead) = (input.normalize(), Some(2));
     let options =
-        LoaderOptions { transform, normalise, order, batch_size: 8, threads: 2, ahead, ..LoaderOptions::default() };
+        LoaderOptions { transform, normalize, order, batch_size: 8, threads: 2, ahead, ..LoaderOptions::default() };
     Loader::new(source, options).expect("threads start")
 }
 
@@ -166,7 +166,7 @@ fn the_activation_loss_moves_gates_to_their_target() {
     config.gates.learning_rate_factor = 5.0;
     run(config, &folder.path().join("run"), false, None).unwrap();
     let epochs: Vec<f64> =
-        epochs(&folder.path().join("run")).iter().filter_map(|epoch| epoch["train"]["opening"].as_f64()).collect();
+        epochs(&folder.path().join("run")).iter().filter_map(|epoch| epoch["train"]["open_rate"].as_f64()).collect();
     assert!(epochs[0] > 0.7, "gates start mostly open: {epochs:?}");
     assert!((epochs[5] - 0.3).abs() < 0.15, "and end near the target: {epochs:?}");
 }
@@ -234,7 +234,7 @@ fn every_shipped_configuration_trains() {
         (config.train.epochs, config.train.batch_size, config.train.log_every) = (1, 4, 5);
         config.train.calibrate_batches = config.train.calibrate_batches.min(2);
         config.gates.start_batches = 2;
-        config.gates.decide_after = config.gates.decide_after.map(|_| 0.5);
+        config.gates.freeze_after = config.gates.freeze_after.map(|_| 0.5);
         let is_layer = config.gates.granularity == Granularity::LAYER;
         let notes = Notes::default();
         let out = folder.path().join(&config.train.name);
@@ -242,11 +242,11 @@ fn every_shipped_configuration_trains() {
         let outcome = fit.run(&mut [Box::new(notes.clone())], &AtomicBool::new(false)).unwrap();
         let Outcome::Finished(verdict) = outcome else { panic!("nothing interrupts {}", path.display()) };
         assert!(verdict.evaluation.summary.loss.is_finite() && verdict.activation.is_some());
-        // The line about the run and that of the decision, and no warning, but that whole blocks of a network that has hardly
-        // learned anything can only be decided roughly.
+        // The line about the run and that of the decision, and no warning, but that whole blocks of
+        // a network that has hardly learned anything can only be decided roughly.
         let mut notes = notes.0.borrow().clone();
         notes.retain(|note| !(is_layer && note.starts_with("what is left could not be spent")));
-        let decided = notes.iter().filter(|note| note.starts_with("gates are decided")).count();
+        let decided = notes.iter().filter(|note| note.starts_with("gates are frozen")).count();
         assert_eq!(notes.len(), 1 + decided, "{}: {notes:?}", path.display());
     }
 }
@@ -308,7 +308,7 @@ fn a_configuration_that_makes_no_sense_is_refused_before_anything_is_done() {
         config.train.log_every = 0;
     });
     assert!(message.contains("the configuration has 3 faults:"), "{message}");
-    assert!(message.contains("train.batch_size: expected at least 2 images"), "{message}");
+    assert!(message.contains("train.batch_size: expected 2 to 1,048,576 images"), "{message}");
     assert!(message.contains("train.log_every: expected at least 1 step"), "{message}");
     assert!(faulty(|config| config.network.arch = "resnet51".into()).contains("network.arch: unknown architecture"));
     assert!(faulty(|config| config.optimizer.momentum = f64::NAN).contains("optimizer.momentum: expected"));

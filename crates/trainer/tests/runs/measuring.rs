@@ -68,14 +68,15 @@ fn strategies_are_what_their_runs_come_to() {
     close(found[1].summary.macs, of_runs(|run| run.summary.macs) / 3.0);
     assert!(found[1].deviation.unwrap().macs > 0.0);
     close(found[2].summary.macs, of_runs(|run| run.summary.macs));
-    close(found[2].summary.opening(), found[1].summary.opening());
-    close(found[3].summary.opening(), 5.0 / 8.0);
-    close(found[4].summary.opening(), 1.0);
+    close(found[2].summary.open_rate(), found[1].summary.open_rate());
+    close(found[3].summary.open_rate(), 5.0 / 8.0);
+    close(found[4].summary.open_rate(), 1.0);
     // An ensemble of one is that run.
     assert_eq!(found[5].summary.top1, runs[0].summary.top1);
     // Up to float32.
     assert!((found[5].summary.cross_entropy - runs[0].summary.cross_entropy).abs() < 1e-5);
-    // A strategy measures the same alone and in company, and what gates did is kept for single policies.
+    // A strategy measures the same alone and in company, and what gates did is kept for single
+    // policies.
     assert_eq!(evaluate(&["topk=5"])[0].summary, found[3].summary);
     assert_eq!(found[0].gate_use.as_ref().unwrap().images.len(), 20);
     assert!(found[1].gate_use.is_none() && found[2].gate_use.is_none());
@@ -84,7 +85,8 @@ fn strategies_are_what_their_runs_come_to() {
 
 #[test]
 fn gates_are_decided_by_how_many_images_agree() {
-    // Dependent gates whose logits are their biases: probabilities 0.9, 0.4 and 0.02 of "open" for every image.
+    // Dependent gates whose logits are their biases: probabilities 0.9, 0.4 and 0.02 of "open" for
+    // every image.
     let gated = |block: usize| block < 3;
     let spec = arch::NetSpec::preset("resnet18", 10).unwrap().with_layer_gates(GateKind::Dependent, gated);
     let network = arch::Network::build(&spec, Device::Cpu, 9).unwrap();
@@ -110,7 +112,8 @@ fn gates_are_decided_by_how_many_images_agree() {
     assert_eq!(observe(Policy::Threshold(0.3), None), [open, open, closed]);
     assert_eq!(observe(Policy::Argmax, Some(0.95)), [undecided, undecided, closed]);
 
-    // A gate that follows the image: open for some. Its logit is what the block's first channels say.
+    // A gate that follows the image: open for some. Its logit is what the block's first channels
+    // say.
     set("layer1.0.gate.fc2.bias", tch::Tensor::zeros([2], (tch::Kind::Float, Device::Cpu)));
     set("layer1.0.gate.fc2.weight", torch_ext::normal(&[2, 16], 4).unwrap());
     set("layer1.0.gate.bn.running_mean", torch_ext::normal(&[16], 5).unwrap());

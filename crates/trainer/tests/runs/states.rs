@@ -54,11 +54,11 @@ fn a_run_goes_on_with_another_configuration_only_if_that_is_asked_for() {
     let error = go_on(&larger, Resume::WithChanges).unwrap_err().to_string();
     assert!(error.contains("another batch size: train.batch_size is 4 and was 8"), "{error}");
     for (key, what) in
-        [("checkpoints.best_by", "measure of what is best"), ("gates.decide_after", "decision of its gates")]
+        [("checkpoints.best_by", "measure of what is best"), ("gates.freeze_after", "freezing of its gates")]
     {
         let mut other = config("");
         match key {
-            "gates.decide_after" => other.gates.decide_after = Some(1.0),
+            "gates.freeze_after" => other.gates.freeze_after = Some(1.0),
             _ => other.checkpoints.best_by = Metric::Top5,
         }
         let error = go_on(&other, Resume::WithChanges).unwrap_err().to_string();
@@ -278,4 +278,58 @@ fn states_are_kept_as_the_configuration_says() {
     for (rank, &(epoch, _)) in losses.iter().enumerate() {
         assert_eq!(run_dir.best_of_epoch(epoch).exists(), rank < 2, "epoch {epoch}");
     }
+}
+
+/// Writes a state as the program did before keys were renamed: format 2, with the old names.
+fn age(state: &Path) {
+    let mut file = arch::state_dict::StateDict::read(state).unwrap();
+    let text = file.metadata.remove("gumbel-gates").unwrap();
+    let mut description: Value = serde_json::from_str(&text).unwrap();
+    description["format"] = 2.into();
+    let training = description["training"].as_object_mut().unwrap();
+    for (now, before) in [("frozen", "decided"), ("guard", "health")] {
+        let value = training.remove(now).unwrap();
+        training.insert(before.to_owned(), value);
+    }
+    for (section, now, before) in [
+        ("gates", "freeze_after", "decide_after"),
+        ("gates", "polarization", "polarisation"),
+        ("data", "color_jitter", "colour_jitter"),
+    ] {
+        let section = training["config"][section].as_object_mut().unwrap();
+        let value = section.remove(now).unwrap();
+        section.insert(before.to_owned(), value);
+    }
+    let tensors = file.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    let bytes = arch::state_dict::safetensors::to_bytes(tensors, ("gumbel-gates", description.to_string())).unwrap();
+    fs::write(state, bytes).unwrap();
+}
+
+#[test]
+fn a_run_that_was_stopped_before_keys_were_renamed_goes_on_to_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let gates = "[gates]\ngranularity = 1\nsites = [\"between\"]\nkind = \"independent\"\nloss = \"batch\"\nweighting = \"network\"\n\
+                 target = 0.7\nstart = \"norms\"\npolarization = 0.1\nfreeze_after = 1";
+    let config = || {
+        let mut config = config(gates);
+        config.data.color_jitter = [0.1; 4];
+        config
+    };
+    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+    run(config(), &whole, false, None).unwrap();
+    assert!(run(config(), &parts, false, Some(7)).unwrap().is_none());
+    let dir = RunDir::at(&parts);
+    age(&dir.last());
+    let text = fs::read_to_string(dir.config()).unwrap();
+    let old = text.replace("freeze_after", "decide_after").replace("polarization", "polarisation");
+    fs::write(dir.config(), old.replace("color_jitter", "colour_jitter")).unwrap();
+
+    assert_eq!(Config::read_saved(&dir.config(), &[]).unwrap(), config());
+    let checkpoint = Checkpoint::read(&dir.last()).unwrap();
+    let training = checkpoint.training.as_ref().unwrap();
+    assert!(training.frozen && training.config == config());
+    let saved = Config::read_saved(&dir.config(), &[]).unwrap();
+    run(saved, &parts, true, None).unwrap().unwrap();
+    assert_eq!(weights(&dir.last()), weights(&RunDir::at(&whole).last()));
+    assert_eq!(metrics(&parts), metrics(&whole));
 }

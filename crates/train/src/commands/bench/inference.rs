@@ -8,7 +8,7 @@ use crate::table::{macs, percent, table};
 use crate::usage::Usage;
 use anyhow::{Result, bail};
 use arch::{Cost, Decision, Execution, Meter, Network, Pass, ScriptOptions};
-use gumbel_gates::{GateKind, Openings, Policy};
+use gumbel_gates::{GateKind, GateValues, Policy};
 use serde_json::{Value, json};
 use std::time::Instant;
 use tch::{Cuda, Device, Kind, Tensor};
@@ -17,8 +17,9 @@ use trainer::independent_decisions;
 
 /// Time a network dense, masked, skipping, pruned and exported
 ///
-/// All variants run in turn in one process, so that a machine that changes its pace changes it for all of them. A preset without
-/// a checkpoint gets gates that decide at random: what a network costs does not depend on its weights.
+/// All variants run in turn in one process, so that a machine that changes its pace changes it for
+/// all of them. A preset without a checkpoint gets gates that decide at random: what a network
+/// costs does not depend on its weights.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  train bench inference --checkpoint runs/resnet50-aig/checkpoints/best.safetensors\n  train bench inference --arch resnet50 --gates layer --open 0.6\n  train bench inference --arch resnet50 --gates low --macs 0.55 --batch 16 --json"
@@ -116,7 +117,7 @@ pub(crate) fn inference(args: &Inference) -> Result<Done> {
     }
     if device == Device::Cpu {
         variants.push(exported("dense, exported and folded", Some(1.0), &dense, true)?);
-        variants.push(optimised("dense, exported, folded, optimised", Some(1.0), &dense)?);
+        variants.push(optimized("dense, exported, folded, optimized", Some(1.0), &dense)?);
         if gated {
             variants.push(exported("skipping, exported", None, &network, false)?);
             variants.push(exported("skipping, exported and folded", None, &network, true)?);
@@ -124,7 +125,7 @@ pub(crate) fn inference(args: &Inference) -> Result<Done> {
         if let Some(pruned) = &pruned {
             variants.push(exported("pruned, exported", pruned_macs, pruned, false)?);
             variants.push(exported("pruned, exported and folded", pruned_macs, pruned, true)?);
-            variants.push(optimised("pruned, exported, folded, optimised", pruned_macs, pruned)?);
+            variants.push(optimized("pruned, exported, folded, optimized", pruned_macs, pruned)?);
         }
     }
     let mut timings = Vec::new();
@@ -172,14 +173,14 @@ fn decide(network: &Network, args: &Inference, cost: &Cost) -> Result<()> {
     let mut sorted = order.clone();
     sorted.sort_by(f64::total_cmp);
     let meter = Meter::new(cost, Device::Cpu)?;
-    let openings = |open: usize| -> Vec<bool> {
+    let gate_values = |open: usize| -> Vec<bool> {
         // So many gates that come first in the order.
         let limit = if open == 0 { f64::MIN } else { sorted[open - 1] };
         order.iter().map(|&place| place <= limit).collect()
     };
     let share = |open: usize| -> Result<f64> {
-        let open: Vec<f32> = openings(open).into_iter().map(f32::from).collect();
-        let all = Openings::new(vec![Tensor::from_slice(&open).view([1, -1])])?;
+        let open: Vec<f32> = gate_values(open).into_iter().map(f32::from).collect();
+        let all = GateValues::new(vec![Tensor::from_slice(&open).view([1, -1])])?;
         Ok(meter.used(&all)?.double_value(&[0]) / cost.dense as f64)
     };
     let open = match args.macs {
@@ -193,7 +194,7 @@ fn decide(network: &Network, args: &Inference, cost: &Cost) -> Result<()> {
             low
         }
     };
-    let decisions = openings(open);
+    let decisions = gate_values(open);
     let mut left = decisions.as_slice();
     for (block, gates) in network.spec().gate_sites() {
         if gates.kind != GateKind::Independent {
@@ -216,7 +217,7 @@ fn used(network: &Network, cost: &Cost, images: &Tensor) -> Result<f64> {
         return Ok(cost.dense as f64);
     }
     let output = tch::no_grad(|| network.forward(images, Pass::inference(Policy::Argmax)))?;
-    Ok(Meter::new(cost, network.device())?.used(&output.openings)?.mean(Kind::Double).double_value(&[]))
+    Ok(Meter::new(cost, network.device())?.used(&output.gate_values)?.mean(Kind::Double).double_value(&[]))
 }
 
 fn eager<'a>(name: &'static str, macs: Option<f64>, network: &'a Network, pass: Pass) -> Variant<'a> {
@@ -243,7 +244,7 @@ fn exported(
 }
 
 /// As [`exported`], after what `torch.jit.optimize_for_inference` does.
-fn optimised(name: &'static str, macs: Option<f64>, network: &Network) -> Result<Variant<'static>> {
+fn optimized(name: &'static str, macs: Option<f64>, network: &Network) -> Result<Variant<'static>> {
     let options = ScriptOptions { execution: Execution::Skipping, policy: Policy::Argmax, fold_batch_norms: true };
     let script = network.script(&options)?.optimized()?;
     let run = move |images: &Tensor| {

@@ -15,16 +15,19 @@ use trainer::{Config, Input};
 
 /// Time how fast images become batches
 ///
-/// Whole batches of training and of evaluation, read from the folder, and decoding alone: the training files read, decoded whole, down to
-/// the last row, and thrown away. They take turns in one process, so that a machine that changes its pace changes it for all of them. The
-/// first turn, which may read from the disk what later ones find in memory, does not count for the pace. For the two loaders, how the time of their
-/// threads divides among reading, decoding and the rest: resizing, colours and normalising.
+/// Whole batches of training and of evaluation, read from the folder, and decoding alone: the
+/// training files read, decoded whole, down to the last row, and thrown away. They take turns in
+/// one process, so that a machine that changes its pace changes it for all of them. The first turn,
+/// which may read from the disk what later ones find in memory, does not count for the pace. For
+/// the two loaders, how the time of their threads divides among reading, decoding and the rest:
+/// resizing, colors and normalizing.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  train bench loader /data/imagenet\n  train bench loader /data/imagenet --images 100000 --rounds 1 --json"
 )]
 pub(crate) struct Loading {
-    /// Folder of images (docs/data.md has the layouts); without train/, its images are used for both
+    /// Folder of images (docs/data.md has the layouts); without train/, its images are used for
+    /// both
     #[arg(value_name = "DIR")]
     folder: PathBuf,
     /// Images per batch
@@ -33,7 +36,7 @@ pub(crate) struct Loading {
     /// Side of the result, in pixels
     #[arg(long, value_name = "N", default_value_t = 224, value_parser = clap::value_parser!(u32).range(1..=4096))]
     image_size: u32,
-    /// Evaluation: shorter side before the centre is cut out, in pixels
+    /// Evaluation: shorter side before the center is cut out, in pixels
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=8192))]
     resize: u32,
     /// Threads that decode; 0 means one per core
@@ -74,8 +77,8 @@ pub(crate) fn loader(args: &Loading) -> Result<Done> {
             Some((transform, order)) => {
                 let batch_size = args.batch as usize;
                 let threads = args.threads.into();
-                let normalise = Input::of(&config).normalise();
-                let options = LoaderOptions { transform, normalise, order, batch_size, threads, ..Default::default() };
+                let normalize = Input::of(&config).normalize();
+                let options = LoaderOptions { transform, normalize, order, batch_size, threads, ..Default::default() };
                 Some(Loader::new(Arc::clone(&source), options)?)
             }
         };

@@ -10,9 +10,10 @@ use trainer::{Config, StepBench, StepTime};
 
 /// Time training steps, gated and not
 ///
-/// Every step is a whole one, on one and the same batch of drawn images: forward, losses, backward, update. The variants take turns
-/// in one process, so that a machine that changes its pace changes it for all of them; memory is that of all of them together, so
-/// name a single one to learn what it needs.
+/// Every step is a whole one, on one and the same batch of drawn images: forward, losses, backward,
+/// update. The variants take turns in one process, so that a machine that changes its pace changes
+/// it for all of them; memory is that of all of them together, so name a single one to learn what
+/// it needs.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  train bench step --arch resnet50 --gates none,layer,low --batch 16\n  train bench step --arch mobilenet_v2 --gates layer --batch 64 --set train.precision=bfloat16 --json"
@@ -21,7 +22,8 @@ pub(crate) struct Step {
     /// Network
     #[arg(long, value_name = "NAME", default_value = "resnet50")]
     arch: String,
-    /// Variants: none, layer, low, medium, high or a number of filters per gate; shares are of the first one's time
+    /// Variants: none, layer, low, medium, high or a number of filters per gate; shares are of the
+    /// first one's time
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "none,layer,low")]
     gates: Vec<String>,
     /// Images per step

@@ -16,9 +16,11 @@ use trainer::{Checkpoint, Config, Fit, Listener, MetricsFile, Outcome, Progress,
 
 /// Train a network
 ///
-/// Everything about the run comes from the configuration; --data, --weights, --checkpoint and --set change single keys of it. The run's
-/// folder holds the resolved configuration, checkpoints, metrics.jsonl, TensorBoard events and what the gates did. An interrupt (Ctrl-C) finishes
-/// the step, saves, and exits with 130; --resume continues. --dry-run tries everything for two steps and tells how long the run would take.
+/// Everything about the run comes from the configuration; --data, --weights, --checkpoint and --set
+/// change single keys of it. The run's folder holds the resolved configuration, checkpoints,
+/// metrics.jsonl, TensorBoard events and what the gates did. An interrupt (Ctrl-C) finishes the
+/// step, saves, and exits with 130; --resume continues. --dry-run tries everything for two steps
+/// and tells how long the run would take.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  train fit --config configs/resnet50-aig.toml --data /data/imagenet --weights weights/resnet50.pth --set train.epochs=30"
@@ -36,8 +38,8 @@ pub(crate) struct Args {
     /// Weights to start from: a checkpoint, or a .pth or .safetensors state dict [network.weights]
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     weights: Option<PathBuf>,
-    /// Checkpoint to go on from with its own network, pruned perhaps; without --config also with its configuration
-    /// [network.checkpoint]
+    /// Checkpoint to go on from with its own network, pruned perhaps; without --config also with
+    /// its configuration [network.checkpoint]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["resume", "weights"])]
     checkpoint: Option<PathBuf>,
     /// Folder of the run [default: runs/NAME, numbered if it exists]
@@ -49,7 +51,8 @@ pub(crate) struct Args {
     /// Let a continued run go on with what changed in its configuration
     #[arg(long, requires = "resume")]
     allow_changes: bool,
-    /// Prepare everything, train two steps and evaluate a batch, then say what the run would take; nothing is left behind
+    /// Prepare everything, train two steps and evaluate a batch, then say what the run would take;
+    /// nothing is left behind
     #[arg(long, conflicts_with = "resume")]
     dry_run: bool,
     /// cpu, cuda, cuda:N or auto
@@ -122,7 +125,7 @@ fn config(args: &Args) -> Result<Config> {
     let mut config = match (&args.config, &args.checkpoint, &args.out) {
         (Some(path), ..) => Config::read(path, &overrides)?,
         (None, Some(checkpoint), _) => of_checkpoint(checkpoint, &overrides)?,
-        (None, None, Some(out)) => Config::read(&RunDir::at(out).config(), &overrides)?,
+        (None, None, Some(out)) => Config::read_saved(&RunDir::at(out).config(), &overrides)?,
         (None, None, None) => {
             bail!(Usage("--resume needs the run: give --out DIR, or --config FILE for runs/NAME".into()))
         }
@@ -135,7 +138,7 @@ fn config(args: &Args) -> Result<Config> {
     }
     if args.resume && config.data.path.is_none() {
         let run = args.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(&config.train.name));
-        config.data.path = Config::read(&RunDir::at(&run).config(), &[])?.data.path;
+        config.data.path = Config::read_saved(&RunDir::at(&run).config(), &[])?.data.path;
     }
     if config.data.path.is_none() {
         bail!(Usage("which images? Give --data DIR, or set data.path in the configuration".into()));
@@ -149,7 +152,8 @@ fn path_value(path: &Path) -> Result<String> {
     Ok(toml::Value::from(text).to_string())
 }
 
-/// The configuration a checkpoint was trained with, changed where asked. What its gates and blocks are is its own business now.
+/// The configuration a checkpoint was trained with, changed where asked. What its gates and blocks
+/// are is its own business now.
 fn of_checkpoint(path: &Path, overrides: &[(String, String)]) -> Result<Config> {
     let checkpoint = Checkpoint::read(path)?;
     let Some(training) = checkpoint.training else {

@@ -4,7 +4,7 @@ use crate::table::{bytes, count, macs, metric_value, percent, table};
 use serde_json::json;
 use std::time::Duration;
 use trainer::config::{ActivationLoss, Metric, Weighting};
-use trainer::{DryRun, Polarisation, Verdict, duration};
+use trainer::{DryRun, Polarization, Verdict, duration};
 
 /// A name and what there is to say of it.
 type Fact = (&'static str, String);
@@ -68,7 +68,7 @@ fn blocks(verdict: &Verdict) -> Vec<Vec<String>> {
             block.name.clone(),
             format!("{}×{}", block.extent.0, block.extent.1),
             target,
-            percent(gates.map_or(1.0, |gates| gates.opening)),
+            percent(gates.map_or(1.0, |gates| gates.open_rate)),
             macs(block.macs() as f64),
             macs(*used),
         ]);
@@ -95,15 +95,15 @@ fn quality(verdict: &Verdict) -> [Fact; 3] {
 fn gates(verdict: &Verdict) -> Vec<Fact> {
     let Some(activation) = verdict.activation else { return Vec::new() };
     let summary = &verdict.evaluation.summary;
-    let opening = percent(summary.opening());
+    let open_rate = percent(summary.open_rate());
     let of_gates = target(verdict, Weighting::Gates);
-    let mut facts = vec![("opening", format!("{opening} on average over the gates{of_gates}"))];
+    let mut facts = vec![("open rate", format!("{open_rate} on average over the gates{of_gates}"))];
     if verdict.config.gates.weighting == Weighting::Macs {
         let found = percent(activation.found);
         let of_macs = target(verdict, Weighting::Macs);
         facts.push(("gated MACs", format!("{found} of them used{of_macs}")));
     }
-    let Polarisation { always_open, always_closed, conditional } = Polarisation::of(&summary.rates);
+    let Polarization { always_open, always_closed, conditional } = Polarization::of(&summary.rates);
     let always = format!("{always_open} always open, {always_closed} always closed");
     facts.push(("gates", format!("{always}, {conditional} open for some images")));
     facts
@@ -170,7 +170,7 @@ pub(super) fn json(verdict: &Verdict) -> String {
             json!({
                 "name": block.name,
                 "target": gates.map(|gates| gates.target),
-                "opening": gates.map_or(1.0, |gates| gates.opening),
+                "open_rate": gates.map_or(1.0, |gates| gates.open_rate),
                 "macs_dense": block.macs(),
                 "macs": used,
             })
@@ -181,7 +181,7 @@ pub(super) fn json(verdict: &Verdict) -> String {
         "top5": summary.top5,
         "best": { "epoch": verdict.best.0, "metric": verdict.config.checkpoints.best_by, "value": verdict.best.1 },
         "policy": verdict.evaluation.strategy.to_string(),
-        "opening": summary.opening(),
+        "open_rate": summary.open_rate(),
         "target": verdict.activation.map(|activation| activation.target),
         "activation": verdict.activation.map(|activation| activation.found),
         "macs": summary.macs,

@@ -3,14 +3,15 @@
 use crate::error::{Error, Result};
 use tch::{Kind, Tensor};
 
-/// The decisions of one forward pass: per gate site a tensor [N, n] of 0 (closed) and 1 (open), differentiable while training.
+/// The decisions of one forward pass: per gate site a tensor [N, n] of 0 (closed) and 1 (open),
+/// differentiable while training.
 #[derive(Debug, Default)]
-pub struct Openings {
+pub struct GateValues {
     sites: Vec<Tensor>,
 }
 
-impl Openings {
-    /// Openings of the given sites, each [N, n] with the same N.
+impl GateValues {
+    /// Gate values of the given sites, each [N, n] with the same N.
     ///
     /// # Errors
     /// If a tensor has another number of dimensions or another N.
@@ -19,7 +20,11 @@ impl Openings {
         for site in &sites {
             let size = site.size();
             if size.len() != 2 || Some(size.first().copied()) != batch {
-                return Err(Error::Shape { what: "openings", expected: "[N, n], N alike at all sites", found: size });
+                return Err(Error::Shape {
+                    what: "gate values",
+                    expected: "[N, n], N alike at all sites",
+                    found: size,
+                });
             }
         }
         Ok(Self { sites })

@@ -1,18 +1,19 @@
-//! Random changes of colour, torchvision's `ColorJitter`.
+//! Random changes of color, torchvision's `ColorJitter`.
 
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
 
-/// How far colours may change. Factors for the first three are uniform in [max(0, 1 − x), 1 + x], that of hue in [−x, x].
+/// How far colors may change. Factors for the first three are uniform in [max(0, 1 − x), 1 + x],
+/// that of hue in [−x, x].
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct ColourJitter {
+pub struct ColorJitter {
     /// Blended with black.
     pub brightness: f64,
-    /// Blended with the mean grey of the image.
+    /// Blended with the mean gray of the image.
     pub contrast: f64,
-    /// Blended with the pixel's own grey.
+    /// Blended with the pixel's own gray.
     pub saturation: f64,
-    /// Turned on the colour wheel, of which 1 is the whole; at most 0.5.
+    /// Turned on the color wheel, of which 1 is the whole; at most 0.5.
     pub hue: f64,
 }
 
@@ -25,7 +26,7 @@ pub(crate) enum Change {
     Hue(f64),
 }
 
-impl ColourJitter {
+impl ColorJitter {
     /// Changes the RGB `pixels` in place, in a random order; draws nothing if nothing may change.
     pub(crate) fn apply(&self, pixels: &mut [u8], rng: &mut impl Rng) {
         if *self == Self::default() {
@@ -57,12 +58,12 @@ impl Change {
             }
             Self::Contrast(factor) if factor != 1.0 => {
                 let count = (pixels.len() / 3).max(1) as f64;
-                let mean = (pixels.as_chunks().0.iter().map(|pixel| grey(*pixel)).sum::<f64>() / count).round();
+                let mean = (pixels.as_chunks().0.iter().map(|pixel| gray(*pixel)).sum::<f64>() / count).round();
                 each(pixels, |pixel| pixel.map(|value| blend(mean, value, factor)));
             }
             Self::Saturation(factor) if factor != 1.0 => each(pixels, |pixel| {
-                let grey = grey(pixel);
-                pixel.map(|value| blend(grey, value, factor))
+                let gray = gray(pixel);
+                pixel.map(|value| blend(gray, value, factor))
             }),
             Self::Hue(turn) if turn != 0.0 => each(pixels, |pixel| turned(pixel, turn)),
             _ => {}
@@ -81,12 +82,12 @@ fn blend(base: f64, value: u8, factor: f64) -> u8 {
     (base + factor * (f64::from(value) - base)).clamp(0.0, 255.0) as u8
 }
 
-/// Pillow's grey (ITU-R 601-2), rounded.
-fn grey([red, green, blue]: [u8; 3]) -> f64 {
+/// Pillow's gray (ITU-R 601-2), rounded.
+fn gray([red, green, blue]: [u8; 3]) -> f64 {
     f64::from((u32::from(red) * 19595 + u32::from(green) * 38470 + u32::from(blue) * 7471 + 0x8000) >> 16)
 }
 
-/// The pixel with its hue turned by a share of the colour wheel, saturation and value unchanged.
+/// The pixel with its hue turned by a share of the color wheel, saturation and value unchanged.
 fn turned(pixel: [u8; 3], turn: f64) -> [u8; 3] {
     let [red, green, blue] = pixel.map(f64::from);
     let (most, least) = (red.max(green).max(blue), red.min(green).min(blue));
@@ -124,24 +125,26 @@ mod tests {
         bytes.as_chunks().0.to_vec()
     }
 
-    /// Values of Pillow 12: `ImageEnhance.Brightness`, `.Contrast` and `.Color` on these two pixels.
+    /// Values of Pillow 12: `ImageEnhance.Brightness`, `.Contrast` and `.Color` on these two
+    /// pixels.
     #[test]
     fn changes_equal_those_of_pillow() {
         let pixels = [[200, 100, 50], [10, 20, 250]];
         assert_eq!(changed(Change::Brightness(0.5), &pixels), [[100, 50, 25], [5, 10, 125]]);
         assert_eq!(changed(Change::Brightness(1.5), &pixels), [[255, 150, 75], [15, 30, 255]]);
-        // Greys 124 and 43, of which the mean is 83.5.
+        // Grays 124 and 43, of which the mean is 83.5.
         assert_eq!(changed(Change::Contrast(0.5), &pixels), [[142, 92, 67], [47, 52, 167]]);
         assert_eq!(changed(Change::Saturation(0.0), &pixels), [[124; 3], [43; 3]]);
         assert_eq!(changed(Change::Saturation(2.0), &pixels), [[255, 76, 0], [0, 0, 255]]);
     }
 
     #[test]
-    fn hues_turn_on_the_wheel_and_greys_have_none() {
+    fn hues_turn_on_the_wheel_and_grays_have_none() {
         let (red, yellow, green, blue) = ([255, 0, 0], [255, 255, 0], [0, 255, 0], [0, 0, 255]);
         assert_eq!(changed(Change::Hue(1.0 / 3.0), &[red, green, blue]), [green, blue, red]);
         assert_eq!(changed(Change::Hue(-1.0 / 6.0), &[yellow]), [red]);
-        // colorsys: (200, 100, 50) has hue 1/18; a quarter turn makes it 11/36, which is (75, 200, 50) with a third of the way more.
+        // colorsys: (200, 100, 50) has hue 1/18; a quarter turn makes it 11/36, which is (75, 200,
+        // 50) with a third of the way more.
         assert_eq!(changed(Change::Hue(0.25), &[[200, 100, 50], [7, 7, 7]]), [[75, 200, 50], [7, 7, 7]]);
         assert_eq!(changed(Change::Hue(0.5), &changed(Change::Hue(0.5), &[[200, 100, 50]])), [[200, 100, 50]]);
     }
@@ -150,10 +153,10 @@ mod tests {
     fn factors_stay_in_range_and_nothing_is_drawn_for_nothing() {
         let [mut rng, mut same] = [1, 1].map(ChaCha8Rng::seed_from_u64);
         let mut pixels = [200, 100, 50];
-        ColourJitter::default().apply(&mut pixels, &mut rng);
+        ColorJitter::default().apply(&mut pixels, &mut rng);
         assert_eq!(pixels, [200, 100, 50]);
         assert_eq!(rng.random::<u64>(), same.random::<u64>());
-        let jitter = ColourJitter { brightness: 0.5, ..ColourJitter::default() };
+        let jitter = ColorJitter { brightness: 0.5, ..ColorJitter::default() };
         let reds: Vec<u8> = (0..500)
             .map(|_| {
                 let mut pixels = [100, 100, 100];
