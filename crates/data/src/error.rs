@@ -37,6 +37,16 @@ pub enum Error {
         /// The split's folder.
         path: PathBuf,
     },
+    /// A split's images lie directly in its folder, and nothing tells their classes.
+    #[error("{} holds {images} images directly, and nothing tells their classes; expected class folders, CLASS/IMAGE, or a file with a line 'IMAGE CLASS' for each image: {files}", path.display())]
+    LooseImages {
+        /// The split's folder.
+        path: PathBuf,
+        /// How many there are.
+        images: usize,
+        /// Files of labels that would be read, and which page tells more.
+        files: String,
+    },
     /// A class folder holds no images.
     #[error("class folders without images: {}; remove them or add images", list(classes))]
     EmptyClasses {
@@ -44,7 +54,7 @@ pub enum Error {
         classes: Vec<String>,
     },
     /// The splits have different classes.
-    #[error("{}: classes only in train/: {}; only in val/: {}; both splits need the same class folders", root.display(), list(only_train), list(only_val))]
+    #[error("{}: classes only in train/: {}; only in val/: {}; both splits need the same class folders{}", root.display(), list(only_train), list(only_val), hints(alike))]
     ClassesDiffer {
         /// The data folder.
         root: PathBuf,
@@ -52,6 +62,8 @@ pub enum Error {
         only_train: Vec<String>,
         /// Classes missing from `train/`.
         only_val: Vec<String>,
+        /// What tells those of them apart that look alike.
+        alike: Vec<String>,
     },
     /// A line of a file of labels is no label.
     #[error("{}, line {line}: '{text}' is no label; expected an image's name and its class", path.display())]
@@ -92,6 +104,50 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong.
         reason: String,
+    },
+    /// A tar file is compressed.
+    #[error("{} is compressed with {compression}; expected a plain tar file, since images are read in place; unpack it: {command}", path.display())]
+    CompressedShard {
+        /// The file, the first of them.
+        path: PathBuf,
+        /// With what it is compressed.
+        compression: &'static str,
+        /// What unpacks it and the others.
+        command: String,
+    },
+    /// A tar file holds tar files.
+    #[error("{} holds {} tar files within it ({}) and no images; expected images; unpack each into a folder of its class: {command}", path.display(), inner.len(), list(inner))]
+    NestedShard {
+        /// The file.
+        path: PathBuf,
+        /// The tar files in it.
+        inner: Vec<String>,
+        /// What unpacks them into class folders.
+        command: String,
+    },
+    /// Nothing in a tar file tells the classes of its images.
+    #[error("{}: {image} has no class; expected a member {wanted} or a class folder; where every tar file holds the images of one class, unpack each into a folder of its class: {command}", path.display())]
+    ShardWithoutClasses {
+        /// The file.
+        path: PathBuf,
+        /// Its first image.
+        image: String,
+        /// The member that would tell its class.
+        wanted: String,
+        /// What unpacks tar files into class folders.
+        command: String,
+    },
+    /// Several members of a tar file may tell the class of an image.
+    #[error("{}: {image} has no member {wanted}, and shares its name up to the first dot with {}, so that its class is not certain; pack the shard again with {wanted} beside it", path.display(), list(members))]
+    AmbiguousClass {
+        /// The file.
+        path: PathBuf,
+        /// The image.
+        image: String,
+        /// The members that may tell its class.
+        members: Vec<String>,
+        /// The member that would tell it for certain.
+        wanted: String,
     },
     /// The class of an image in a shard is none of classes.txt.
     #[error("{}: '{class}' is none of the {classes} classes of classes.txt, nor the number of one, 0 to {}", path.display(), classes.saturating_sub(1))]
@@ -156,6 +212,10 @@ pub enum Error {
 
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+fn hints(alike: &[String]) -> String {
+    if alike.is_empty() { String::new() } else { format!("; {}: rename one of the two", list(alike)) }
+}
 
 fn list(names: &[String]) -> String {
     const SHOWN: usize = 8;

@@ -2,7 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::image_file::is_image;
+use crate::sources::class_names::{class_order, readable};
 use crate::sources::indexed::{Indexed, Stamp};
+use crate::sources::labels;
 use crate::sources::names::Names;
 use crate::sources::natural_order::natural_order;
 use crate::sources::split::Split;
@@ -21,41 +23,57 @@ struct ClassFolder {
     stamps: Vec<Stamp>,
 }
 
-/// The class folders of `root`, and the number of other files in it.
-fn class_folders(root: &Path) -> Result<(Vec<(String, PathBuf)>, usize)> {
-    let read = |source| Error::Read { path: root.to_owned(), source };
-    let mut classes = Vec::new();
-    let mut others = 0;
-    for entry in fs::read_dir(root).map_err(read)? {
-        let entry = entry.map_err(read)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with('.') {
-            continue;
+/// What lies directly in a split's folder.
+#[derive(Default)]
+struct Found {
+    /// Class and folder.
+    classes: Vec<(String, PathBuf)>,
+    /// Images that lie in no class folder.
+    loose: usize,
+    /// Other files.
+    others: usize,
+}
+
+impl Found {
+    fn of(root: &Path) -> Result<Self> {
+        let read = |source| Error::Read { path: root.to_owned(), source };
+        let mut found = Self::default();
+        for entry in fs::read_dir(root).map_err(read)? {
+            let entry = entry.map_err(read)?;
+            let (name, path) = (entry.file_name(), entry.path());
+            if name.as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            if path.is_dir() {
+                found.classes.push((readable(&name), path));
+            } else if is_image(Path::new(&name)) && path.is_file() {
+                found.loose += 1;
+            } else {
+                found.others += 1;
+            }
         }
-        if entry.path().is_dir() {
-            classes.push((name, entry.path()));
-        } else {
-            others += 1;
-        }
+        Ok(found)
     }
-    Ok((classes, others))
 }
 
 /// Whether there are class folders.
 pub(crate) fn has_folders(root: &Path) -> Result<bool> {
-    Ok(!class_folders(root)?.0.is_empty())
+    Ok(!Found::of(root)?.classes.is_empty())
 }
 
 /// Indexes the class folders of `root`, all at once: on a network disk the time goes into waiting.
 pub(crate) fn open(root: &Path) -> Result<Indexed> {
     // Before anything is listed, so that whatever changes later shows.
     let mut stamps = vec![Stamp::of(root, Path::new(""))];
-    let (mut classes, others) = class_folders(root)?;
-    classes.sort_by(|a, b| natural_order(a.0.as_bytes(), b.0.as_bytes()));
+    let Found { mut classes, loose, others } = Found::of(root)?;
+    classes.sort_by(|a, b| class_order(&a.0, &b.0));
     let found = classes.par_iter().map(|(_, path)| class_folder(root, path)).collect::<Result<Vec<_>>>()?;
 
     if found.iter().all(|class| class.images.len() == 0) {
-        return Err(Error::NoImages { path: root.to_owned() });
+        return Err(match loose {
+            0 => Error::NoImages { path: root.to_owned() },
+            loose => labels::missing(root, loose),
+        });
     }
     let empty = found.iter().zip(&classes).filter(|(class, _)| class.images.len() == 0);
     let empty: Vec<String> = empty.map(|(_, (_, path))| path.display().to_string()).collect();
@@ -64,7 +82,7 @@ pub(crate) fn open(root: &Path) -> Result<Indexed> {
     }
     let mut names = Names::default();
     let mut labels = Vec::new();
-    let mut ignored = others;
+    let mut ignored = others + loose;
     for (label, class) in found.iter().enumerate() {
         names.extend(&class.images);
         labels.extend(std::iter::repeat_n(label as u32, class.images.len()));
@@ -73,7 +91,7 @@ pub(crate) fn open(root: &Path) -> Result<Indexed> {
     names.shrink();
     stamps.extend(found.into_iter().flat_map(|class| class.stamps));
     let classes = classes.into_iter().map(|(name, _)| name).collect();
-    Ok(Indexed { split: Split { root: root.to_owned(), classes, labels, names, shards: None, ignored }, stamps })
+    Ok(Indexed { split: Split { root: root.to_owned(), classes, labels, names, shards: None, ignored, loose }, stamps })
 }
 
 /// The images below a class folder, and what else is there.

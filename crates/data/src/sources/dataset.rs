@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::source::Source;
+use crate::sources::class_names::look_alikes;
 use crate::sources::split::Split;
 use crate::sources::{class_folders, kept_index, labels, shards};
 use std::fs;
@@ -47,7 +48,10 @@ impl Dataset {
             let class = |split: &Split| split.classes.get(label).cloned().unwrap_or_default();
             return Err(match only_train.is_empty() && only_val.is_empty() {
                 true => Error::ClassOrder { root, label, train: class(&train), val: class(&val) },
-                false => Error::ClassesDiffer { root, only_train, only_val },
+                false => {
+                    let alike = look_alikes(&only_train, &only_val);
+                    Error::ClassesDiffer { root, only_train, only_val, alike }
+                }
             });
         }
         let notes = [&train, &val].into_iter().filter_map(Split::note).collect();
@@ -103,7 +107,11 @@ impl Split {
         }
         // Tar files beside class folders are what those were unpacked from.
         kept_index::cached(root, || match shards::find(root)? {
-            tars if tars.is_empty() || class_folders::has_folders(root)? => class_folders::open(root),
+            _ if class_folders::has_folders(root)? => class_folders::open(root),
+            tars if tars.is_empty() => {
+                shards::refuse_compressed(root)?;
+                class_folders::open(root)
+            }
             tars => shards::open(root, tars),
         })
     }

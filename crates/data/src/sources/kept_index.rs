@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 /// An index that takes no time is not worth a file.
 const FEWEST_IMAGES: usize = 20_000;
 /// First bytes of a kept index; the number changes with what follows.
-const MAGIC: &[u8] = b"gumbel-gates index 1\n";
+const MAGIC: &[u8] = b"gumbel-gates index 2\n";
 /// A folder that changed so shortly before it was walked may change again without showing another
 /// time.
 const TOO_FRESH: Duration = Duration::from_secs(2);
@@ -27,6 +27,7 @@ struct Header {
     root: PathBuf,
     classes: Vec<String>,
     ignored: usize,
+    loose: usize,
     stamps: Vec<Stamp>,
     shards: Option<Vec<PathBuf>>,
     images: usize,
@@ -75,6 +76,7 @@ fn save(file: &Path, split: &Split, stamps: Vec<Stamp>) -> std::io::Result<()> {
         root: fs::canonicalize(&split.root)?,
         classes: split.classes.clone(),
         ignored: split.ignored,
+        loose: split.loose,
         stamps,
         shards: split.shards.as_ref().map(|shards| shards.files().to_vec()),
         images: split.len(),
@@ -130,10 +132,10 @@ fn load(file: &Path, root: &Path) -> Option<Split> {
             (shards.len() == header.images).then_some(shards)?.into()
         }
     };
-    let (classes, ignored) = (header.classes, header.ignored);
+    let (classes, ignored, loose) = (header.classes, header.ignored, header.loose);
     let names = Names::from_parts(bytes.to_vec(), ends)?;
     let known = labels.iter().all(|&label| (label as usize) < classes.len());
-    known.then(|| Split { root: root.to_owned(), classes, labels, names, shards, ignored })
+    known.then(|| Split { root: root.to_owned(), classes, labels, names, shards, ignored, loose })
 }
 
 #[cfg(test)]
@@ -224,5 +226,22 @@ mod tests {
         let other = folder.path().join("other-cache");
         cached_in(Some(&other), 3, &root, walk).unwrap();
         assert!(!other.exists());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn folders_whose_names_are_no_text_are_walked_every_time() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = tempfile::tempdir().unwrap();
+        let (root, cache) = (folder.path().join("set"), folder.path().join("cache"));
+        put(&root, &["a/1.jpg", "b/deep/1.jpg"]);
+        let odd = root.join(std::ffi::OsStr::from_bytes(b"caf\xe8"));
+        fs::rename(root.join("b"), &odd).unwrap();
+        [&root, &odd, &odd.join("deep")].into_iter().for_each(|path| age(path));
+        for _ in 0..2 {
+            let split = cached_in(Some(&cache), 1, &root, || class_folders::open(&root)).unwrap();
+            assert_eq!((split.classes(), split.label(1)), (&["a".to_owned(), r"caf\xE8".to_owned()][..], 1));
+            assert!(!cache.exists());
+        }
     }
 }

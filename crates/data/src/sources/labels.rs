@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::image_file::is_image;
+use crate::sources::class_names::class_order;
 use crate::sources::names::Names;
 use crate::sources::natural_order::natural_order;
 use crate::sources::split::Split;
@@ -18,8 +19,7 @@ use walkdir::WalkDir;
 pub(crate) fn find(root: &Path) -> Option<PathBuf> {
     let whole = fs::canonicalize(root).ok()?;
     let split = whole.file_name()?.to_string_lossy().into_owned();
-    let own = ["txt", "csv", "tsv"].map(|ending| format!("labels.{ending}"));
-    let usual = [format!("{split}_annotations.txt"), format!("LOC_{split}_solution.csv"), format!("{split}.txt")];
+    let (own, usual) = files(&split);
     let inside = own.iter().chain(&usual).map(|name| root.join(name)).find(|path| path.is_file());
     inside.or_else(|| {
         let mut entries = fs::read_dir(root).ok()?;
@@ -28,6 +28,24 @@ pub(crate) fn find(root: &Path) -> Option<PathBuf> {
             .then_some(())?;
         usual.iter().map(|name| whole.with_file_name(name)).find(|path| path.is_file())
     })
+}
+
+/// Files of labels of a split of this name: in its folder, and in or beside it.
+fn files(split: &str) -> ([String; 3], [String; 3]) {
+    let own = ["txt", "csv", "tsv"].map(|ending| format!("labels.{ending}"));
+    (own, [format!("{split}_annotations.txt"), format!("LOC_{split}_solution.csv"), format!("{split}.txt")])
+}
+
+/// The error of a folder with images directly in it and neither class folders nor labels.
+pub(crate) fn missing(root: &Path, images: usize) -> Error {
+    let whole = fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
+    let (own, usual) = files(&whole.file_name().unwrap_or_default().to_string_lossy());
+    let files = format!(
+        "{} in that folder, or {} in or beside it (docs/data.md has the forms)",
+        own.join(", "),
+        usual.join(", ")
+    );
+    Error::LooseImages { path: root.to_owned(), images, files }
 }
 
 /// The labels of a file by image, each with its line.
@@ -68,7 +86,7 @@ impl<'a> Labels<'a> {
     /// The classes that are named, in natural order.
     fn classes(&self) -> Vec<String> {
         let mut names: Vec<&str> = self.by_image.values().map(|(label, _)| *label).collect();
-        names.sort_by(|a, b| natural_order(a.as_bytes(), b.as_bytes()));
+        names.sort_by(|a, b| class_order(a, b));
         names.dedup();
         names.into_iter().map(str::to_owned).collect()
     }
@@ -140,5 +158,5 @@ pub(crate) fn open(root: &Path, file: &Path, classes: Option<&[String]>) -> Resu
     let mut names = Names::default();
     images.iter().for_each(|(path, _)| names.push(path));
     let labels = images.into_iter().map(|(_, label)| label).collect();
-    Ok(Split { root: root.to_owned(), classes, labels, names, shards: None, ignored })
+    Ok(Split { root: root.to_owned(), classes, labels, names, shards: None, ignored, loose: 0 })
 }

@@ -1,13 +1,17 @@
 //! Images in folders: the layouts a data set may have, and their index.
 
+mod archives;
 mod chunks;
 mod class_folders;
+mod class_names;
 pub(crate) mod dataset;
 mod indexed;
 mod kept_index;
 mod labels;
+mod members;
 mod names;
 mod natural_order;
+mod pairing;
 mod shards;
 pub(crate) mod split;
 mod walk;

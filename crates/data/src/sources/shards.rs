@@ -1,26 +1,31 @@
 //! Which images tar files hold, as WebDataset and others pack them, and of which classes.
 
 use crate::error::{Error, Result};
-use crate::image_file::{MOST_BYTES_OF_A_FILE, is_image};
+use crate::sources::archives::{self, Compression};
 use crate::sources::chunks::Shards;
+use crate::sources::class_names::class_order;
 use crate::sources::indexed::{Indexed, Stamp};
+use crate::sources::members::{Member, members};
 use crate::sources::names::Names;
 use crate::sources::natural_order::natural_order;
 use crate::sources::split::Split;
 use rayon::prelude::*;
-use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The tar files of a folder, in natural order.
 pub(crate) fn find(root: &Path) -> Result<Vec<PathBuf>> {
+    files(root, archives::has_tar_ending)
+}
+
+/// The files of a folder with such names, in natural order.
+fn files(root: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
     let read = |source| Error::Read { path: root.to_owned(), source };
     let mut found = Vec::new();
     for entry in fs::read_dir(root).map_err(read)? {
         let name = PathBuf::from(entry.map_err(read)?.file_name());
-        let is_tar = name.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("tar"));
-        if is_tar && !name.to_string_lossy().starts_with('.') && root.join(&name).is_file() {
+        if wanted(&name) && !name.as_os_str().as_encoded_bytes().starts_with(b".") && root.join(&name).is_file() {
             found.push(name);
         }
     }
@@ -28,14 +33,17 @@ pub(crate) fn find(root: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// One image of a shard: its name in it, its place, and its class.
-struct Member {
-    name: PathBuf,
-    start: u64,
-    length: u32,
-    class: String,
-    /// Whether the class is that of a member beside it.
-    told: bool,
+/// Refuses compressed tar files where there is nothing else to read.
+///
+/// # Errors
+/// If there are any.
+pub(crate) fn refuse_compressed(root: &Path) -> Result<()> {
+    let found = files(root, |name| Compression::of_name(name).is_some())?;
+    let Some(compression) = found.first().and_then(|first| Compression::of_name(first)) else { return Ok(()) };
+    let alike = |file: &&Path| Compression::of_name(file) == Some(compression);
+    let command = compression.unpack_all(root, &found.iter().map(PathBuf::as_path).filter(alike).collect::<Vec<_>>());
+    let path = root.join(&found[0]);
+    Err(Error::CompressedShard { path, compression: compression.name, command })
 }
 
 /// Indexes the shards `files` of `root`, all at once. An image's class is in the member beside it
@@ -72,7 +80,7 @@ pub(crate) fn open(root: &Path, files: Vec<PathBuf>) -> Result<Indexed> {
     }
     names.shrink();
     let shards = Some(Shards::new(root, files, places));
-    Ok(Indexed { split: Split { root: root.to_owned(), classes, labels, names, shards, ignored }, stamps })
+    Ok(Indexed { split: Split { root: root.to_owned(), classes, labels, names, shards, ignored, loose: 0 }, stamps })
 }
 
 /// The classes of a set of shards: those of `classes.txt` in or beside the folder; else the numbers
@@ -84,76 +92,17 @@ fn class_names<'a>(root: &Path, members: impl Iterator<Item = &'a Member>) -> Re
         return Ok(text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect());
     }
     let mut told = true;
-    let mut names = Vec::new();
+    let mut met = BTreeSet::new();
     for member in members {
         told &= member.told;
-        names.push(&*member.class);
+        met.insert(&*member.class);
     }
-    names.sort_by(|a, b| natural_order(a.as_bytes(), b.as_bytes()));
-    names.dedup();
+    let mut names: Vec<&str> = met.into_iter().collect();
+    names.sort_by(|a, b| class_order(a, b));
     let number = |name: &&str| name.parse().ok().filter(|&number: &u32| told && number < 1 << 20);
     let numbers: Option<Vec<u32>> = names.iter().map(number).collect();
     Ok(match numbers.and_then(|numbers| numbers.into_iter().max()) {
         Some(last) => (0..=last).map(|label| label.to_string()).collect(),
         None => names.into_iter().map(str::to_owned).collect(),
     })
-}
-
-/// The images of one tar file in their order, and the number of other files.
-fn members(path: &Path) -> Result<(Vec<Member>, usize)> {
-    let bad = |source: io::Error| Error::BadShard { path: path.to_owned(), reason: source.to_string() };
-    let file = File::open(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    let size = file.metadata().map_err(|source| Error::Read { path: path.to_owned(), source })?.len();
-    let mut archive = tar::Archive::new(file);
-    let mut images = Vec::new();
-    let mut classes = HashMap::new();
-    let mut ignored = 0;
-    for entry in archive.entries_with_seek().map_err(bad)? {
-        let mut entry = entry.map_err(bad)?;
-        if !entry.header().entry_type().is_file() {
-            continue;
-        }
-        let name = entry.path().map_err(bad)?.into_owned();
-        let hidden = name.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if !hidden && name.extension().is_some_and(|ending| ending == "cls") {
-            let mut text = String::new();
-            entry.by_ref().take(1024).read_to_string(&mut text).map_err(bad)?;
-            classes.insert(key(&name), text.trim().to_owned());
-        } else if !hidden && is_image(&name) {
-            let (start, length) = (entry.raw_file_position(), entry.size());
-            if start + length > size {
-                return Err(bad(io::Error::other(format!("it ends within {}", name.display()))));
-            }
-            if length > MOST_BYTES_OF_A_FILE {
-                return Err(bad(io::Error::other(format!(
-                    "the {length} bytes of {} are more than an image has",
-                    name.display()
-                ))));
-            }
-            images.push(Member { name, start, length: length as u32, class: String::new(), told: false });
-        } else {
-            ignored += 1;
-        }
-    }
-    for image in &mut images {
-        let folder = image.name.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
-        let told = classes.get(&key(&image.name)).cloned();
-        image.told = told.is_some();
-        let class = told.or(folder);
-        image.class = class.ok_or_else(|| {
-            let member = image.name.display();
-            bad(io::Error::other(format!(
-                "{member} has no class; expected a member {}.cls or a class folder",
-                key(&image.name)
-            )))
-        })?;
-    }
-    Ok((images, ignored))
-}
-
-/// What the members of one sample share: the name up to the first dot after its folder.
-fn key(name: &Path) -> String {
-    let file = name.file_name().map(|file| file.to_string_lossy().into_owned()).unwrap_or_default();
-    let stem = file.split('.').next().unwrap_or_default();
-    name.with_file_name(stem).to_string_lossy().into_owned()
 }

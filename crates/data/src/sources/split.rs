@@ -23,6 +23,8 @@ pub struct Split {
     pub(crate) shards: Option<Shards>,
     /// Files that are no images, or have no label.
     pub(crate) ignored: usize,
+    /// Those of them that are images beside class folders.
+    pub(crate) loose: usize,
 }
 
 impl Split {
@@ -32,14 +34,19 @@ impl Split {
         files.into_iter().for_each(|file| names.push(file.as_ref()));
         let root = PathBuf::new();
         let labels = vec![0; names.len()];
-        Self { root, classes: vec!["unknown".into()], labels, names, shards: None, ignored: 0 }
+        Self { root, classes: vec!["unknown".into()], labels, names, shards: None, ignored: 0, loose: 0 }
     }
 
     /// What to know about it, for a log: what was left out.
     pub fn note(&self) -> Option<String> {
         let root = self.root.display();
         let ignored = self.ignored;
-        (ignored > 0).then(|| format!("{root}: {ignored} files that are no images, or have no label, are left out"))
+        let loose = match self.loose {
+            0 => String::new(),
+            loose => format!("; {loose} of them are images that lie directly in {root}, in no class folder"),
+        };
+        (ignored > 0)
+            .then(|| format!("{root}: {ignored} files that are no images, or have no label, are left out{loose}"))
     }
 
     /// Number of files in it that are left out: no images by their names, or without a label.
