@@ -216,3 +216,32 @@ for name, (picture, options) in kinds.items():
         }
     }
 }
+
+#[test]
+fn the_upper_rows_of_drawn_and_damaged_files_are_pillows() {
+    let Some(pytorch) = PyTorch::find() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut compared = 0;
+    for options in [&["300", "3", "plain"][..], &["300", "4"]] {
+        assert!(pytorch.script("jpeg_differential.py").arg(folder.path()).args(options).status().unwrap().success());
+        let entries = std::fs::read(folder.path().join("list.json")).unwrap();
+        let entries: Vec<Value> = serde_json::from_slice(&entries).unwrap();
+        for (number, entry) in entries.iter().enumerate() {
+            // Where Pillow finds fault with what lies further down there is nothing to compare with.
+            let Some(height) = entry["height"].as_u64() else { continue };
+            let file = |ending: &str| std::fs::read(folder.path().join(format!("{number}.{ending}"))).unwrap();
+            let (mut bytes, expected) = (file("jpg"), file("rgb"));
+            // From another image, as in the loader.
+            let mut pixels = vec![77; 9999];
+            for rows in [1, height.div_ceil(3) as u32, height.div_ceil(2) as u32, height as u32] {
+                let Ok(part) = decode_part(&mut bytes, &mut pixels, |_, _| Need { rows, shrink: 1.0 }) else {
+                    continue;
+                };
+                let needed = 3 * part.width as usize * rows as usize;
+                assert!(pixels[..needed] == expected[..needed], "{number} of {options:?}, {rows} rows: {entry}");
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 1000, "only {compared} parts");
+}

@@ -6,7 +6,7 @@ use data::{BadImage, Loader, LoaderOptions, Normalize, Source, Split, Transform}
 use image::codecs::gif::GifEncoder;
 use image::codecs::jpeg::JpegEncoder;
 use image::{DynamicImage, ExtendedColorType, Frame, ImageEncoder, ImageFormat, Luma, Rgb, Rgba};
-use libjpeg_turbo_rs::{Encoder, PixelFormat};
+use libjpeg_turbo_rs::{Encoder, PixelFormat, Subsampling};
 use std::fs;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -49,7 +49,11 @@ fn detailed_jpeg(progressive: bool) -> Vec<u8> {
 fn ink_jpeg() -> Vec<u8> {
     // The more the brighter, as in files of Photoshop: 255 of every ink and of black is white.
     let pixels: Vec<u8> = std::iter::repeat_n([COLOR[0], COLOR[1], COLOR[2], 255], 40 * 30).flatten().collect();
-    Encoder::new(&pixels, 40, 30, PixelFormat::Cmyk).quality(95).encode().expect("the picture is encoded")
+    Encoder::new(&pixels, 40, 30, PixelFormat::Cmyk)
+        .quality(95)
+        .subsampling(Subsampling::S444)
+        .encode()
+        .expect("the picture is encoded")
 }
 
 /// A JPEG with an orientation tag that says it lies on its side.
@@ -144,9 +148,48 @@ fn files() -> Vec<(String, Vec<u8>, Expected)> {
             files.push((name, whole[..whole.len() * tenth / 10].to_vec(), Skip(reason)));
         }
     }
-    // What Pillow shows of it too: something, after a warning.
+    // The decoder may not notice; what it makes of it then is Pillow's.
     files.push(("broken-inside.jpg".into(), broken, Either));
+    files.extend(odd_jpegs());
     files
+}
+
+/// JPEG files that decoders disagree about.
+fn odd_jpegs() -> Vec<(String, Vec<u8>, Expected)> {
+    let plain = encoded(&picture(), ImageFormat::Jpeg);
+    let detailed = detailed_jpeg(false);
+    let first = |bytes: &[u8], marker: u8| {
+        bytes.windows(2).position(|pair| pair == [0xff, marker]).expect("it has such a segment")
+    };
+    let with = |bytes: &[u8], at: usize, more: &[u8]| [&bytes[..at], more, &bytes[at..]].concat();
+    let changed = |at: usize, byte: u8| {
+        let mut bytes = detailed.clone();
+        bytes[at] = byte;
+        bytes
+    };
+    let between = with(&plain, first(&plain, 0xdb), &[0xff, 0, 0xff, 0]);
+    let frame = first(&detailed, 0xc0);
+    let between_and_cut = with(&detailed, first(&detailed, 0xdb), &[0, 0]);
+    let mut first_scans = detailed_jpeg(true);
+    let scans: Vec<usize> = (0..first_scans.len() - 1).filter(|&at| first_scans[at..at + 2] == [0xff, 0xda]).collect();
+    first_scans.truncate(scans[2]);
+    first_scans.extend([0xff, 0xd9]);
+    [
+        ("zeros-between.jpg", with(&plain, first(&plain, 0xdb), &[0, 0]), Color(COLOR)),
+        ("stuffing-between.jpg", between, Color(COLOR)),
+        ("between-and-cut.jpg", between_and_cut[..detailed.len() * 3 / 4].to_vec(), Skip("ends too early")),
+        ("empty-segment.jpg", with(&plain, 2, &[0xff, 0xe5, 0, 0]), Skip("has a length of 0")),
+        ("finer-chroma.jpg", changed(frame + 14, 0x44), Skip("sampling factors")),
+        ("12-bits.jpg", changed(frame + 4, 12), Skip("12 bits")),
+        ("lossless.jpg", changed(frame + 1, 0xc3), Skip("lossless")),
+        ("hierarchical.jpg", changed(frame + 1, 0xc5), Skip("hierarchical")),
+        ("arithmetic.jpg", changed(frame + 1, 0xc9), Skip("arithmetic-coded")),
+        ("table.jpg", changed(first(&detailed, 0xc4) + 5, 9), Skip("Huffman table")),
+        ("first-scans.jpg", first_scans, Skip("lacks its last scans")),
+        ("not-even-a-marker.jpg", vec![0xff, 0xd8, 0, 0, 0, 0], Skip("begins like a JPEG")),
+    ]
+    .map(|(name, bytes, expected)| (name.to_owned(), bytes, expected))
+    .into()
 }
 
 fn progressive() -> Vec<u8> {

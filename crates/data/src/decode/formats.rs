@@ -1,7 +1,7 @@
 //! Image files to pixels.
 
 use crate::decode::jpeg::Layout;
-use crate::decode::part::{MOST_PIXELS, Need, Part};
+use crate::decode::part::{Need, Part, refuse_too_large};
 use crate::image_file::read_file;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
 use std::cell::Cell;
@@ -57,10 +57,9 @@ pub(crate) fn decode_part(
     if bytes.is_empty() {
         return Err("the file is empty".into());
     }
-    if bytes.starts_with(&[0xff, 0xd8])
-        && let Some(layout) = Layout::of(bytes)?
-    {
-        refuse_too_large(layout.width, layout.height)?;
+    // No other decoder gets to see a JPEG: none of them makes the same pixels of it.
+    if bytes.starts_with(&[0xff, 0xd8]) {
+        let layout = Layout::of(bytes)?;
         let Need { rows, shrink } = need(layout.width, layout.height);
         let decoded = contained(|| layout.decode(bytes, rows, shrink, pixels));
         layout.restore(bytes);
@@ -105,14 +104,4 @@ fn any_format(bytes: &[u8], pixels: &mut Vec<u8>) -> Result<Part, String> {
     refuse_too_large(width, height)?;
     *pixels = DynamicImage::from_decoder(decoder).map_err(text)?.into_rgb8().into_raw();
     Ok(Part { width, height, scale: 1 })
-}
-
-fn refuse_too_large(width: u32, height: u32) -> Result<(), String> {
-    match u64::from(width) * u64::from(height) {
-        0 => Err("the image has no pixels".into()),
-        pixels if pixels > MOST_PIXELS => {
-            Err(format!("the header claims {width} × {height} pixels; more than {MOST_PIXELS} are refused"))
-        }
-        _ => Ok(()),
-    }
 }

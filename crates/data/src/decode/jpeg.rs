@@ -1,7 +1,8 @@
 //! JPEG files to pixels: only the rows that are needed, at a size close to the one that is needed,
 //! byte for byte what libjpeg-turbo and so Pillow and torchvision decode.
 
-use crate::decode::part::{MOST_PIXELS, Part};
+use crate::decode::jpeg_walk::{Walk, cut};
+use crate::decode::part::{MOST_PIXELS, Part, refuse_too_large};
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat, ScalingFactor};
 
 /// How much larger than the result an image decoded at a fraction of its size still is at least,
@@ -16,66 +17,52 @@ pub(crate) struct Layout {
     pub height: u32,
     /// Where the two bytes of the height are.
     height_at: usize,
-    components: u8,
+    /// Whether it has four components, of ink.
+    ink: bool,
     /// Pixels that a row of coding units is high.
     row: u32,
     /// Whether one scan holds everything from top to bottom, so that the rows below some row can be
     /// left out.
     top_down: bool,
+    /// Whether it is sampled as most files are. Others are decoded at their full size only.
+    plain: bool,
 }
 
 impl Layout {
-    /// Walks the marker segments, because a thumbnail inside one has markers of its own. `None`:
-    /// not laid out as expected, the decoder shall say what is wrong.
+    /// Walks the whole file. What is not laid out as the decoder gets it right is refused: another
+    /// decoder, or a lenient one, would make something else of it than libjpeg-turbo.
     ///
     /// # Errors
-    /// If the file ends before its end-of-image marker: decoders fill what is missing with gray,
-    /// which would teach the network gray.
-    pub(crate) fn of(bytes: &[u8]) -> Result<Option<Self>, String> {
-        const START_OF_SCAN: u8 = 0xda;
-        let mut layout = None;
-        let mut at = 2;
-        loop {
-            let Some(&[first, marker]) = bytes.get(at..).and_then(<[u8]>::first_chunk::<2>) else { return Err(cut()) };
-            match marker {
-                _ if first != 0xff => return Ok(None),
-                0xff => at += 1,               // fill byte
-                0x01 | 0xd0..=0xd8 => at += 2, // markers without a segment
-                _ => {
-                    let Some(&length) = bytes.get(at + 2..).and_then(<[u8]>::first_chunk::<2>) else {
-                        return Err(cut());
-                    };
-                    let end = at + 2 + usize::from(u16::from_be_bytes(length));
-                    let Some(segment) = bytes.get(at + 4..end.max(at + 4)) else { return Err(cut()) };
-                    match marker {
-                        // Frames, but for the tables that lie among them.
-                        0xc0..=0xcf if ![0xc4, 0xc8, 0xcc].contains(&marker) => {
-                            layout = Self::of_frame(marker, at, segment)
-                        }
-                        START_OF_SCAN => {
-                            // Searched for from the end, where it is.
-                            if !bytes[end..].windows(2).rev().any(|pair| pair == [0xff, 0xd9]) {
-                                return Err(cut());
-                            }
-                            return Ok(layout.map(|layout: Self| {
-                                let whole = segment.first() == Some(&layout.components);
-                                Self { top_down: layout.top_down && whole, ..layout }
-                            }));
-                        }
-                        _ => {}
-                    }
-                    at = end;
-                }
-            }
+    /// In words, if the file is damaged, of a kind that is not decoded, or ends before its
+    /// end-of-image marker: decoders fill what is missing with gray, which would teach the network
+    /// gray.
+    pub(crate) fn of(bytes: &[u8]) -> Result<Self, String> {
+        let mut walk = Walk::of(bytes)?;
+        while !walk.step()? {}
+        let Some((frame, height_at)) = walk.frame else { return Err("the JPEG holds no image".into()) };
+        refuse_too_large(frame.width, frame.height)?;
+        if walk.known.scans == 0 {
+            return Err("the JPEG holds no image".into());
         }
-    }
-
-    fn of_frame(marker: u8, at: usize, segment: &[u8]) -> Option<Self> {
-        let &[_, h1, h0, w1, w0, components, ref table @ ..] = segment else { return None };
-        let (height, width) = (u16::from_be_bytes([h1, h0]).into(), u16::from_be_bytes([w1, w0]).into());
-        let vertical = table.as_chunks::<3>().0.iter().map(|[_, sampling, _]| sampling & 15).max()?;
-        let top_down = matches!(marker, 0xc0 | 0xc1);
-        Some(Self { width, height, height_at: at + 5, components, row: 8 * u32::from(vertical), top_down })
+        if !walk.known.is_all(&frame) {
+            return Err(if frame.progressive {
+                "the progressive JPEG lacks its last scans".into()
+            } else {
+                "the JPEG lacks a component".into()
+            });
+        }
+        let (across, down) = frame.largest();
+        let even =
+            frame.components()[1..].windows(2).all(|two| (two[0].across, two[0].down) == (two[1].across, two[1].down));
+        Ok(Self {
+            width: frame.width,
+            height: frame.height,
+            height_at,
+            ink: frame.components().len() == 4,
+            row: 8 * down,
+            top_down: !frame.progressive && walk.known.scans == 1,
+            plain: across <= 2 && down <= 2 && even,
+        })
     }
 
     /// Decodes the upper `rows` rows, or more, into `pixels`, shrunk where the image will be
@@ -110,9 +97,9 @@ impl Layout {
         let text = |error: JpegError| error.to_string();
         let limits = DecodeLimits { max_pixels: MOST_PIXELS, max_scans: 500, ..DecodeLimits::default() };
         let mut decoder = Decoder::new_with_limits(bytes, limits).map_err(text)?;
-        let ink = self.components == 4;
-        decoder.set_output_format(if ink { PixelFormat::Cmyk } else { PixelFormat::Rgb });
-        let scale = [8, 4, 2].into_iter().find(|&scale| shrink / f64::from(scale) >= LEFT_TO_RESIZE).unwrap_or(1);
+        decoder.set_output_format(if self.ink { PixelFormat::Cmyk } else { PixelFormat::Rgb });
+        let fits = |&scale: &u32| self.plain && shrink / f64::from(scale) >= LEFT_TO_RESIZE;
+        let scale = [8, 4, 2].into_iter().find(fits).unwrap_or(1);
         if scale > 1 {
             decoder.set_scale(ScalingFactor::try_new(1, scale).map_err(text)?);
         }
@@ -120,27 +107,18 @@ impl Layout {
         if pixels.len() < size {
             pixels.resize(size, 0);
         }
-        let info = match decoder.decode_image_into(&mut pixels[..size]) {
+        // Strictly: where codes are damaged, what libjpeg-turbo and the lenient decoder go on with
+        // differs.
+        let info = decoder.decode_image_into(&mut pixels[..size]).map_err(|error| match error {
             // What is missing would be gray.
-            Err(JpegError::UnexpectedEof) => return Err(cut()),
-            Err(_) => {
-                // Damaged codes: libjpeg-turbo goes on with a warning, and so Pillow.
-                decoder.set_lenient(true);
-                decoder.decode_image_into(&mut pixels[..size]).map_err(text)?
-            }
-            Ok(info) => info,
-        };
-        // Frames of 12 bits are decoded whole.
-        let scale = if info.width == self.width as usize { 1 } else { scale };
-        if ink {
+            JpegError::UnexpectedEof => cut(),
+            error => format!("the JPEG data are damaged: {error}"),
+        })?;
+        if self.ink {
             ink_to_rgb(&mut pixels[..size]);
         }
         Ok(Part { width: info.width as u32, height: info.height as u32, scale })
     }
-}
-
-fn cut() -> String {
-    "the JPEG data ends too early".into()
 }
 
 /// Cyan, magenta, yellow and black, as JPEG files have them, the more the brighter, to RGB at the
@@ -193,7 +171,7 @@ mod tests {
     fn the_upper_rows_are_those_of_the_whole_image() {
         for (name, mut bytes) in files() {
             let whole = decompress_to(&bytes, PixelFormat::Rgb).unwrap();
-            let layout = Layout::of(&bytes).unwrap().unwrap();
+            let layout = Layout::of(&bytes).unwrap();
             assert!(layout.top_down, "{name}");
             for rows in [1, 8, 15, 16, 17, 40, 82, 83] {
                 let mut pixels = Vec::new();
@@ -210,7 +188,10 @@ mod tests {
     #[test]
     fn shrunk_rows_are_those_of_the_shrunk_image() {
         for (name, mut bytes) in files() {
-            let layout = Layout::of(&bytes).unwrap().unwrap();
+            let layout = Layout::of(&bytes).unwrap();
+            if !layout.plain {
+                continue;
+            }
             let shrunk = |rows, bytes: &mut Vec<u8>| {
                 let mut pixels = Vec::new();
                 let part = layout.decode(bytes, rows, 2.0 * LEFT_TO_RESIZE, &mut pixels).unwrap();
@@ -232,8 +213,12 @@ mod tests {
         for (name, bytes) in files() {
             let mut shorter = bytes[..bytes.len() * 2 / 3].to_vec();
             shorter.extend([0xff, 0xd9]);
-            let layout = Layout::of(&shorter).unwrap().unwrap();
-            assert_eq!(layout.decode(&mut shorter, 83, 1.0, &mut Vec::new()), Err(cut()), "{name}");
+            let decoded = Layout::of(&shorter).and_then(|layout| layout.decode(&mut shorter, 83, 1.0, &mut Vec::new()));
+            let reason = decoded.unwrap_err();
+            assert!(
+                reason == cut() || reason.contains("restart markers") && name.contains("restarts 2"),
+                "{name}: {reason}"
+            );
         }
     }
 }

@@ -28,3 +28,14 @@ impl Need {
         Self { rows, shrink: 1.0 }
     }
 }
+
+/// Refuses an image without pixels, and one with too many.
+pub(crate) fn refuse_too_large(width: u32, height: u32) -> Result<(), String> {
+    match u64::from(width) * u64::from(height) {
+        0 => Err("the image has no pixels".into()),
+        pixels if pixels > MOST_PIXELS => {
+            Err(format!("the header claims {width} × {height} pixels; more than {MOST_PIXELS} are refused"))
+        }
+        _ => Ok(()),
+    }
+}
