@@ -101,7 +101,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     Ok(Done::in_part(text, bad))
 }
 
-/// The names and probabilities of an image's classes, from their numbers [N] and probabilities [N].
+/// The names and probabilities of an image's classes, from their numbers and probabilities, both of
+/// shape `[N]`.
 fn classes(names: &[String], numbers: &Tensor, probabilities: &Tensor) -> Result<Vec<Class>> {
     let numbers: Vec<i64> = Vec::try_from(numbers)?;
     let probabilities: Vec<f64> = Vec::try_from(probabilities)?;

@@ -55,7 +55,7 @@ pub(super) fn schema() -> &'static serde_json::Value {
 }
 
 impl Config {
-    /// Whether it can be trained as it stands. [`super::parse`] has asked already; who makes a
+    /// Whether it can be trained as it stands. [`super::parse()`] has asked already; who makes a
     /// configuration in a program asks here, and [`crate::Fit::prepare`] does in any case.
     ///
     /// # Errors
