@@ -8,6 +8,7 @@ cannot write come from the encoder below, which draws coefficients instead of tr
 any sampling factors, names of components, scripts of scans and Huffman tables.
 """
 
+import base64
 import io
 import json
 import math
@@ -334,6 +335,38 @@ def written(rng):
     return kind + options.get("subsampling", ""), out.getvalue()
 
 
+# Two files of arithmetic codes, sequential and progressive, of 19 × 13 pixels: no encoder for them
+# is at hand.
+ARITHMETIC = [
+    base64.b64decode(text)
+    for text in (
+        """
+/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAA0JCgsKCA0LCgsODg0PEyAVExISEyccHhcgLikxMC4pLSwzOko+MzZGNywtQFdBRk
+xOUlNSMj5aYVpQYEpRUk//2wBDAQ4ODhMREyYVFSZPNS01T09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09P
+T09PT09PT09PT0//yQARCAANABMDASIAAhEBAxEB/8wACgAQEAUBEBEF/9oADAMBAAIRAxEAPwD7whZ8OXwsA2IOlsFAjkkO9O
+CHDmC0yQk1Clb7hJMPi2ZNn2cBTObTm26LyoAsjMYbX1kSFEhrRmz+nSDKjevHpGHbJZ7Chg668aOL/TdkqotWJnfN1oh4btKX
+HBxA/9k=
+""",
+        """
+/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAA0JCgsKCA0LCgsODg0PEyAVExISEyccHhcgLikxMC4pLSwzOko+MzZGNywtQFdBRk
+xOUlNSMj5aYVpQYEpRUk//2wBDAQ4ODhMREyYVFSZPNS01T09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09P
+T09PT09PT09PT0//ygARCAANABMDASIAAhEBAxEB/8wABgAQARD/2gAMAwEAAhADEAAAAfa4LBvKgp0vgf/MAAQQBf/aAAgBAQ
+ABBQIXikTsrT/lLf/MAAQRBf/aAAgBAwEBPwEVKT5QgZqA/8wABBEF/9oACAECAQE/AZq9qPoS/v/MAAQQBf/aAAgBAQAGPwLO
+/8wABBAF/9oACAEBAAE/IS2A2hd7O6BlraeW/9oADAMBAAIAAwAAABCUwP/MAAQRBf/aAAgBAwEBPxBCiFbECiOq/8wABBEF/9
+oACAECAQE/ECNUhp4GJ839Z6GQ/8wABBAF/9oACAEBAAE/EFAd02o+K7EawMPNmR2McG2sMc5KYl3UjhzA/9k=
+""",
+    )
+]
+
+
+def made(rng):
+    """A file: its kind, and its bytes."""
+    who = rng.random()
+    if who < 0.03:
+        return "arithmetic", rng.choice(ARITHMETIC)
+    return drawn(rng) if who < 0.6 else written(rng)
+
+
 def markers(data):
     """Where the segments before the first scan begin and end."""
     at, found = 2, []
@@ -389,7 +422,7 @@ def main():
     entries = []
     for number in range(count):
         rng = random.Random(f"{seed} {number}")
-        kind, data = drawn(rng) if rng.random() < 0.6 else written(rng)
+        kind, data = made(rng)
         damage = "none"
         if "plain" not in sys.argv[4:]:
             damage, data = damaged(rng, data)

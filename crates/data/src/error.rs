@@ -76,7 +76,7 @@ pub enum Error {
         text: String,
     },
     /// A label is no class.
-    #[error("{}, line {line}: '{class}' is none of the {classes} classes, nor the number of one, 0 to {}", path.display(), classes.saturating_sub(1))]
+    #[error("{}, line {line}: '{class}' is none of the {classes} classes, nor the number of one, 0 to {}{alike}", path.display(), classes.saturating_sub(1))]
     UnknownClass {
         /// The file of labels.
         path: PathBuf,
@@ -86,6 +86,8 @@ pub enum Error {
         class: String,
         /// Number of classes.
         classes: usize,
+        /// Which class looks like it, if one does.
+        alike: String,
     },
     /// A labeled image is not there.
     #[error("{} labels '{image}', and {} has no such image; remove the line or add the image", path.display(), root.display())]

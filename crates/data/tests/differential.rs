@@ -126,6 +126,7 @@ fn whole_files_of_every_kind_give_the_pixels_of_pillow() {
     let (tally, files) = tally(&pytorch, true);
     let equal = tally.count(Equal);
     assert!(2 * equal > files, "only {equal} of {files}");
+    assert_eq!(tally.count(SkippedHere), 0, "Pillow reads them");
 }
 
 #[test]

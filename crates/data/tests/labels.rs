@@ -339,6 +339,10 @@ fn compressed_tar_files_are_told_with_what_unpacks_them() {
         run_what_is_advised(&found, "unpack it: ");
     }
     assert_eq!(classes_and_counts(&root), (vec!["n01440764".into(), "n01443537".into()], 2, 2));
+    // Beside plain ones they are left out, which is said.
+    put(&root.join("val/1.tar.gz"), "x");
+    let set = Dataset::open(&root).unwrap();
+    assert!(set.notes[0].contains("val: 1 files that are no images"), "{:?}", set.notes);
     // Of other kinds the first bytes or the names are enough.
     for (name, kind) in [("0.tar.zst", "zstd"), ("0.tar.xz", "xz"), ("0.tgz", "gzip"), ("0.tar.bz2", "bzip2")] {
         fs::remove_dir_all(root.join("val")).unwrap();

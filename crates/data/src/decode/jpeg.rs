@@ -1,6 +1,7 @@
 //! JPEG files to pixels: only the rows that are needed, at a size close to the one that is needed,
 //! byte for byte what libjpeg-turbo and so Pillow and torchvision decode.
 
+use crate::decode::jpeg_rare;
 use crate::decode::jpeg_walk::{Walk, cut};
 use crate::decode::part::{MOST_PIXELS, Part, refuse_too_large};
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat, ScalingFactor};
@@ -9,6 +10,9 @@ use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat, ScalingFac
 /// per side. With less the fraction's own filter shows, most at the edges of a crop: at 4 one
 /// photograph in 500 differs by 0.8 gray levels, at 6 none by 0.6.
 const LEFT_TO_RESIZE: f64 = 6.0;
+
+/// Most scans of a file: each of them costs a pass over the image, however short it is.
+const MOST_SCANS: usize = 500;
 
 /// Where things lie in a JPEG file (ITU T.81, annex B).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,11 +30,13 @@ pub(crate) struct Layout {
     top_down: bool,
     /// Whether it is sampled as most files are. Others are decoded at their full size only.
     plain: bool,
+    /// Whether the fast decoder gets it right. Others are decoded by libjpeg's own code.
+    common: bool,
 }
 
 impl Layout {
-    /// Walks the whole file. What is not laid out as the decoder gets it right is refused: another
-    /// decoder, or a lenient one, would make something else of it than libjpeg-turbo.
+    /// Walks the whole file, and tells which decoder makes of it what libjpeg-turbo does. What is
+    /// damaged is refused: decoders differ in their guesses.
     ///
     /// # Errors
     /// In words, if the file is damaged, of a kind that is not decoded, or ends before its
@@ -44,12 +50,13 @@ impl Layout {
         if walk.known.scans == 0 {
             return Err("the JPEG holds no image".into());
         }
-        if !walk.known.is_all(&frame) {
-            return Err(if frame.progressive {
-                "the progressive JPEG lacks its last scans".into()
-            } else {
-                "the JPEG lacks a component".into()
-            });
+        if walk.known.scans > MOST_SCANS {
+            return Err(format!("the JPEG has {} scans; more than {MOST_SCANS} are refused", walk.known.scans));
+        }
+        // Of a progressive file some scans may be missing: libjpeg smooths the blocks then.
+        let whole = walk.known.is_all(&frame);
+        if !whole && !frame.progressive {
+            return Err("the JPEG lacks a component".into());
         }
         let (across, down) = frame.largest();
         let even =
@@ -62,6 +69,7 @@ impl Layout {
             row: 8 * down,
             top_down: !frame.progressive && walk.known.scans == 1,
             plain: across <= 2 && down <= 2 && even,
+            common: whole && frame.common() && walk.known.common && walk.common,
         })
     }
 
@@ -78,6 +86,13 @@ impl Layout {
         shrink: f64,
         pixels: &mut Vec<u8>,
     ) -> Result<Part, String> {
+        if !self.common {
+            let (width, height) = jpeg_rare::decode(bytes, rows, self.ink, pixels)?;
+            if self.ink {
+                ink_to_rgb(&mut pixels[..4 * width as usize * height as usize]);
+            }
+            return Ok(Part { width, height, scale: 1 });
+        }
         // A frame that claims fewer rows is a whole one whose scan goes on: what follows is not
         // read. One more row of coding units than needed, because upsampled color looks at the
         // next.
@@ -95,7 +110,7 @@ impl Layout {
 
     fn decode_frame(&self, bytes: &[u8], shrink: f64, pixels: &mut Vec<u8>) -> Result<Part, String> {
         let text = |error: JpegError| error.to_string();
-        let limits = DecodeLimits { max_pixels: MOST_PIXELS, max_scans: 500, ..DecodeLimits::default() };
+        let limits = DecodeLimits { max_pixels: MOST_PIXELS, max_scans: MOST_SCANS, ..DecodeLimits::default() };
         let mut decoder = Decoder::new_with_limits(bytes, limits).map_err(text)?;
         decoder.set_output_format(if self.ink { PixelFormat::Cmyk } else { PixelFormat::Rgb });
         let fits = |&scale: &u32| self.plain && shrink / f64::from(scale) >= LEFT_TO_RESIZE;

@@ -10,6 +10,8 @@ pub(crate) struct Known {
     missing: [[u8; 64]; 4],
     /// Scans so far.
     pub scans: usize,
+    /// Whether the fast decoder knows such scans.
+    pub common: bool,
 }
 
 const UNKNOWN: u8 = u8::MAX;
@@ -23,7 +25,7 @@ pub(crate) struct Scan {
 
 impl Known {
     pub(crate) fn nothing() -> Self {
-        Self { missing: [[UNKNOWN; 64]; 4], scans: 0 }
+        Self { missing: [[UNKNOWN; 64]; 4], scans: 0, common: true }
     }
 
     /// Whether every coefficient of every component of a frame is known to its last bit.
@@ -62,9 +64,7 @@ impl Known {
             if (first, last, bits) != (0, 63, 0) {
                 return wrong("is a progressive one, and the JPEG is not");
             }
-            if count != 1 && count != components.len() {
-                return wrong("holds some of the components, neither one nor all, which is not decoded");
-            }
+            self.common &= count == 1 || count == components.len();
             if at.iter().any(|&one| self.missing[one][0] == 0) {
                 return wrong("repeats a component");
             }
@@ -87,7 +87,7 @@ impl Known {
             let needs_dc = !frame.progressive || first == 0;
             let needs_ac = !frame.progressive || first != 0;
             let has = |mask: u8, which: u8| which < 4 && mask >> which & 1 == 1;
-            let huffman = (!needs_dc || has(tables.dc, dc)) && (!needs_ac || has(tables.ac, ac));
+            let huffman = frame.arithmetic || (!needs_dc || has(tables.dc, dc)) && (!needs_ac || has(tables.ac, ac));
             if dc > 3 || ac > 3 || !huffman || !has(tables.quantization, frame.components()[one].table) {
                 return Err("the JPEG lacks a table that it uses".into());
             }

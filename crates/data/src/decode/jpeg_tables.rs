@@ -16,6 +16,8 @@ pub(crate) struct Component {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Frame {
     pub progressive: bool,
+    /// Whether its codes are arithmetic ones instead of Huffman's.
+    pub arithmetic: bool,
     pub width: u32,
     pub height: u32,
     count: usize,
@@ -25,10 +27,9 @@ pub(crate) struct Frame {
 /// What the marker of a frame means, if no frame of that kind is decoded.
 fn refused_kind(marker: u8) -> Option<&'static str> {
     match marker {
-        0xc0..=0xc2 => None,
-        0xc3 => Some("it is a lossless JPEG"),
+        0xc3 | 0xcb => Some("it is a lossless JPEG"),
         0xc5..=0xc7 | 0xcd..=0xcf => Some("it is a hierarchical JPEG"),
-        _ => Some("it is an arithmetic-coded JPEG"),
+        _ => None,
     }
 }
 
@@ -57,7 +58,8 @@ impl Frame {
             *component = Component { id, across: sampling >> 4, down: sampling & 15, table };
         }
         let (height, width) = (u16::from_be_bytes([h1, h0]).into(), u16::from_be_bytes([w1, w0]).into());
-        let frame = Self { progressive: marker == 0xc2, width, height, count, all };
+        let (progressive, arithmetic) = (marker & 3 == 2, marker & 8 == 8);
+        let frame = Self { progressive, arithmetic, width, height, count, all };
         frame.check().map(|()| frame)
     }
 
@@ -84,23 +86,19 @@ impl Frame {
         if self.width.max(self.height) > 65_500 {
             return Err(format!("a side of the JPEG is above 65500 pixels: {} × {}", self.width, self.height));
         }
-        self.check_sampling()
+        Ok(())
     }
 
-    /// Of the samplings that the standard allows, the decoder gets these right: the first component
-    /// is the finest and the others are coarser by whole factors; ink is sampled evenly.
-    fn check_sampling(&self) -> Result<(), String> {
+    /// Whether the fast decoder gets the frame right: Huffman codes, the first component the finest
+    /// and the others coarser by whole factors, ink sampled evenly.
+    pub(crate) fn common(&self) -> bool {
         let components = self.components();
         let first = components[0];
         let fits = |one: &Component| match components.len() {
             4 => (one.across, one.down) == (first.across, first.down),
             _ => first.across.is_multiple_of(one.across) && first.down.is_multiple_of(one.down),
         };
-        if components.iter().all(fits) {
-            return Ok(());
-        }
-        let factors: Vec<String> = components.iter().map(|one| format!("{}×{}", one.across, one.down)).collect();
-        Err(format!("the sampling factors of the JPEG, {}, are not decoded", factors.join(", ")))
+        !self.arithmetic && components.iter().all(fits)
     }
 }
 

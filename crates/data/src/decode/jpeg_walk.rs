@@ -15,6 +15,8 @@ pub(crate) struct Walk<'a> {
     /// Coding units between restart markers.
     restarts: u16,
     pub known: Known,
+    /// Whether the fast decoder gets right what stands between the scans.
+    pub common: bool,
 }
 
 pub(crate) fn cut() -> String {
@@ -27,7 +29,8 @@ impl<'a> Walk<'a> {
             [0xff, 0xd8] => Err(cut()),
             // Pillow knows a JPEG file by three bytes.
             [0xff, 0xd8, 0xff, ..] => {
-                Ok(Self { bytes, at: 2, frame: None, tables: Tables::default(), restarts: 0, known: Known::nothing() })
+                let (tables, known) = (Tables::default(), Known::nothing());
+                Ok(Self { bytes, at: 2, frame: None, tables, restarts: 0, known, common: true })
             }
             _ => Err("it begins like a JPEG and does not go on like one".into()),
         }
@@ -45,12 +48,15 @@ impl<'a> Walk<'a> {
         let (from, segment) = self.segment(marker)?;
         match marker {
             0xc4 => self.tables.huffman(segment)?,
-            0xcc => return Err("it is an arithmetic-coded JPEG, which is not decoded".into()),
+            // How arithmetic codes adapt: libjpeg looks at it.
+            0xcc => self.common = false,
             0xc0..=0xcf if self.frame.is_some() => return Err("the JPEG holds more than one frame".into()),
             0xc0..=0xcf => self.frame = Some((Frame::of(marker, segment)?, from + 1)),
             // libjpeg keeps the tables that each component began with.
-            0xdb if self.known.scans > 0 => return Err("the JPEG changes quantization tables between scans".into()),
-            0xdb => self.tables.quantize(segment)?,
+            0xdb => {
+                self.common &= self.known.scans == 0;
+                self.tables.quantize(segment)?;
+            }
             0xdd => match segment {
                 &[high, low] => self.restarts = u16::from_be_bytes([high, low]),
                 _ => return Err("the JPEG's restart interval has a wrong length".into()),
@@ -82,10 +88,13 @@ impl<'a> Walk<'a> {
         let from = self.at + 2;
         let &length = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk::<2>).ok_or_else(cut)?;
         let length = usize::from(u16::from_be_bytes(length));
-        if length < 2 {
+        // The length counts its own two bytes. Where a segment is of no consequence, libjpeg goes on
+        // behind them whatever they say.
+        if length < 2 && !matches!(marker, 0xe0..=0xef | 0xfe) {
             return Err(format!("the segment of a JPEG marker, {marker:02x}, has a length of {length}"));
         }
-        self.at += length;
+        self.common &= length >= 2;
+        self.at += length.max(2);
         self.bytes.get(from..self.at).map(|segment| (from, segment)).ok_or_else(cut)
     }
 

@@ -81,24 +81,37 @@ pub(crate) fn look_alikes(train: &[String], val: &[String]) -> Vec<String> {
     let by_folded: HashMap<String, &String> = val.iter().map(|name| (folded(name, |_| true), name)).collect();
     let pair = |a: &String| {
         let b = *by_folded.get(&folded(a, |_| true))?;
-        let needed = |kind| folded(a, |other| other != kind) != folded(b, |other| other != kind);
-        let kinds: Vec<Kind> = KINDS.into_iter().filter(|&kind| needed(kind)).collect();
-        let names = kinds.iter().map(|kind| match kind {
-            Kind::Spaces => "surrounding spaces",
-            Kind::Normalization => "Unicode normalization",
-            Kind::Case => "letter case",
-        });
-        let differ = match names.collect::<Vec<_>>() {
-            none if none.is_empty() => "Unicode normalization or letter case".to_owned(),
-            names => names.join(" and "),
-        };
-        let shown = |name: &str| match name.is_ascii() || kinds == [Kind::Case] || kinds == [Kind::Spaces] {
-            true => format!("'{name}'"),
-            false => format!("'{name}' ({})", name.chars().map(code_point).collect::<String>()),
-        };
-        Some(format!("{} in train/ and {} in val/ differ only in {differ}", shown(a), shown(b)))
+        let (a, b, differ) = difference(a, b);
+        Some(format!("{a} in train/ and {b} in val/ differ only in {differ}"))
     };
     train.iter().filter_map(pair).collect()
+}
+
+/// Which of the classes looks like `name`, and what differs, as the end of a sentence.
+pub(crate) fn look_alike(name: &str, classes: &[String]) -> Option<String> {
+    let alike = classes.iter().find(|class| folded(class, |_| true) == folded(name, |_| true))?;
+    let (_, class, differ) = difference(name, alike);
+    Some(format!("; the class {class} differs from it only in {differ}"))
+}
+
+/// Two names that look alike, each as it is to be shown, and what differs.
+fn difference(a: &str, b: &str) -> (String, String, String) {
+    let needed = |kind| folded(a, |other| other != kind) != folded(b, |other| other != kind);
+    let kinds: Vec<Kind> = KINDS.into_iter().filter(|&kind| needed(kind)).collect();
+    let names = kinds.iter().map(|kind| match kind {
+        Kind::Spaces => "surrounding spaces",
+        Kind::Normalization => "Unicode normalization",
+        Kind::Case => "letter case",
+    });
+    let differ = match names.collect::<Vec<_>>() {
+        none if none.is_empty() => "Unicode normalization or letter case".to_owned(),
+        names => names.join(" and "),
+    };
+    let shown = |name: &str| match name.is_ascii() || kinds == [Kind::Case] || kinds == [Kind::Spaces] {
+        true => format!("'{name}'"),
+        false => format!("'{name}' ({})", name.chars().map(code_point).collect::<String>()),
+    };
+    (shown(a), shown(b), differ)
 }
 
 /// What is no ASCII by its number: two names that look the same show their difference.
@@ -139,6 +152,10 @@ mod tests {
         );
         assert!(differ("\u{212a}", "K").ends_with("Unicode normalization or letter case"));
         assert_eq!(differ("cat", "dog"), "");
+        let classes = ["Cat".to_owned(), "dog".to_owned()];
+        let hint = look_alike("cat", &classes).unwrap();
+        assert_eq!(hint, "; the class 'Cat' differs from it only in letter case");
+        assert_eq!(look_alike("do", &classes), None);
     }
 
     /// Bytes of which many read as escapes.

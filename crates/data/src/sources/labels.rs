@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::image_file::is_image;
-use crate::sources::class_names::class_order;
+use crate::sources::class_names::{class_order, look_alike};
 use crate::sources::names::Names;
 use crate::sources::natural_order::natural_order;
 use crate::sources::split::Split;
@@ -136,6 +136,7 @@ pub(crate) fn open(root: &Path, file: &Path, classes: Option<&[String]>) -> Resu
                     line,
                     class: label.to_owned(),
                     classes: classes.len(),
+                    alike: look_alike(label, &classes).unwrap_or_default(),
                 };
                 images.push((below, class(label).ok_or_else(unknown)?));
             }

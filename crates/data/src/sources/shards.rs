@@ -62,7 +62,8 @@ pub(crate) fn open(root: &Path, files: Vec<PathBuf>) -> Result<Indexed> {
     let mut names = Names::default();
     let mut labels = Vec::new();
     let mut places = Vec::new();
-    let mut ignored = 0;
+    // Compressed tar files beside plain ones are not read.
+    let mut ignored = self::files(root, |name| Compression::of_name(name).is_some())?.len();
     for (shard, (members, left_out)) in found.iter().enumerate() {
         ignored += left_out;
         for member in members {
