@@ -1,7 +1,7 @@
 //! JPEG files to pixels: only the rows that are needed, at a size close to the one that is needed,
 //! byte for byte what libjpeg-turbo and so Pillow and torchvision decode.
 
-use crate::decode::jpeg_rare;
+use crate::decode::jpeg_rare::{self, Asked};
 use crate::decode::jpeg_walk::{Walk, cut};
 use crate::decode::part::{MOST_PIXELS, Part, refuse_too_large};
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat, ScalingFactor};
@@ -13,6 +13,10 @@ const LEFT_TO_RESIZE: f64 = 6.0;
 
 /// Most scans of a file: each of them costs a pass over the image, however short it is.
 const MOST_SCANS: usize = 500;
+
+/// Most pixels of all scans together, for the same reason: ten seconds or so. The largest image with
+/// the usual ten scans has less than half of it.
+const MOST_SCANNED: u64 = 1 << 32;
 
 /// Where things lie in a JPEG file (ITU T.81, annex B).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +36,8 @@ pub(crate) struct Layout {
     plain: bool,
     /// Whether the fast decoder gets it right. Others are decoded by libjpeg's own code.
     common: bool,
+    /// Whether all its scans are there.
+    whole: bool,
 }
 
 impl Layout {
@@ -53,6 +59,13 @@ impl Layout {
         if walk.known.scans > MOST_SCANS {
             return Err(format!("the JPEG has {} scans; more than {MOST_SCANS} are refused", walk.known.scans));
         }
+        let scanned = u64::from(frame.width) * u64::from(frame.height) * walk.known.scans as u64;
+        if scanned > MOST_SCANNED {
+            return Err(format!(
+                "the JPEG has {} scans of {} × {} pixels",
+                walk.known.scans, frame.width, frame.height
+            ));
+        }
         // Of a progressive file some scans may be missing: libjpeg smooths the blocks then.
         let whole = walk.known.is_all(&frame);
         if !whole && !frame.progressive {
@@ -69,6 +82,7 @@ impl Layout {
             row: 8 * down,
             top_down: !frame.progressive && walk.known.scans == 1,
             plain: across <= 2 && down <= 2 && even,
+            whole,
             common: whole && frame.common() && walk.known.common && walk.common,
         })
     }
@@ -87,7 +101,8 @@ impl Layout {
         pixels: &mut Vec<u8>,
     ) -> Result<Part, String> {
         if !self.common {
-            let (width, height) = jpeg_rare::decode(bytes, rows, self.ink, pixels)?;
+            let asked = Asked { rows, ink: self.ink, whole: self.whole };
+            let (width, height) = jpeg_rare::decode(bytes, asked, pixels)?;
             if self.ink {
                 ink_to_rgb(&mut pixels[..4 * width as usize * height as usize]);
             }

@@ -16,18 +16,38 @@ use std::{mem, slice};
 /// What ended a decoding: it travels as a panic through libjpeg, which knows no other way back.
 struct Stopped(String);
 
-/// Decodes the upper `rows` rows of a JPEG file into the front of `pixels`: three bytes a pixel, or
-/// four if it is of `ink`. Returns width and height of what was decoded.
+/// What is asked of a JPEG file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    /// Rows from the top.
+    pub rows: u32,
+    /// Whether it is of ink: four bytes a pixel, else three.
+    pub ink: bool,
+    /// Whether all its scans are there.
+    pub whole: bool,
+}
+
+/// Largest value of a pixel around zero that libjpeg's tables clamp, with some room for rounding:
+/// they wrap what is beyond 511.
+const MOST_VALUE: f32 = 510.0;
+
+/// The same where scans are missing. libjpeg then predicts coefficients from the blocks around: the
+/// sum of the weights it uses is at most 2.84 times the largest of them (jdcoefct.c,
+/// `decompress_smooth_data`).
+const MOST_BEFORE_SMOOTHING: f32 = MOST_VALUE / 2.84;
+
+/// Decodes the upper rows of a JPEG file into the front of `pixels`. Returns width and height of
+/// what was decoded.
 ///
 /// # Errors
 /// In words, where libjpeg refuses the file, and where it would go on with a guess.
-pub(crate) fn decode(bytes: &[u8], rows: u32, ink: bool, pixels: &mut Vec<u8>) -> Result<(u32, u32), String> {
+pub(crate) fn decode(bytes: &[u8], asked: Asked, pixels: &mut Vec<u8>) -> Result<(u32, u32), String> {
     let decoding = AssertUnwindSafe(|| {
         let mut reader = Reader::of(bytes);
         reader.read_header();
-        reader.check_blocks();
+        reader.check_blocks(if asked.whole { MOST_VALUE } else { MOST_BEFORE_SMOOTHING });
         reader.read_header();
-        reader.upper_rows(rows, ink, pixels)
+        reader.upper_rows(asked, pixels)
     });
     catch_unwind(decoding).map_err(|panic| match panic.downcast::<Stopped>() {
         Ok(stopped) => stopped.0,
@@ -73,20 +93,23 @@ impl<'a> Reader<'a> {
 
     /// Refuses blocks far outside of what 8 bits a color can be. Only damage brings them about, and
     /// arithmetic overflows on them, in Pillow's vector instructions in another way than here.
-    fn check_blocks(&mut self) {
+    fn check_blocks(&mut self, most: f32) {
         let cosines = cosines();
-        // SAFETY: the arrays hold `height_in_blocks` rows of `width_in_blocks` blocks each for every
-        // component, and stay until `read_header`; a component that a scan holds has its table.
+        // SAFETY: the arrays hold for every component rows of `width_in_blocks` blocks, as many as
+        // `height_in_blocks` rounded up to a coding unit, and stay until `read_header`; a component
+        // that a scan holds has its table. The common part is the beginning of the whole structure.
         unsafe {
             let arrays = jpeg_read_coefficients(&mut self.state);
             let Some(access) = (*self.state.common.mem).access_virt_barray else { return };
+            let common = (&raw mut *self.state).cast::<jpeg_common_struct>();
             for at in 0..self.state.num_components as usize {
                 let component = &*self.state.comp_info.add(at);
                 let Some(table) = component.quant_table.as_ref() else { continue };
-                for row in 0..component.height_in_blocks {
-                    let rows = access(&mut self.state.common, *arrays.add(at), row, 1, 0);
+                // What lies below the image counts where blocks are smoothed.
+                for row in 0..component.height_in_blocks.next_multiple_of(component.v_samp_factor as u32) {
+                    let rows = access(&mut *common, *arrays.add(at), row, 1, 0);
                     let blocks = slice::from_raw_parts(*rows, component.width_in_blocks as usize);
-                    if blocks.iter().any(|block| !fits(block, &table.quantval, &cosines)) {
+                    if blocks.iter().any(|block| !fits(block, &table.quantval, &cosines, most)) {
                         stop("the JPEG data are damaged: a block is far outside of 8 bits a color".into());
                     }
                 }
@@ -94,12 +117,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn upper_rows(&mut self, rows: u32, ink: bool, pixels: &mut Vec<u8>) -> (u32, u32) {
-        self.state.out_color_space = if ink { J_COLOR_SPACE::JCS_CMYK } else { J_COLOR_SPACE::JCS_RGB };
+    fn upper_rows(&mut self, asked: Asked, pixels: &mut Vec<u8>) -> (u32, u32) {
+        self.state.out_color_space = if asked.ink { J_COLOR_SPACE::JCS_CMYK } else { J_COLOR_SPACE::JCS_RGB };
         // SAFETY: a row of the buffer is as long as libjpeg says that a row is.
         unsafe {
             jpeg_start_decompress(&mut self.state);
-            let (width, rows) = (self.state.output_width, self.state.output_height.min(rows));
+            let (width, rows) = (self.state.output_width, self.state.output_height.min(asked.rows));
             let stride = width as usize * self.state.output_components as usize;
             let size = stride * rows as usize;
             if pixels.len() < size {
@@ -130,12 +153,11 @@ fn cosines() -> [[f32; 8]; 8] {
     std::array::from_fn(|x| std::array::from_fn(|u| cosine(x, u)))
 }
 
-/// Whether all values of a block, around zero, are within ±510: libjpeg's tables clamp values up to
-/// 511 and wrap those beyond.
-fn fits(block: &[i16; 64], steps: &[u16; 64], cosines: &[[f32; 8]; 8]) -> bool {
+/// Whether all values of a block, around zero, are at most `most`.
+fn fits(block: &[i16; 64], steps: &[u16; 64], cosines: &[[f32; 8]; 8], most: f32) -> bool {
     let coefficient = |at: usize| f32::from(block[at]) * f32::from(steps[at]);
     if (1..64).all(|at| block[at] == 0) {
-        return coefficient(0).abs() <= 8.0 * 510.0;
+        return coefficient(0).abs() <= 8.0 * most;
     }
     let mut half = [[0.0; 8]; 8];
     for (v, half) in half.iter_mut().enumerate() {
@@ -144,7 +166,7 @@ fn fits(block: &[i16; 64], steps: &[u16; 64], cosines: &[[f32; 8]; 8]) -> bool {
         }
     }
     let value = |x: usize, cosine: &[f32; 8]| (0..8).map(|v| half[v][x] * cosine[v]).sum::<f32>();
-    cosines.iter().all(|cosine| (0..8).all(|x| value(x, cosine).abs() <= 510.0))
+    cosines.iter().all(|cosine| (0..8).all(|x| value(x, cosine).abs() <= most))
 }
 
 fn stop(reason: String) -> ! {
@@ -171,13 +193,14 @@ extern "C-unwind" fn warn(state: &mut jpeg_common_struct, level: i32) {
 
 /// What libjpeg says, in its words.
 fn message(state: &mut jpeg_common_struct) -> String {
-    let mut text = [0u8; 80];
-    // SAFETY: as in `warn`; the function writes at most 80 bytes, a zero among them, and only its
-    // declaration says that it does not write.
+    // JMSG_LENGTH_MAX of jpeglib.h; the binding's declaration has another length.
+    let mut text = [0u8; 200];
+    // SAFETY: as in `warn`; the function takes a `char *` and writes at most 200 bytes, a zero among
+    // them.
     unsafe {
         if let Some(format) = (*state.err).format_message {
-            let format: unsafe extern "C-unwind" fn(&mut jpeg_common_struct, &mut [u8; 80]) = mem::transmute(format);
-            format(state, &mut text);
+            let format: unsafe extern "C-unwind" fn(&mut jpeg_common_struct, *mut u8) = mem::transmute(format);
+            format(state, text.as_mut_ptr());
         }
     }
     let end = text.iter().position(|&byte| byte == 0).unwrap_or(text.len());
