@@ -15,12 +15,14 @@ pub enum Error {
     #[error(transparent)]
     Gates(#[from] gumbel_gates::Error),
     /// No preset has this name.
-    #[error("unknown architecture '{name}'; known are {}; mobilenet_v2 takes a width multiplier from 0.1 to 4, as in mobilenet_v2_x0.5", known.join(", "))]
+    #[error("unknown architecture '{name}'; known are {}; mobilenet_v2 takes a width multiplier from 0.1 to 4, as in mobilenet_v2_x0.5{}", known.join(", "), did_you_mean(*meant))]
     UnknownPreset {
         /// The name asked for.
         name: String,
         /// The names there are.
         known: Vec<&'static str>,
+        /// The one that was probably meant.
+        meant: Option<&'static str>,
     },
     /// A spec contradicts itself.
     #[error("the network description is not consistent: {}", faults.join("; "))]
@@ -87,7 +89,7 @@ pub enum Error {
         reason: String,
     },
     /// A weights file belongs to another network.
-    #[error("{} does not fit {network}:{}", origin.display(), faults.iter().map(|f| format!("\n  {f}")).collect::<String>())]
+    #[error("{} does not fit {network}:{}{}", origin.display(), faults.iter().map(|f| format!("\n  {f}")).collect::<String>(), fits(fitting))]
     Mismatch {
         /// The file.
         origin: PathBuf,
@@ -95,7 +97,18 @@ pub enum Error {
         network: String,
         /// Missing, unknown and wrongly shaped tensors.
         faults: Vec<String>,
+        /// The preset whose weights they are.
+        fitting: Option<String>,
     },
+}
+
+fn fits(preset: &Option<String>) -> String {
+    preset.as_ref().map(|preset| format!("\n  these are weights of {preset}")).unwrap_or_default()
+}
+
+/// The name that was probably meant.
+fn did_you_mean(meant: Option<&str>) -> String {
+    meant.map(|name| format!("; did you mean {name}?")).unwrap_or_default()
 }
 
 /// The result of this crate's functions.

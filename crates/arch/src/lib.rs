@@ -41,7 +41,7 @@ pub use cost::{BlockCost, Cost, Meter};
 pub use error::{Error, Result};
 pub use export::ScriptOptions;
 pub use network::{CLASSIFIER_GROUP, Network};
-pub use network::{Classifier, Loaded};
+pub use network::{Classifier, FreshClassifier, Loaded};
 pub use network::{Execution, Mode, Observer, Output, Pass};
 pub use prune::Decision;
 pub use spec::{Activation, BlockSpec, ConvSpec, HeadSpec, NetSpec, PoolSpec, Shortcut, StemSpec};

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
 
 use arch::state_dict::{StateDict, safetensors};
-use arch::{Classifier, NetSpec, Network};
+use arch::{Classifier, FreshClassifier, NetSpec, Network};
 use gumbel_gates::GateKind;
 use reference::{PyTorch, repository, skip};
 use std::fs;
@@ -32,7 +32,7 @@ fn a_state_dict_survives_the_round_trip_to_the_bit() {
     let (first, second) = (network(1), network(2));
     let path = write(&folder.path().join("w.safetensors"), &contents(&first));
     let loaded = second.load(&StateDict::read(&path).unwrap(), Classifier::Required).unwrap();
-    assert!(!loaded.fresh_gates && loaded.other_classes.is_none());
+    assert!(!loaded.fresh_gates && loaded.fresh_classifier.is_none());
     for (a, b) in contents(&first).into_iter().zip(contents(&second)) {
         assert_eq!(a, b);
     }
@@ -78,7 +78,7 @@ fn gates_and_the_classifier_may_be_fresh_and_it_is_said() {
     let error = own.load(&weights, Classifier::Required).unwrap_err().to_string();
     assert!(error.contains("fc.weight (expected [5, 512], found [1000, 512])"), "{error}");
     let loaded = own.load(&weights, Classifier::MayBeFresh).unwrap();
-    assert!(loaded.fresh_gates && loaded.other_classes == Some(1000));
+    assert!(loaded.fresh_gates && loaded.fresh_classifier == Some(FreshClassifier::OtherClasses(1000)));
 }
 
 #[test]
@@ -257,6 +257,7 @@ fn every_kind_of_number_and_layout_loads_into_a_network() {
             })
             .collect(),
         metadata: std::collections::HashMap::new(),
+        notes: Vec::new(),
     };
     let second = network(2);
     second.load(&weights, Classifier::Required).unwrap();

@@ -25,5 +25,6 @@ pub use decode::formats::{BadImage, decode};
 pub use error::{Error, Result};
 pub use image_file::IMAGE_ENDINGS;
 pub use source::{Source, images_per_class};
+pub use sources::class_names::readable;
 pub use sources::dataset::Dataset;
 pub use sources::split::Split;

@@ -4,6 +4,7 @@ mod allocator;
 mod commands;
 mod device;
 mod done;
+mod early;
 mod images;
 mod source;
 mod table;
@@ -12,7 +13,7 @@ mod usage;
 use clap::{Parser, Subcommand};
 use commands::{bench, calibrate, config, data, eval, export, fit, inspect, predict, prune};
 use done::Done;
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 use usage::Usage;
 
@@ -40,9 +41,16 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and versions go to the standard output, and are results too.
+        Err(told) if !told.use_stderr() => return exit_code(print(&told.render().to_string()), 0),
+        Err(wrong) => wrong.exit(),
+    };
     // What is float32 is float32, unless a configuration says otherwise.
     torch_ext::allow_tf32(false);
-    let outcome = match Cli::parse().command {
+    early::limit_threads();
+    let outcome = match cli.command {
         Command::Fit(args) => fit::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Calibrate(args) => calibrate::run(args),
@@ -56,15 +64,41 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(Done { stdout, stderr, code }) => {
-            // A reader that went away, such as head, has what it wanted.
-            let _ = std::io::stdout().write_all(stdout.as_bytes());
-            let _ = std::io::stderr().write_all(stderr.as_bytes());
-            ExitCode::from(code)
+            let printed = print(&stdout);
+            let _ = io::stderr().write_all(stderr.as_bytes());
+            exit_code(printed, code)
         }
         Err(error) => {
             // Every error's own text tells its cause.
-            let _ = writeln!(std::io::stderr(), "error: {error}");
+            let _ = writeln!(io::stderr(), "error: {error}");
             ExitCode::from(if is_wrong_usage(&error) { 2 } else { 1 })
+        }
+    }
+}
+
+/// Writes a result to the standard output. A reader that went away, such as head, has what it
+/// wanted.
+fn print(text: &str) -> io::Result<()> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    if early::stdout_was_closed() {
+        return Err(io::Error::other("it is closed"));
+    }
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
+/// `code`, or 1 where the result could not be written.
+fn exit_code(printed: io::Result<()>, code: u8) -> ExitCode {
+    match printed {
+        Ok(()) => ExitCode::from(code),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "error: cannot write the result to the standard output: {error}");
+            ExitCode::from(if code == 0 { 1 } else { code })
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::usage::Usage;
 use anyhow::{Result, bail};
 use arch::state_dict::StateDict;
-use arch::{Classifier, NetSpec, Network, Preset};
+use arch::{Classifier, FreshClassifier, NetSpec, Network, Preset};
 use clap::Args;
 use data::{Source as _, Split, Transform};
 use std::io::Write;
@@ -126,16 +126,24 @@ pub(crate) fn network_with_weights(
         bail!(Usage(format!("{} is a checkpoint; give it as --checkpoint, without --arch", path.display())));
     }
     let bias = format!("{}.bias", NetSpec::preset(arch, 1)?.head.name);
-    let found = weights.tensors.iter().find(|(name, _)| *name == bias);
+    let is_bias =
+        |name: &str| name.strip_suffix(&bias).is_some_and(|before| before.is_empty() || before.ends_with('.'));
+    let found = weights.tensors.iter().find(|(name, _)| is_bias(name));
     let found = found.and_then(|(_, bias)| bias.size1().ok()).unwrap_or(1000).clamp(1, 1 << 20);
     let (classes, classifier) = match num_classes {
         None => (found as usize, Classifier::Required),
         Some(classes) => (classes as usize, Classifier::MayBeFresh),
     };
     let network = Network::build(&NetSpec::preset(arch, classes)?, device, 0)?;
-    if let Some(other) = network.load(&weights, classifier)?.other_classes {
-        let note =
-            format!("the classifier is fresh: {} has {other} classes, --num-classes is {classes}", path.display());
+    let mut loaded = network.load(&weights, classifier)?;
+    let file = path.display();
+    loaded.notes.extend(loaded.fresh_classifier.map(|fresh| match fresh {
+        FreshClassifier::OtherClasses(other) => {
+            format!("the classifier is fresh: {file} has {other} classes, --num-classes is {classes}")
+        }
+        FreshClassifier::Absent => format!("the classifier is fresh: {file} has none"),
+    }));
+    for note in loaded.notes {
         let _ = writeln!(std::io::stderr(), "{note}");
     }
     Ok(network)

@@ -12,4 +12,4 @@ mod weights;
 pub use net::{CLASSIFIER_GROUP, Network};
 pub use pass::{Execution, Mode, Observer, Output, Pass};
 pub(crate) use select::positions;
-pub use weights::{Classifier, Loaded};
+pub use weights::{Classifier, FreshClassifier, Loaded};

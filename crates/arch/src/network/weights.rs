@@ -2,7 +2,9 @@
 
 use super::net::{CLASSIFIER_GROUP, Network};
 use crate::error::{Error, Result};
+use crate::spec::weights_of;
 use crate::state_dict::StateDict;
+use crate::state_dict::wrapped::{is_counter, prefix};
 use gumbel_gates::GATE_GROUP;
 use std::collections::HashMap;
 use tch::Tensor;
@@ -12,47 +14,63 @@ use tch::Tensor;
 pub enum Classifier {
     /// It must have the network's number of classes.
     Required,
-    /// Where the number of classes differs it keeps its fresh values: fine-tuning on other classes.
+    /// Where the number of classes differs, or the file has none, it keeps its fresh values:
+    /// fine-tuning on other classes.
     MayBeFresh,
 }
 
-/// What a load left at its fresh values.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// Why a classifier kept its fresh values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FreshClassifier {
+    /// The file has this number of classes, and the network another.
+    OtherClasses(i64),
+    /// The file has no classifier.
+    Absent,
+}
+
+/// What a load left at its fresh values, and how the file names its tensors.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Loaded {
     /// The file had no gates.
     pub fresh_gates: bool,
-    /// The file's number of classes, where it is another than the network's and the classifier
-    /// stayed fresh.
-    pub other_classes: Option<i64>,
+    /// Why the classifier stayed fresh, if it did.
+    pub fresh_classifier: Option<FreshClassifier>,
+    /// What to know about the file, for a log.
+    pub notes: Vec<String>,
 }
 
 impl Network {
     /// Copies `weights` into the network's tensors, converting to float32.
     ///
-    /// Every tensor must be there with its shape, and no other, with three exceptions: a file
-    /// without any gate leaves the gates fresh, `classifier` may allow another number of classes,
-    /// and PyTorch's `num_batches_tracked` counters are skipped. The network changes only if
-    /// everything fits.
+    /// Every tensor must be there with its shape, and no other, with these exceptions: a file
+    /// without any gate leaves the gates fresh, `classifier` may allow another number of classes or
+    /// none, and counters such as PyTorch's `num_batches_tracked` are skipped. Where all names
+    /// begin with a prefix such as `backbone.`, it is taken off, and tensors beside it are left
+    /// out; timm's names are understood. The network changes only if everything fits.
     ///
     /// # Errors
     /// If the file belongs to another network: every missing, unknown and wrongly shaped tensor is
-    /// named.
+    /// named, and the preset that it fits, if there is one.
     pub fn load(&self, weights: &StateDict, classifier: Classifier) -> Result<Loaded> {
-        let mut found: HashMap<&str, &Tensor> = HashMap::new();
-        for (name, tensor) in &weights.tensors {
-            if !name.ends_with(".num_batches_tracked") {
-                found.insert(name, tensor);
-            }
-        }
-        let mut loaded = Loaded::default();
+        let mut loaded = Loaded { notes: weights.notes.clone(), ..Loaded::default() };
+        let mut found = self.own_names(weights, &mut loaded.notes);
+        let sizes: HashMap<String, Vec<i64>> = found.iter().map(|(name, t)| (name.clone(), t.size())).collect();
         let gates = || self.tensors().iter().filter(|entry| entry.group == GATE_GROUP);
         loaded.fresh_gates = gates().next().is_some() && !gates().any(|entry| found.contains_key(entry.name.as_str()));
+
+        let classes = || self.tensors().iter().filter(|entry| entry.group == CLASSIFIER_GROUP);
+        let absent = !classes().any(|entry| found.contains_key(entry.name.as_str()));
+        if classifier == Classifier::MayBeFresh && absent {
+            loaded.fresh_classifier = Some(FreshClassifier::Absent);
+        }
 
         let mut fits = Vec::new();
         let (mut missing, mut misshapen, mut broken) = (Vec::new(), Vec::new(), Vec::new());
         for entry in self.tensors() {
             let Some(tensor) = found.remove(entry.name.as_str()) else {
-                if !(loaded.fresh_gates && entry.group == GATE_GROUP) {
+                let fresh = loaded.fresh_gates && entry.group == GATE_GROUP
+                    || loaded.fresh_classifier.is_some() && entry.group == CLASSIFIER_GROUP;
+                if !fresh {
                     missing.push(entry.name.clone());
                 }
                 continue;
@@ -69,12 +87,12 @@ impl Network {
                 && size.len() == expected.len()
                 && size[1..] == expected[1..]
             {
-                loaded.other_classes = Some(size[0]);
+                loaded.fresh_classifier = Some(FreshClassifier::OtherClasses(size[0]));
             } else {
                 misshapen.push(format!("{} (expected {expected:?}, found {size:?})", entry.name));
             }
         }
-        let mut unknown: Vec<String> = found.into_keys().map(str::to_owned).collect();
+        let mut unknown: Vec<String> = found.into_keys().collect();
         unknown.sort();
         let faults = in_words([
             ("missing", missing),
@@ -85,7 +103,8 @@ impl Network {
         if !faults.is_empty() {
             let origin = weights.origin.clone();
             let network = self.spec().name.clone();
-            return Err(Error::Mismatch { origin, network, faults });
+            let fitting = weights_of(&sizes).filter(|preset| *preset != network);
+            return Err(Error::Mismatch { origin, network, faults, fitting });
         }
         tch::no_grad(|| {
             for (own, tensor) in fits {
@@ -93,6 +112,31 @@ impl Network {
             }
             Ok(loaded)
         })
+    }
+
+    /// The tensors of a file by the network's names, without counters.
+    fn own_names<'a>(&self, weights: &'a StateDict, notes: &mut Vec<String>) -> HashMap<String, &'a Tensor> {
+        let spec = self.spec();
+        let names = weights.tensors.iter().map(|(name, _)| name.as_str()).filter(|name| !is_counter(name));
+        let stem = format!("{}.weight", spec.stem.conv.name);
+        let theirs: HashMap<_, _> = spec.timm_names().into_iter().map(|(own, theirs)| (theirs, own)).collect();
+        let first = [stem.as_str(), "conv_stem.weight"];
+        let first = &first[..if theirs.is_empty() { 1 } else { 2 }];
+        let before = first.iter().find_map(|first| prefix(names.clone(), first)).unwrap_or_default();
+        let left_out = names.clone().filter(|name| !name.starts_with(before)).count();
+        if !before.is_empty() {
+            let beside = match left_out {
+                0 => String::new(),
+                count => format!(", and {count} other tensors of the file are left out"),
+            };
+            notes.push(format!("'{before}' is taken off the names of {}{beside}", weights.origin.display()));
+        }
+        let translated = |name: &str| {
+            let own = name.rsplit_once('.').and_then(|(layer, kind)| Some(format!("{}.{kind}", theirs.get(layer)?)));
+            own.unwrap_or_else(|| name.to_owned())
+        };
+        let tensors = weights.tensors.iter().filter(|(name, _)| !is_counter(name));
+        tensors.filter_map(|(name, tensor)| Some((translated(name.strip_prefix(before)?), tensor))).collect()
     }
 }
 

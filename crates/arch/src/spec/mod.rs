@@ -5,6 +5,7 @@ mod channels;
 mod gating;
 mod net;
 mod presets;
+mod published;
 mod sites;
 mod validate;
 
@@ -12,4 +13,5 @@ pub use channels::Channels;
 pub(crate) use gating::OpenChannels;
 pub use net::{Activation, BlockSpec, ConvSpec, HeadSpec, NetSpec, PoolSpec, Shortcut, StemSpec};
 pub use presets::{Level, PRESETS, Preset};
+pub(crate) use published::weights_of;
 pub use sites::{GateSite, GroupSizes, Groups, Site, SiteKind};

@@ -145,11 +145,16 @@ pub struct HeadSpec {
     pub dropout: f64,
 }
 
+/// The state dict name of a layer in a block of that name.
+pub(crate) fn in_block(block: &str, layer: &str) -> String {
+    if block.is_empty() { layer.to_owned() } else { format!("{block}.{layer}") }
+}
+
 impl ConvSpec {
     /// Its state dict name in a block of that name; a stem's convolution lies in a block without a
     /// name.
     pub(crate) fn full_name(&self, block: &str) -> String {
-        if block.is_empty() { self.name.clone() } else { format!("{block}.{}", self.name) }
+        in_block(block, &self.name)
     }
 
     /// Output extent for an input extent, in pixels; `None` if the kernel does not fit.

@@ -108,7 +108,7 @@ impl Preset {
     /// If there is none, or no network of that width.
     pub fn named(name: &str) -> Result<Self> {
         let known = || PRESETS.iter().map(|preset| preset.name).collect();
-        let unknown = || Error::UnknownPreset { name: name.to_owned(), known: known() };
+        let unknown = || Error::UnknownPreset { name: name.to_owned(), known: known(), meant: meant(name) };
         if let Some(found) = PRESETS.iter().find(|preset| preset.name == name) {
             return Ok(*found);
         }
@@ -296,6 +296,20 @@ fn conv(
 ) -> ConvSpec {
     let (name, norm, [inputs, outputs]) = (name.into(), norm.into(), channels);
     ConvSpec { name, norm, inputs, outputs, kernel, stride, padding: kernel / 2, groups: 1, activation }
+}
+
+/// The preset that was probably meant: it differs in hyphens and the like, lacks `cifar-`, or has a
+/// few other letters.
+fn meant(name: &str) -> Option<&'static str> {
+    let folded = |name: &str| name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    let asked = folded(name);
+    let known = || PRESETS.iter().map(|preset| preset.name);
+    let ends = |known: &&str| !asked.is_empty() && folded(known).ends_with(&asked);
+    let alike = |known: &'static str| (strsim::jaro_winkler(&folded(known), &asked), known);
+    known().find(|known| folded(known) == asked).or_else(|| known().find(ends)).or_else(|| {
+        let (score, best) = known().map(alike).max_by(|a, b| a.0.total_cmp(&b.0))?;
+        (score > 0.85).then_some(best)
+    })
 }
 
 /// torchvision's `_make_divisible`: the nearest multiple of 8, but not more than 10 % less.

@@ -2,9 +2,10 @@
 //! granted.
 
 use super::channels::Channels;
-use super::net::{BlockSpec, ConvSpec, HeadSpec, NetSpec, PoolSpec, Shortcut};
+use super::net::{BlockSpec, ConvSpec, HeadSpec, NetSpec, PoolSpec, Shortcut, in_block};
 use super::sites::Site;
 use crate::error::{Error, Result};
+use std::collections::HashSet;
 
 /// No width, kernel or stride of a network is larger.
 const MAX_SIZE: usize = 1 << 16;
@@ -15,7 +16,8 @@ impl NetSpec {
     /// # Errors
     /// All contradictions at once.
     pub fn validate(&self) -> Result<()> {
-        let mut faults = self.conv_faults();
+        let mut faults = self.name_faults();
+        faults.extend(self.conv_faults());
         faults.extend(self.stem.pool.as_ref().and_then(PoolSpec::fault));
         let mut channels = self.stem.conv.outputs;
         for block in &self.blocks {
@@ -24,6 +26,33 @@ impl NetSpec {
         }
         faults.extend(self.head.faults(channels));
         if faults.is_empty() { Ok(()) } else { Err(Error::Spec { faults }) }
+    }
+
+    /// What is wrong with names. They become those of tensors and, in exports, of a program's
+    /// variables, so they are identifiers joined by dots, and no two layers share one.
+    fn name_faults(&self) -> Vec<String> {
+        let mut layers = vec![self.head.name.clone(), self.stem.conv.name.clone(), self.stem.conv.norm.clone()];
+        for block in &self.blocks {
+            let around = if let Shortcut::Projection(conv) = &block.shortcut { Some(conv) } else { None };
+            let layer = |conv: &ConvSpec| [&conv.name, &conv.norm].map(|layer| in_block(&block.name, layer));
+            layers.extend(block.branch.iter().chain(around).flat_map(layer));
+        }
+        let blocks = self.blocks.iter().map(|block| &block.name);
+        let mut faults: Vec<String> = layers
+            .iter()
+            .chain(blocks.clone())
+            .filter(|name| !is_name(name))
+            .map(|name| format!("{name:?} is no name of a layer; expected letters, digits and _, joined by dots"))
+            .collect();
+        let mut seen = HashSet::new();
+        let twice = layers.iter().filter(|name| !seen.insert(name.as_str())).cloned();
+        let mut seen = HashSet::new();
+        let blocks = blocks.filter(|name| !seen.insert(name.replace('.', "_"))).cloned();
+        faults.extend(twice.chain(blocks).map(|name| format!("two layers are called '{name}'")));
+        if !is_name(&self.name.replace('-', "_")) {
+            faults.push(format!("{:?} is no name of a network; expected letters, digits, _, - and dots", self.name));
+        }
+        faults
     }
 
     /// What is wrong with convolutions, of the whole network.
@@ -175,6 +204,39 @@ impl HeadSpec {
         }
         faults
     }
+}
+
+/// What the module of an export has beside layers, and words of its language.
+const TAKEN: [&str; 20] = [
+    "forward",
+    "forward_with_openings",
+    "classify",
+    "select_channels",
+    "add_to_channels",
+    "select_images",
+    "is_alike",
+    "place_channels",
+    "training",
+    "self",
+    "def",
+    "class",
+    "return",
+    "import",
+    "lambda",
+    "None",
+    "True",
+    "False",
+    "in",
+    "is",
+];
+
+/// Whether a name is made of identifiers and numbers, joined by dots.
+fn is_name(name: &str) -> bool {
+    let part = |part: &str| {
+        let plain = part.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
+        !part.is_empty() && plain && !part.starts_with("__") && !TAKEN.contains(&part)
+    };
+    name.len() <= 200 && name.split('.').all(part)
 }
 
 /// Whether a width, kernel or stride can be.

@@ -2,24 +2,24 @@
 //!
 //! Three formats are read, told apart by their first bytes: safetensors, the zip files that
 //! `torch.save` writes, and the pickles that it wrote before PyTorch 1.6. A state dict may lie in a
-//! dictionary under `state_dict`, and a `module.` before all names is dropped. A pickle is read as
-//! data: nothing in it is ever executed.
+//! dictionary among other things, and what wrappers such as `DataParallel` and `torch.compile` put
+//! before all names is dropped. A pickle is read as data: nothing in it is ever executed.
 
+mod foreign;
 mod pickle;
 pub mod safetensors;
 mod torch_legacy;
 mod torch_tensors;
 mod torch_zip;
+pub(crate) mod wrapped;
 
 pub use torch_zip::to_bytes as torch_bytes;
 
+use self::foreign::name_the_file;
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use tch::Tensor;
-
-/// What `torch.nn.DataParallel` puts before every name.
-const PARALLEL: &str = "module.";
 
 /// Named tensors as they were found in a file, on the CPU.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct StateDict {
     pub tensors: Vec<(String, Tensor)>,
     /// Free text by key, which only safetensors files have.
     pub metadata: HashMap<String, String>,
+    /// What to know about where they lay in the file, for a log.
+    pub notes: Vec<String>,
 }
 
 impl StateDict {
@@ -47,25 +49,27 @@ impl StateDict {
     /// # Errors
     /// If they are of another format or damaged.
     pub fn parse(origin: &Path, bytes: &[u8]) -> Result<Self> {
-        let torch = |tensors| (tensors, HashMap::new());
+        let torch = |(tensors, notes)| (tensors, HashMap::new(), notes);
+        let safe = |(tensors, metadata)| (tensors, metadata, Vec::new());
         let contents = match bytes {
             [] => Err("the file is empty".to_owned()),
             // Eight bytes of length, which can be anything, then JSON: told apart first.
-            [_, _, _, _, _, _, _, _, b'{', ..] => safetensors::parse(bytes),
+            [_, _, _, _, _, _, _, _, b'{', ..] => safetensors::parse(bytes).map(safe),
             [b'P', b'K', 3, 4, ..] => torch_zip::read(bytes).map(torch),
-            _ if bytes.starts_with(&torch_legacy::MAGIC) => torch_legacy::read(bytes).map(torch),
+            _ if torch_legacy::is_legacy(bytes) => torch_legacy::read(bytes).map(torch),
             [0x80, ..] => {
                 Err("it is a pickle that torch.save did not write; save it with torch.save(model.state_dict(), …)"
                     .to_owned())
             }
-            _ => safetensors::parse(bytes),
+            _ => match foreign::recognize(bytes) {
+                Some(what) => Err(what.to_owned()),
+                None => safetensors::parse(bytes).map(safe),
+            },
         };
-        let (mut tensors, metadata) = contents.map_err(|reason| Error::Format { path: origin.to_owned(), reason })?;
-        if tensors.iter().all(|(name, _)| name.starts_with(PARALLEL)) {
-            for (name, _) in &mut tensors {
-                name.drain(..PARALLEL.len());
-            }
-        }
-        Ok(Self { origin: origin.to_owned(), tensors, metadata })
+        let (mut tensors, metadata, notes): (_, _, Vec<String>) =
+            contents.map_err(|reason| Error::Format { path: origin.to_owned(), reason: name_the_file(&reason, origin) })?;
+        wrapped::unwrap(&mut tensors);
+        let notes = notes.iter().map(|note| name_the_file(note, origin)).collect();
+        Ok(Self { origin: origin.to_owned(), tensors, metadata, notes })
     }
 }

@@ -5,6 +5,7 @@
 //! scripts leave beside the weights become [`Value::Opaque`], and a pickle that so much as imports
 //! anything else is refused by that name.
 
+use super::foreign::pickled_module;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -138,8 +139,10 @@ impl<'a> Machine<'a> {
             b'X' => self.text(4),
             0x8c => self.text(1),
             0x8d => self.text(8),
-            b'U' | b'C' => self.opaque(1),
-            b'T' | b'B' => self.opaque(4),
+            b'U' => self.old_text(1),
+            b'T' => self.old_text(4),
+            b'C' => self.opaque(1),
+            b'B' => self.opaque(4),
             0x8e => self.opaque(8),
             b'}' => self.push_dict(Vec::new()),
             b']' => self.push_list(Vec::new()),
@@ -166,7 +169,9 @@ impl<'a> Machine<'a> {
             b'd' => self.pop_mark().and_then(|items| self.push_dict(items)),
             b'l' => self.pop_mark().and_then(|items| self.push_list(items)),
             b'V' => self.line().and_then(|text| self.push(Value::Str(text.into()))),
-            b'S' | b'I' | b'L' | b'F' => self.line().and_then(|_| self.push(Value::Opaque)),
+            b'S' => self.quoted(),
+            b'I' | b'L' => self.decimal_number(),
+            b'F' => self.line().and_then(|_| self.push(Value::Opaque)),
             b'Q' => self.persistent(),
             b'R' => self.reduce(),
             b'b' => self.pop().map(drop), // BUILD: attributes such as _metadata, no tensors
@@ -209,7 +214,7 @@ impl<'a> Machine<'a> {
             other => INERT.contains(&other),
         };
         if !known {
-            return Err(format!("it asks for {module}.{name}, which loading weights never needs; refused"));
+            return Err(pickled_module(&module, &name));
         }
         self.push(Value::Global(Rc::new([module, name])))
     }
@@ -365,6 +370,33 @@ impl<'a> Machine<'a> {
         let length = self.length(length_bytes)?;
         let text = String::from_utf8(self.take(length)?.to_vec()).map_err(|_| "a name is not UTF-8")?;
         self.push(Value::Str(text.into()))
+    }
+
+    /// BINSTRING: bytes that are text in what Python 2 wrote.
+    fn old_text(&mut self, length_bytes: usize) -> Outcome<()> {
+        let length = self.length(length_bytes)?;
+        let text = String::from_utf8(self.take(length)?.to_vec());
+        self.push(text.map_or(Value::Opaque, |text| Value::Str(text.into())))
+    }
+
+    /// STRING: such a text between quotes, on a line.
+    fn quoted(&mut self) -> Outcome<()> {
+        let line = self.line()?;
+        let inner = ['\'', '"'].iter().find_map(|&quote| line.strip_prefix(quote)?.strip_suffix(quote));
+        let plain = inner.filter(|text| !text.contains('\\'));
+        let value = plain.map_or(Value::Opaque, |text| Value::Str(text.into()));
+        self.push(value)
+    }
+
+    /// INT and LONG: a number on a line; 00 and 01 are truth values.
+    fn decimal_number(&mut self) -> Outcome<()> {
+        let line = self.line()?;
+        let value = match &*line {
+            "00" => Value::Bool(false),
+            "01" => Value::Bool(true),
+            number => number.trim_end_matches('L').parse().map_or(Value::Opaque, Value::Int),
+        };
+        self.push(value)
     }
 
     fn opaque(&mut self, length_bytes: usize) -> Outcome<()> {

@@ -1,62 +1,102 @@
 //! What both formats of `torch.save` share: finding the tensors in the pickle, and building them
 //! from storages.
 
+use super::foreign::save_its_state_dict;
 use super::pickle::{Pickle, StorageRef, TensorRef, Value};
+use super::wrapped::is_average;
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use tch::{Kind, Tensor};
 
 pub(super) type Outcome<T> = Result<T, String>;
 
-/// Where training scripts put the state dict among other things.
-const NESTED: [&str; 3] = ["state_dict", "model_state_dict", "model"];
-/// How deep it may lie.
+/// Tensors by name, in the file's order, and notes.
+pub(super) type Found = (Vec<(String, Tensor)>, Vec<String>);
+
+/// How deep a state dict may lie among other things.
 const MOST_LEVELS: usize = 4;
 
 /// The tensors of a state dict, in order; `bytes` gives the content of a storage.
-pub(super) fn build<'a>(
-    pickle: &Pickle,
-    bytes: impl FnMut(&StorageRef) -> Outcome<Cow<'a, [u8]>>,
-) -> Outcome<Vec<(String, Tensor)>> {
+pub(super) fn build<'a>(pickle: &Pickle, bytes: impl FnMut(&StorageRef) -> Outcome<Cow<'a, [u8]>>) -> Outcome<Found> {
     let mut storages = Storages { bytes, flat: HashMap::new() };
-    let tensors = named_tensors(pickle)?;
-    tensors
-        .into_iter()
-        .map(|(name, tensor)| {
-            let made = storages.tensor(tensor).map_err(|error| format!("tensor '{name}': {error}"))?;
-            Ok((name.to_owned(), made))
-        })
-        .collect()
+    let (tensors, notes) = named_tensors(pickle)?;
+    let made = tensors.into_iter().map(|(name, tensor)| {
+        let made = storages.tensor(tensor).map_err(|error| format!("tensor '{name}': {error}"))?;
+        Ok((name.to_owned(), made))
+    });
+    Ok((made.collect::<Outcome<_>>()?, notes))
+}
+
+/// A dictionary with tensors in it.
+struct Candidate<'a> {
+    /// The names under which it lies, from the outermost dictionary on.
+    path: Vec<&'a str>,
+    tensors: Vec<(&'a str, &'a TensorRef)>,
 }
 
 /// Name and description of every tensor of the state dict, which may lie in a dictionary among
-/// other things.
-fn named_tensors(pickle: &Pickle) -> Outcome<Vec<(&str, &TensorRef)>> {
-    let Value::Dict(mut dict) = pickle.root else {
-        return Err("it holds no dictionary of tensors; save model.state_dict(), not the model".into());
+/// other things. Of several that are about as large, plain weights count before averaged ones, and
+/// the first before the others, which a note tells.
+fn named_tensors(pickle: &Pickle) -> Outcome<(Vec<(&str, &TensorRef)>, Vec<String>)> {
+    let Value::Dict(root) = pickle.root else {
+        let how = save_its_state_dict("torch.load('FILE', weights_only=False)");
+        return Err(format!(
+            "it holds no dictionary of tensors; if it is a whole model from somebody you trust, {how}"
+        ));
     };
-    for _ in 0..MOST_LEVELS {
-        let nested = NESTED.iter().find_map(|name| {
-            pickle.dicts[dict].iter().find_map(|(key, value)| match (key, value) {
-                (Value::Str(key), Value::Dict(dict)) if **key == **name => Some(*dict),
-                _ => None,
-            })
-        });
-        dict = nested.unwrap_or(dict);
+    let mut candidates = Vec::new();
+    find_tensors(pickle, root, Vec::new(), &mut HashSet::new(), &mut candidates);
+    let most = candidates.iter().map(|candidate| candidate.tensors.len()).max();
+    let Some(most) = most else {
+        return Err(
+            "it holds no tensors by name; save model.state_dict(): torch.save(model.state_dict(), 'weights.pth')"
+                .into(),
+        );
+    };
+    candidates.retain(|candidate| 2 * candidate.tensors.len() >= most);
+    let average = |candidate: &Candidate| candidate.path.iter().any(|name| is_average(name));
+    let plain = candidates.iter().position(|candidate| !average(candidate));
+    let chosen = candidates.swap_remove(plain.unwrap_or(0));
+    let others = candidates.iter().map(|other| {
+        let what = if average(other) { "averaged weights" } else { "more weights" };
+        let path: String = other.path.iter().map(|name| format!("[{name:?}]")).collect();
+        format!(
+            "it also holds {what} at {path}; to use those, save them alone: torch.save(torch.load('FILE'){path}, …)"
+        )
+    });
+    let notes = others.collect();
+    Ok((chosen.tensors, notes))
+}
+
+/// Adds a dictionary and those within it that hold tensors by name. Whatever else lies there, such
+/// as an optimizer's state under numbers, is passed over.
+fn find_tensors<'a>(
+    pickle: &'a Pickle,
+    dict: usize,
+    path: Vec<&'a str>,
+    seen: &mut HashSet<usize>,
+    found: &mut Vec<Candidate<'a>>,
+) {
+    if !seen.insert(dict) {
+        return;
     }
     let mut tensors = Vec::new();
-    for (key, value) in &pickle.dicts[dict] {
-        match (key, value) {
+    let mut inner = Vec::new();
+    for item in &pickle.dicts[dict] {
+        match item {
             (Value::Str(name), Value::Tensor(tensor)) => tensors.push((&**name, &**tensor)),
-            (Value::Str(name), _) => {
-                return Err(format!(
-                    "'{name}' is not a tensor; save the state dict alone: torch.save(model.state_dict(), …)"
-                ));
-            }
-            _ => return Err("a key is not a name; save model.state_dict()".into()),
+            (Value::Str(name), Value::Dict(dict)) => inner.push((&**name, *dict)),
+            _ => {}
         }
     }
-    Ok(tensors)
+    if !tensors.is_empty() {
+        found.push(Candidate { path: path.clone(), tensors });
+    }
+    if path.len() < MOST_LEVELS {
+        for (name, dict) in inner {
+            find_tensors(pickle, dict, [&path[..], &[name]].concat(), seen, found);
+        }
+    }
 }
 
 struct Storages<F> {

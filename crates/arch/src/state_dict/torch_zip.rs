@@ -1,8 +1,9 @@
 //! The zip files `torch.save` writes since PyTorch 1.6: a pickle that describes the tensors, and
 //! one record per storage.
 
+use super::foreign::save_its_state_dict;
 use super::pickle;
-use super::torch_tensors::{Outcome, build};
+use super::torch_tensors::{Found, Outcome, build, kind};
 use crate::error::Result;
 use std::borrow::Cow;
 use std::io::{Cursor, Read, Write};
@@ -10,17 +11,29 @@ use tch::{Device, Kind, Tensor};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
-/// The tensors of the state dict in the file.
-pub(super) fn read(bytes: &[u8]) -> Outcome<Vec<(String, Tensor)>> {
+/// The tensors of the state dict in the file, and notes.
+pub(super) fn read(bytes: &[u8]) -> Outcome<Found> {
     let mut archive =
         ZipArchive::new(Cursor::new(bytes)).map_err(|error| format!("the zip archive is damaged ({error})"))?;
+    if archive.file_names().flatten().any(|name| name.ends_with("/constants.pkl") || name.contains("/code/")) {
+        return Err(format!("it is a TorchScript program; {}", save_its_state_dict("torch.jit.load('FILE')")));
+    }
     let main = archive.file_names().flatten().find(|name| name == "data.pkl" || name.ends_with("/data.pkl"));
     let main = main.ok_or("the zip archive holds no data.pkl, so torch.save did not write it")?.into_owned();
     let folder = main.strip_suffix("data.pkl").unwrap_or_default().to_owned();
     // Records may overlap in a crafted archive; together they hold no more than the file.
     let mut left = bytes.len() as u64;
     let (pickle, _) = pickle::parse(&record(&mut archive, &main, &mut left)?)?;
-    build(&pickle, |storage| record(&mut archive, &format!("{folder}data/{}", storage.key), &mut left).map(Cow::Owned))
+    let order = format!("{folder}byteorder");
+    let swapped = archive.index_for_name(&order).is_some() && record(&mut archive, &order, &mut left)? == b"big";
+    build(&pickle, |storage| {
+        let mut content = record(&mut archive, &format!("{folder}data/{}", storage.key), &mut left)?;
+        if swapped {
+            let size = kind(&storage.class).map_or(1, |kind| kind.elt_size_in_bytes());
+            content.chunks_exact_mut(size).for_each(<[u8]>::reverse);
+        }
+        Ok(Cow::Owned(content))
+    })
 }
 
 /// One record of the archive, of at most `left` bytes, which it uses up. torch.save stores records

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use unicode_normalization::UnicodeNormalization;
 
-/// A folder's name as text. Bytes that are no UTF-8 are written `\xE8`, and so is a backslash that
+/// A name of the file system as text. Bytes that are no UTF-8 are written `\xE8`, and so is a backslash that
 /// would read as the beginning of such a byte, so that different names stay different.
-pub(crate) fn readable(name: &OsStr) -> String {
+pub fn readable(name: &OsStr) -> String {
     let mut text = String::new();
     for chunk in name.as_encoded_bytes().utf8_chunks() {
         let valid = chunk.valid();

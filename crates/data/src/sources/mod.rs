@@ -3,7 +3,7 @@
 mod archives;
 mod chunks;
 mod class_folders;
-mod class_names;
+pub(crate) mod class_names;
 pub(crate) mod dataset;
 mod indexed;
 mod kept_index;

@@ -6,7 +6,7 @@ use crate::source::Source;
 use crate::table::{macs, percent};
 use anyhow::Result;
 use arch::{Cost, Meter, Pass};
-use data::{Loader, LoaderOptions, Split};
+use data::{Loader, LoaderOptions, Split, readable};
 use gumbel_gates::Policy;
 use serde_json::json;
 use std::path::PathBuf;
@@ -114,7 +114,7 @@ fn json(predictions: &[Prediction], bad: &[String], gates: usize, cost: &Cost) -
     let class = |(class, p): &Class| json!({ "class": class, "probability": p });
     let image = |prediction: &Prediction| {
         json!({
-            "image": prediction.path,
+            "image": readable(prediction.path.as_os_str()),
             "classes": prediction.classes.iter().map(class).collect::<Vec<_>>(),
             "macs": prediction.macs,
             "macs_dense": cost.dense,

@@ -12,7 +12,7 @@ use crate::states::checkpoint::{Checkpoint, is_checkpoint};
 use crate::states::retention::{LastState, read_last};
 use crate::states::training::Training;
 use arch::state_dict::StateDict;
-use arch::{Classifier, Loaded, NetSpec, Network};
+use arch::{Classifier, FreshClassifier, Loaded, NetSpec, Network};
 use data::Dataset;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -175,16 +175,21 @@ impl Origin {
 /// What to say of weights that were loaded.
 fn notes_on_weights(path: &Path, weights: &StateDict, loaded: &Loaded, dataset: &Dataset) -> Vec<String> {
     let mut notes = Vec::new();
-    if loaded.other_classes.is_none() && !is_checkpoint(weights) {
+    if loaded.fresh_classifier.is_none() && !is_checkpoint(weights) {
         notes.extend(note_on_class_order(&*dataset.train));
     }
+    notes.extend(loaded.notes.iter().cloned());
     let mut fresh = Vec::new();
     if loaded.fresh_gates {
         fresh.push("the gates".to_owned());
     }
-    if let Some(classes) = loaded.other_classes {
-        let here = dataset.classes().len();
-        fresh.push(format!("the classifier (the file has {classes} classes, the data {here})"));
+    let here = dataset.classes().len();
+    match loaded.fresh_classifier {
+        Some(FreshClassifier::OtherClasses(classes)) => {
+            fresh.push(format!("the classifier (the file has {classes} classes, the data {here})"));
+        }
+        Some(FreshClassifier::Absent) => fresh.push("the classifier (the file has none)".to_owned()),
+        None => {}
     }
     let fresh = if fresh.is_empty() { String::new() } else { format!("; fresh: {}", fresh.join(" and ")) };
     notes.push(format!("loaded {}{fresh}", path.display()));

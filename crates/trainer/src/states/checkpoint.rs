@@ -167,7 +167,8 @@ impl Checkpoint {
         if (held as u64) < cost.parameters.saturating_add(cost.gate_parameters) {
             return Err(refuse(format!("it holds {held} numbers where its network has {}", cost.parameters)));
         }
-        let part = |tensors| StateDict { origin: file.origin.clone(), tensors, metadata: HashMap::new() };
+        let part =
+            |tensors| StateDict { origin: file.origin.clone(), tensors, metadata: HashMap::new(), notes: Vec::new() };
         let average = (!average.is_empty()).then(|| part(average));
         Ok(Self { spec, classes, input, training, weights: part(weights), average, optimizer })
     }

@@ -189,7 +189,7 @@ pub(super) fn json(verdict: &Verdict) -> String {
         "blocks": blocks,
         "bad_images": verdict.bad,
         "seconds": verdict.seconds,
-        "run": run.path(),
+        "run": data::readable(run.path().as_os_str()),
     });
     format!("{value:#}\n")
 }
