@@ -6,6 +6,9 @@
 
 SAMPLE_DATA := sample-data
 TRAIN := target/release/train
+ifneq ($(filter command,$(foreach name,data weights args,$(firstword $(origin $(name))))),)
+$(error the variables are DATA=DIR, WEIGHTS=FILE and ARGS='...', in capitals)
+endif
 # What makes any configuration small enough to try.
 TRY := --set train.epochs=1 --set train.batch_size=32 --set data.image_size=32 --set data.resize=32
 CONFIGS := $(filter-out %-sample,$(patsubst configs/%.toml,%,$(sort $(wildcard configs/*.toml))))
@@ -59,6 +62,15 @@ $(filter-out train-resnet50-aig,$(CONFIGS:%=train-%)): train-%:
 	@echo "To try it: make sample-data && make $@ DATA=$(SAMPLE_DATA) ARGS='$(TRY) $(if $(filter %-paper,$*),$(TRY_PAPER),$(TRY_BUDGET))'" >&2
 	@exit 2
 endif
+
+train-%:
+	@echo "There is no configs/$*.toml; NAME in make train-NAME is one of: $(CONFIGS)" >&2
+	@exit 2
+
+# A make that knows no target stops with a riddle.
+.DEFAULT:
+	@echo "make $@: there is no such target; make help lists them" >&2
+	@exit 2
 
 test: setup
 	$(CARGO) test --release --workspace --no-fail-fast

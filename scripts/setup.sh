@@ -44,6 +44,15 @@ is_libtorch() { # is_libtorch DIR: whether DIR is a libtorch of the right versio
         [ "$(awk '/define TORCH_VERSION_(MAJOR|MINOR|PATCH) /{printf "%s%s", separator, $3; separator = "."}' "$version")" = "$torch_version" ]
 }
 
+first_closed() { # first_closed DIR: the first folder on the way to DIR that other users may not enter
+    local folder=
+    local part
+    for part in $(echo "$1" | tr ' /' '\001 '); do
+        folder=$folder/$(echo "$part" | tr '\001' ' ')
+        case $(stat -c %A "$folder") in *x | *t) ;; *) echo "$folder" && return ;; esac
+    done
+}
+
 need() { # need COMMAND ADVICE
     command -v "$1" >/dev/null 2>&1 || fail "'$1' was not found; $2"
 }
@@ -100,6 +109,9 @@ if [ ! -e "$complete" ]; then
             fail "pip could not install torch $torch_version (see above)" \
                 "with a proxy or another index, set TORCH_INDEX; with your own libtorch, set LIBTORCH"
         touch "$complete"
+        closed=$(first_closed "$environment")
+        [ -z "$closed" ] ||
+            echo "setup: only you can run what is built here, since $closed is closed to others; XDG_CACHE_HOME names another place" >&2
     fi
 fi
 

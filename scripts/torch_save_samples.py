@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes weights files as PyTorch writes them, for crates/arch/tests/state_dicts.rs and as seeds for scripts/fuzz.sh.
+"""Writes weights files as PyTorch writes them, for tests of crates/arch and as seeds for scripts/fuzz.sh.
 
 usage: torch_save_samples.py OUT
 
@@ -43,6 +43,26 @@ def samples():
     yield "module", torch.nn.BatchNorm1d(2).state_dict()
 
 
+def other_ways(folder: Path) -> None:
+    """Other protocols of pickle, another order of bytes, and what is no state dict."""
+    weights = OrderedDict(w=torch.tensor([1.5, -2.0, 3.25]))
+    for protocol in [1, 3, 4, 5]:
+        torch.save(weights, folder / f"protocol{protocol}.pth", pickle_protocol=protocol)
+        old = dict(pickle_protocol=protocol, _use_new_zipfile_serialization=False)
+        torch.save(weights, folder / f"protocol{protocol}.legacy.pth", **old)
+    # As a machine of the other order of bytes would write it.
+    with zipfile.ZipFile(folder / "protocol3.pth") as little, zipfile.ZipFile(folder / "big-endian.pth", "w") as big:
+        for name in little.namelist():
+            content = little.read(name)
+            if "/data/" in name:
+                content = numpy.frombuffer(content, "<f4").astype(">f4").tobytes()
+            big.writestr(name, b"big" if name.endswith("byteorder") else content)
+    average = OrderedDict(w=torch.zeros(3), n_averaged=torch.tensor(9))
+    torch.save({"epoch": 3, "model_ema": {"module": average}, "model": weights}, folder / "average.pth")
+    torch.save(torch.nn.Linear(2, 2), folder / "whole.pth")
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(folder / "script.pth"))
+
+
 def main(out: str) -> None:
     folder = Path(out)
     for name, content in samples():
@@ -51,6 +71,7 @@ def main(out: str) -> None:
         archive = zipfile.ZipFile(folder / f"{name}.pth")
         entry = next(entry for entry in archive.namelist() if entry.endswith("data.pkl"))
         (folder / f"{name}.pickle").write_bytes(b"Z" + archive.read(entry))
+    other_ways(folder)
     (folder / "protocol5.pickle").write_bytes(b"Z" + pickle.dumps({"a": [1, 2.0, None, b"x", ("y", True)]}, protocol=5))
 
 

@@ -25,6 +25,8 @@ pub use decode::formats::{BadImage, decode};
 pub use error::{Error, Result};
 pub use image_file::IMAGE_ENDINGS;
 pub use source::{Source, images_per_class};
+pub use sources::archives::quoted as shell_quoted;
 pub use sources::class_names::readable;
 pub use sources::dataset::Dataset;
 pub use sources::split::Split;
+pub use sources::walk::images_below;

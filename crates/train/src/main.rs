@@ -9,17 +9,19 @@ mod images;
 mod source;
 mod table;
 mod usage;
+mod waiting;
 
 use clap::{Parser, Subcommand};
 use commands::{bench, calibrate, config, data, eval, export, fit, inspect, predict, prune};
 use done::Done;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
+use trainer::config::ConfigError;
 use usage::Usage;
 
 /// Learns which layers and filters of a network are worth their compute, with Gumbel gates.
 #[derive(Parser)]
-#[command(name = "train", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "train", version, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted (state saved).")]
 struct Cli {
     #[command(subcommand)]
@@ -49,7 +51,8 @@ fn main() -> ExitCode {
     };
     // What is float32 is float32, unless a configuration says otherwise.
     torch_ext::allow_tf32(false);
-    early::limit_threads();
+    limit_threads();
+    waiting::adapt();
     let outcome = match cli.command {
         Command::Fit(args) => fit::run(args),
         Command::Eval(args) => eval::run(args),
@@ -73,6 +76,17 @@ fn main() -> ExitCode {
             let _ = writeln!(io::stderr(), "error: {error}");
             ExitCode::from(if is_wrong_usage(&error) { 2 } else { 1 })
         }
+    }
+}
+
+/// Holds libtorch to the cores that the process may use, of which it sees the processor affinity but
+/// not the quota of a container (cgroup v1 and v2). `OMP_NUM_THREADS` decides otherwise.
+fn limit_threads() {
+    let decided = std::env::var_os("OMP_NUM_THREADS").is_some();
+    let Ok(allowed) = std::thread::available_parallelism() else { return };
+    let allowed = i32::try_from(allowed.get()).unwrap_or(i32::MAX);
+    if !decided && allowed < tch::get_num_threads() {
+        tch::set_num_threads(allowed);
     }
 }
 
@@ -107,7 +121,7 @@ fn exit_code(printed: io::Result<()>, code: u8) -> ExitCode {
 fn is_wrong_usage(error: &anyhow::Error) -> bool {
     error.is::<Usage>()
         || error.is::<trainer::config::Faults>()
-        || matches!(error.downcast_ref(), Some(trainer::config::ConfigError::Faults(_)))
+        || matches!(error.downcast_ref(), Some(ConfigError::Faults(_) | ConfigError::Read { .. }))
         || matches!(error.downcast_ref(), Some(trainer::Error::Config(_)))
         || matches!(error.downcast_ref(), Some(arch::Error::UnknownPreset { .. }))
 }

@@ -35,6 +35,12 @@ pub(crate) fn percent(share: f64) -> String {
     format!("{:.1}%", 100.0 * share)
 }
 
+/// The share of what a network cost before it was made smaller, to stand behind its MACs.
+pub(crate) fn of_published(used: f64, published: Option<u64>, name: &str) -> String {
+    let share = published.map(|published| percent(used / published as f64));
+    share.map(|share| format!(", {share} of the published {name}")).unwrap_or_default()
+}
+
 /// What an evaluation measured.
 pub(crate) fn metric_value(metric: Metric, value: f64) -> String {
     if metric.is_better_high() { percent(value) } else { format!("{value:.4}") }

@@ -25,6 +25,11 @@ pub(crate) fn overrides(set: &[String]) -> Result<Vec<(String, String)>> {
     set.iter().map(split).collect()
 }
 
+/// A path as a shell wants it.
+pub(crate) fn quoted(path: &Path) -> String {
+    data::shell_quoted(&path.to_string_lossy())
+}
+
 /// Refuses an --out file that exists or has no folder to be written to, before any work is done.
 pub(crate) fn refuse_existing(out: &Path) -> Result<()> {
     if out.exists() {

@@ -58,6 +58,14 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// The weights of a file do not fit, and it is a checkpoint, with a network of its own.
+    #[error("{source}\n  {} is a checkpoint with a network of its own, pruned perhaps; give it as --checkpoint", path.display())]
+    OtherNetwork {
+        /// The file.
+        path: PathBuf,
+        /// How it does not fit.
+        source: arch::Error,
+    },
     /// A path cannot be kept in a configuration.
     #[error("the path {} is not valid UTF-8, so it cannot be written into config.toml; rename it or link to it", path.display())]
     PathNotText {
@@ -246,7 +254,7 @@ fn size(bytes: Option<usize>) -> String {
 fn hint(source: &std::io::Error) -> &'static str {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     match source.kind() {
-        StorageFull | QuotaExceeded | FileTooLarge => "; free some space, then continue with --resume",
+        StorageFull | QuotaExceeded | FileTooLarge => "; free some space, or choose another place",
         _ => "",
     }
 }

@@ -93,6 +93,14 @@ impl BlockCost {
 }
 
 impl Cost {
+    /// The MACs of the published network that `spec` is called by, for images of `size` × `size`
+    /// pixels, where `spec` was made smaller.
+    pub fn of_published(spec: &NetSpec, size: usize) -> Option<u64> {
+        let own = Self::of(spec, size, size).ok()?.dense;
+        let published = Self::of(&NetSpec::preset(&spec.name, spec.head.classes).ok()?, size, size).ok()?.dense;
+        (own < published).then_some(published)
+    }
+
     /// The cost of `spec` for images of `height` × `width` pixels.
     ///
     /// # Errors

@@ -66,8 +66,8 @@ impl StateDict {
                 None => safetensors::parse(bytes).map(safe),
             },
         };
-        let (mut tensors, metadata, notes): (_, _, Vec<String>) =
-            contents.map_err(|reason| Error::Format { path: origin.to_owned(), reason: name_the_file(&reason, origin) })?;
+        let (mut tensors, metadata, notes): (_, _, Vec<String>) = contents
+            .map_err(|reason| Error::Format { path: origin.to_owned(), reason: name_the_file(&reason, origin) })?;
         wrapped::unwrap(&mut tensors);
         let notes = notes.iter().map(|note| name_the_file(note, origin)).collect();
         Ok(Self { origin: origin.to_owned(), tensors, metadata, notes })

@@ -64,8 +64,8 @@ pub(crate) fn has_tar_ending(name: &Path) -> bool {
     name.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("tar"))
 }
 
-/// As the shell wants it.
-pub(crate) fn quoted(text: &str) -> String {
+/// A text as one word of a shell's command line.
+pub fn quoted(text: &str) -> String {
     let plain = |letter: char| letter.is_alphanumeric() || "/._-+,:@".contains(letter);
     if !text.is_empty() && text.chars().all(plain) {
         text.to_owned()

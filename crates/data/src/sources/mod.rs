@@ -1,6 +1,6 @@
 //! Images in folders: the layouts a data set may have, and their index.
 
-mod archives;
+pub(crate) mod archives;
 mod chunks;
 mod class_folders;
 pub(crate) mod class_names;
@@ -14,4 +14,4 @@ mod natural_order;
 mod pairing;
 mod shards;
 pub(crate) mod split;
-mod walk;
+pub(crate) mod walk;

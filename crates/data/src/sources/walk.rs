@@ -1,7 +1,9 @@
 //! Walks below a folder: what is left out wherever images are files of their own.
 
 use crate::error::{Error, Result};
-use std::path::Path;
+use crate::image_file::is_image;
+use crate::sources::natural_order::natural_order;
+use std::path::{Path, PathBuf};
 use walkdir::{DirEntry, WalkDir};
 
 /// The folders and files that `walk` of `root` finds. Links are followed; names that start with a
@@ -20,4 +22,20 @@ pub(crate) fn entries(root: &Path, walk: WalkDir) -> impl Iterator<Item = Result
             Err(Error::Read { path, source: error.into() })
         }
     })
+}
+
+/// The images below a folder at any depth, by their endings, in natural order. Links are followed;
+/// names that start with a dot are left out.
+///
+/// # Errors
+/// If a folder cannot be read.
+pub fn images_below(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in entries(root, WalkDir::new(root)) {
+        if let Some(entry) = entry?.filter(|entry| entry.file_type().is_file() && is_image(entry.path())) {
+            found.push(entry.into_path());
+        }
+    }
+    found.sort_by(|a, b| natural_order(a.as_os_str().as_encoded_bytes(), b.as_os_str().as_encoded_bytes()));
+    Ok(found)
 }

@@ -142,7 +142,10 @@ fn check_folder(args: &Check) -> Result<Done> {
     let bad: Vec<_> = checked.iter().flat_map(|(.., check)| &check.bad).collect();
     let code = u8::from(!bad.is_empty());
     if args.json {
-        let list: Vec<_> = bad.iter().map(|bad| json!({ "path": data::readable(bad.path.as_os_str()), "reason": bad.reason })).collect();
+        let list: Vec<_> = bad
+            .iter()
+            .map(|bad| json!({ "path": data::readable(bad.path.as_os_str()), "reason": bad.reason }))
+            .collect();
         let area = |&(width, height): &(u32, u32)| u64::from(width) * u64::from(height);
         let sizes = || checked.iter().flat_map(|(.., check)| &check.sizes);
         let (smallest, largest) = (sizes().min_by_key(|size| area(size)), sizes().max_by_key(|size| area(size)));

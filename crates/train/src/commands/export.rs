@@ -9,6 +9,7 @@ use arch::state_dict::torch_bytes;
 use arch::{Execution, Preset, ScriptOptions};
 use clap::ValueEnum;
 use gumbel_gates::Policy;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use trainer::{About, Checkpoint, check_path, export_script, write_atomically};
 
@@ -41,6 +42,17 @@ pub(crate) struct Args {
     /// TorchScript: how gates decide: argmax, threshold=P or always-open [default: argmax]
     #[arg(long, value_name = "POLICY")]
     policy: Option<Policy>,
+    /// State dict: whose names the tensors have [default: torchvision]
+    #[arg(long, value_name = "WHOSE", value_enum)]
+    names: Option<Names>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Names {
+    /// torchvision.models
+    Torchvision,
+    /// timm; other names for MobileNetV2 only
+    Timm,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -49,8 +61,7 @@ enum Format {
     Torchscript,
     /// A checkpoint without the state of training
     Safetensors,
-    /// The weights alone, for torch.load; for networks of published shape without gates, whose
-    /// names are torchvision's
+    /// The weights alone, for torch.load; for networks of published shape without gates
     StateDict,
 }
 
@@ -68,6 +79,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         bail!(Usage(
             "--mode, --policy and --fold-bn are for --format torchscript; the other formats hold weights alone".into()
         ));
+    }
+    if args.format != Format::StateDict && args.names.is_some() {
+        bail!(Usage("--names is for --format state-dict".into()));
     }
     if args.out.to_string_lossy().ends_with(".check.pt") {
         bail!(Usage("--out: choose another name than NAME.check.pt, which holds the images to check with".into()));
@@ -124,6 +138,12 @@ fn state_dict(loaded: &Loaded, args: &Args) -> Result<()> {
             spec.name
         );
     }
-    let tensors = loaded.network.tensors().iter().map(|entry| (entry.name.as_str(), &entry.tensor));
+    let names = if args.names == Some(Names::Timm) { spec.timm_names() } else { HashMap::new() };
+    let name = |own: &str| {
+        let theirs = own.rsplit_once('.').and_then(|(layer, kind)| Some(format!("{}.{kind}", names.get(layer)?)));
+        theirs.unwrap_or_else(|| own.to_owned())
+    };
+    let tensors: Vec<_> = loaded.network.tensors().iter().map(|entry| (name(&entry.name), &entry.tensor)).collect();
+    let tensors = tensors.iter().map(|(name, tensor)| (name.as_str(), *tensor));
     Ok(write_atomically(&args.out, &torch_bytes(tensors)?)?)
 }

@@ -2,7 +2,7 @@
 
 use crate::done::Done;
 use crate::source::{Source, network_with_weights};
-use crate::table::{grouped, macs, metric_value, percent, table};
+use crate::table::{grouped, macs, metric_value, of_published, percent, table};
 use crate::usage::Usage;
 use anyhow::{Result, bail};
 use arch::{BlockSpec, Cost, GateSite, NetSpec, Preset, Site};
@@ -71,7 +71,8 @@ fn text(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> S
         format!("{}, {} classes, images of {size}×{size} pixels\n\n{}\n", spec.name, spec.head.classes, table(&rows));
     let mut fact = |name: &str, value: String| text += &format!("{name:<12}{value}\n");
     fact("parameters", grouped(cost.parameters));
-    fact("MACs", format!("{} ({})", macs(cost.dense as f64), grouped(cost.dense)));
+    let of = of_published(cost.dense as f64, Cost::of_published(spec, size as usize), &spec.name);
+    fact("MACs", format!("{} ({}){of}", macs(cost.dense as f64), grouped(cost.dense)));
     if spec.gate_count() > 0 {
         fact(
             "gates",
@@ -111,6 +112,9 @@ fn text(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> S
 
 /// The gates of a block, their kind named once.
 fn gates(block: &BlockSpec) -> String {
+    if block.branch.is_empty() {
+        return "(shortcut)".to_owned();
+    }
     let Some(first) = block.gates.first() else { return String::new() };
     let describe = |site: &GateSite| match site.site {
         Site::Layer => site.site.to_string(),

@@ -2,9 +2,9 @@
 
 use crate::device::DeviceChoice;
 use crate::done::Done;
-use crate::source::Source;
+use crate::source::{Loaded, Source};
 use crate::table::{macs, percent};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use arch::{Cost, Meter, Pass};
 use data::{Loader, LoaderOptions, Split, readable};
 use gumbel_gates::Policy;
@@ -16,7 +16,8 @@ use trainer::to_tensors;
 
 /// Classify images
 ///
-/// Prints the most probable classes of each image and what the network spent on it.
+/// Prints the most probable classes of each image and what the network spent on it. Weights that tell
+/// 1000 classes apart without their names are taken for ImageNet's.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  train predict --checkpoint runs/resnet50-aig/checkpoints/best.safetensors photo.jpg"
@@ -24,7 +25,7 @@ use trainer::to_tensors;
 pub(crate) struct Args {
     #[command(flatten)]
     source: Source,
-    /// Image files
+    /// Image files, or folders with images at any depth
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
     /// How many classes to show
@@ -61,7 +62,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let meter = Meter::new(&cost, device)?;
     let (transform, normalize) = (input.transform(), input.normalize());
     let options = LoaderOptions { transform, normalize, batch_size: 32, ..Default::default() };
-    let loader = Loader::new(Arc::new(Split::of_files(&args.images)), options)?;
+    let loader = Loader::new(Arc::new(Split::of_files(&images_in(&args.images)?)), options)?;
+    let names = names(&loaded);
     let shown = i64::from(args.top).min(loaded.classes.len() as i64);
 
     let (mut predictions, mut bad) = (Vec::new(), Vec::new());
@@ -81,7 +83,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         };
         for (row, (&item, macs)) in (0..).zip(batch.items.iter().zip(used)) {
             let path = loader.source().path(item);
-            let classes = classes(&loaded.classes, &best.f_get(row)?, &probabilities.f_get(row)?)?;
+            let classes = classes(&names, &best.f_get(row)?, &probabilities.f_get(row)?)?;
             let mut open = 0;
             for site in output.gate_values.sites() {
                 open += site.f_get(row)?.f_sum(Kind::Double)?.f_double_value(&[])? as usize;
@@ -99,6 +101,32 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     }
     let bad: String = bad.iter().map(|bad| format!("cannot use {bad}\n")).collect();
     Ok(Done::in_part(text, bad))
+}
+
+/// The files, and the images in the folders, sorted.
+fn images_in(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let found = data::images_below(path)?;
+        if found.is_empty() {
+            bail!("{} holds no images ({})", path.display(), data::IMAGE_ENDINGS.join(", "));
+        }
+        files.extend(found);
+    }
+    Ok(files)
+}
+
+/// The names of the classes.
+fn names(loaded: &Loaded) -> Vec<String> {
+    let known: Vec<&str> = include_str!("imagenet_classes.txt").lines().collect();
+    match loaded.named || loaded.classes.len() != known.len() {
+        true => loaded.classes.clone(),
+        false => known.into_iter().map(str::to_owned).collect(),
+    }
 }
 
 /// The names and probabilities of an image's classes, from their numbers and probabilities, both of

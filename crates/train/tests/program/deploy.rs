@@ -1,7 +1,7 @@
 //! From a trained network to files that other programs run: prune, fine-tune, export, and what
 //! Python and C++ make of it.
 
-use crate::calls::{done, failure, json, stderr, stdout};
+use crate::calls::{done, failure, json, stderr, stdout, train};
 use crate::fixture::sample_set;
 use crate::support::path;
 use data::synth::{SampleSet, draw};
@@ -70,7 +70,12 @@ fn a_pruned_network_evaluates_trains_and_exports_like_any_other() {
     let trained = json(&["fit", "--checkpoint", path(&pruned), "--data", path(data), "--out", path(&tuned)]);
     assert_eq!(trained["macs_dense"], without["macs_dense"], "fine-tuning keeps the smaller network");
     let last = tuned.join("checkpoints/last.safetensors");
-    assert!(done(&["inspect", path(&last)]).contains("cifar-resnet20, 10 classes"));
+    let shown = done(&["inspect", path(&last)]);
+    assert!(shown.contains("cifar-resnet20, 10 classes"), "{shown}");
+    assert!(shown.contains("% of the published cifar-resnet20"), "{shown}");
+    let again = train(&["fit", "--dry-run", "--checkpoint", path(&pruned), "--data", path(data)]);
+    let log = stderr(&again);
+    assert!(log.contains("fine-tuning a smaller network: learning rate 0.") && log.contains("cosine over"), "{log}");
     done(&["export", "--checkpoint", path(&last), "--out", path(&exported), "--fold-bn"]);
     // A second decision has nothing to decide about.
     let again = at("again.safetensors");

@@ -69,7 +69,7 @@ fn a_full_disk_keeps_the_old_checkpoint_and_names_the_size() {
         message.contains("cannot write") && message.contains(".safetensors (") && message.contains("bytes)"),
         "{message}"
     );
-    assert!(message.contains("free some space, then continue with --resume"), "{message}");
+    assert!(message.contains("free some space, or choose another place; then go on with"), "{message}");
     assert!(fs::read(&last).unwrap() == before, "the old checkpoint is still there");
     let names: Vec<_> = fs::read_dir(out.join("checkpoints")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(names.iter().all(|name| !name.to_string_lossy().starts_with('.')), "no scratch file stays: {names:?}");

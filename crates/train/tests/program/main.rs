@@ -11,6 +11,7 @@ mod folders;
 #[cfg(unix)]
 mod interrupts;
 mod networks;
+mod results;
 #[path = "../support/mod.rs"]
 mod support;
 mod usage;

@@ -1,10 +1,11 @@
 //! TOML text and `--set` overrides to a [`Config`], with every fault found at once.
 
 use super::faults::{ConfigError, Fault, Faults};
-use super::keys::keys;
+use super::keys::{Key, keys};
 use super::renamed::{modernize_table, renamed_to};
 use super::whole::Config;
 use serde::Deserialize;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
@@ -80,7 +81,7 @@ fn apply(table: &mut Table, overrides: &[(String, String)]) -> Vec<Fault> {
             if !remove(table, key) && !keys().iter().any(|known| known.name == *key) {
                 found.push(fault(unknown_key(key)));
             }
-        } else if let Err(message) = set(table, key, value) {
+        } else if let Err(message) = set(table, key, &as_list(key, value)) {
             found.push(fault(message));
         }
     }
@@ -171,6 +172,17 @@ fn remove(table: &mut Table, key: &str) -> bool {
             _ => false,
         },
     }
+}
+
+/// The value as a list where the key wants one of names: shells and makefiles take brackets and
+/// quotes off. `between` and `input,between` are one and two of them.
+fn as_list<'a>(key: &str, value: &'a str) -> Cow<'a, str> {
+    let is_list = |known: &Key| known.name == key && known.values.starts_with("a list of") && !known.choices.is_empty();
+    if value.contains(['[', '"']) || !keys().iter().any(is_list) {
+        return Cow::Borrowed(value);
+    }
+    let names: Vec<String> = value.split(',').map(|name| format!("{:?}", name.trim())).collect();
+    Cow::Owned(format!("[{}]", names.join(", ")))
 }
 
 fn set(table: &mut Table, key: &str, value: &str) -> Result<(), String> {

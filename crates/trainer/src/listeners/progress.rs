@@ -43,6 +43,7 @@ pub struct Progress<W = Stderr> {
     /// take.
     log_every: Option<u64>,
     has_begun: bool,
+    last_line: Instant,
 }
 
 /// A pass that does not train.
@@ -56,6 +57,9 @@ const TEMPLATE: &str = "{prefix} {bar:16} {pos}/{len}  {wide_msg}";
 
 /// Steps after which a log without a bar says that training has begun and how long it will take.
 const FIRST_STEPS: usize = 3;
+
+/// Without a bar, a line follows after this time even where no log entry is due.
+const MOST_SILENCE: Duration = Duration::from_secs(30);
 
 /// Bad images that get a line of their own.
 const BAD_SHOWN: usize = 10;
@@ -93,11 +97,13 @@ impl<W: Write> Progress<W> {
             time: StepTime::default(),
             log_every: None,
             has_begun: false,
+            last_line: Instant::now(),
         }
     }
 
     /// Writes a line; a bar steps aside for it. A closed stderr is no reason to stop training.
     fn line(&mut self, text: &str) {
+        self.last_line = Instant::now();
         // Before the first epoch there is no bar to step aside.
         let _ = match self.terminal && self.bar.length() != Some(0) {
             true => self.bar.suspend(|| writeln!(self.out, "{text}")),
@@ -180,6 +186,9 @@ impl<W: Write> Progress<W> {
             self.line(&format!(
                 "{prefix}  step {batch}/{batches}  about {left} left; a line follows every {every} steps"
             ));
+        } else if self.last_line.elapsed() >= MOST_SILENCE {
+            let (prefix, batches, left) = (self.prefix(), self.batches, self.time_left());
+            self.line(&format!("{prefix}  step {batch}/{batches}  about {left} left"));
         }
     }
 
@@ -207,16 +216,26 @@ impl<W: Write> Progress<W> {
             PassKind::Importance => "importance",
             PassKind::Budget => "budget",
         };
-        if !self.terminal && pass == PassKind::Calibration {
-            self.line(&format!("re-estimating batch norm statistics over {batches} batches"));
+        let about = match pass {
+            PassKind::Evaluation => None,
+            PassKind::Calibration => Some("re-estimating batch norm statistics"),
+            PassKind::Importance => Some("measuring how important every gate is"),
+            PassKind::Budget => Some("measuring which gates are open, to freeze them within the budget,"),
+        };
+        if let Some(about) = about.filter(|_| !self.terminal) {
+            self.line(&format!("{about} over {batches} batches"));
         }
         self.restart(name.into(), 0, batches);
     }
 
-    fn pass_step(&self, batch: usize) {
+    fn pass_step(&mut self, batch: usize) {
         self.bar.set_position(batch as u64);
         let left = self.pass.batches.saturating_sub(batch) as f64 / batch.max(1) as f64;
-        self.bar.set_message(format!("{} left", duration(self.pass.start.elapsed().mul_f64(left))));
+        let left = duration(self.pass.start.elapsed().mul_f64(left));
+        if !self.terminal && self.last_line.elapsed() >= MOST_SILENCE {
+            self.line(&format!("{}  batch {batch}/{}  about {left} left", self.bar.prefix(), self.pass.batches));
+        }
+        self.bar.set_message(format!("{left} left"));
     }
 
     fn epoch_ended(&mut self, train: &Summary, val: &Summary, target: Option<f64>, is_best: bool) {

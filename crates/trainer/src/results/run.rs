@@ -40,6 +40,8 @@ pub struct Verdict {
     pub activation: Option<Activation>,
     /// Epoch (from 1) and value of the best evaluation, by `checkpoints.best_by`.
     pub best: (u64, f64),
+    /// Whether the gates were more open then than they should be.
+    pub best_is_over_budget: bool,
     /// Images that could not be used, in training and validation together, in the last epoch.
     pub bad: usize,
     /// Wall time since the run was started or resumed.

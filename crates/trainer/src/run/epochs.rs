@@ -368,6 +368,7 @@ impl Fit {
         Verdict {
             blocks: self.blocks(&scheduled.targets, &evaluation.summary.rates),
             activation,
+            best_is_over_budget: self.progress.best.is_some_and(|(best, _)| self.progress.over_budget.contains(&best)),
             best: self.progress.best.unwrap_or((self.progress.epoch, metric.of(&evaluation.summary))),
             evaluation,
             bad,

@@ -64,6 +64,11 @@ impl Fit {
         &self.learner.cost
     }
 
+    /// The MACs of the published network of its name, where its own was made smaller.
+    pub fn published_macs(&self) -> Option<u64> {
+        Cost::of_published(self.learner.network.spec(), self.config.data.image_size as usize)
+    }
+
     pub(super) fn steps_per_epoch(&self) -> usize {
         self.images.train.batches()
     }

@@ -156,7 +156,11 @@ impl Origin {
         let fresh_gates = match self {
             Self::Fresh => true,
             Self::Weights(path, weights) => {
-                let loaded = network.load(weights, Classifier::MayBeFresh)?;
+                let loaded =
+                    network.load(weights, Classifier::MayBeFresh).map_err(|source| match is_checkpoint(weights) {
+                        true => Error::OtherNetwork { path: path.clone(), source },
+                        false => source.into(),
+                    })?;
                 notes.extend(notes_on_weights(path, weights, &loaded, dataset));
                 loaded.fresh_gates
             }

@@ -71,6 +71,7 @@ impl Fit {
         let Start { progress, fresh_gates, average } = start;
         let gates = GateLifecycle::new(&spec, &config.gates, images.train.batches());
         refuse_untimely_freezing(&config, &spec, &gates, fresh_gates)?;
+        notes.extend(note_on_late_freezing(&config, &gates));
         let learner = Learner::new(&config, network, cost, optimizer, average, teacher, &progress)?;
 
         // Last of all: from here on there is something on the disk.
@@ -191,6 +192,19 @@ fn refuse_untimely_freezing(config: &Config, spec: &NetSpec, gates: &GateLifecyc
         return Err(fault("train.calibrate_batches", MOVES_MARGINS.to_owned()));
     }
     Ok(())
+}
+
+/// Frozen gates leave a network that has yet to learn to do without the others.
+fn note_on_late_freezing(config: &Config, gates: &GateLifecycle) -> Option<String> {
+    let freeze = config.gates.freeze_after.filter(|_| gates.has_gates())?;
+    let left = config.train.epochs as f64 - freeze;
+    (left < 1.0 && freeze > 0.0).then(|| {
+        format!(
+            "gates freeze after epoch {freeze} of {}: less than an epoch is left to train what stays open; lower \
+             gates.freeze_after or raise train.epochs",
+            config.train.epochs
+        )
+    })
 }
 
 /// A fault that only the data or a checkpoint brings out.

@@ -14,6 +14,10 @@ use crate::states::training::Training;
 use std::path::PathBuf;
 use std::time::Instant;
 
+/// How far an activation may be above its target and count as within it: gates that still learn
+/// move about it.
+const OVER: f64 = 0.02;
+
 /// Where an evaluation stands among those before it.
 pub(crate) struct Ranked {
     /// The best, it among them if it is.
@@ -49,14 +53,29 @@ impl Fit {
     }
 
     /// Files the evaluation after `epoch` among the best.
-    pub(super) fn rank(&self, epoch: u64, evaluation: &Summary) -> Ranked {
+    pub(super) fn rank(&mut self, epoch: u64, evaluation: &Summary) -> Ranked {
+        if self.is_over_budget(evaluation) {
+            self.progress.over_budget.push(epoch);
+        }
         let config = &self.config.checkpoints;
-        // Before gates freeze the network spends more; that is no match for one within its budget.
-        let is_frozen = self.gates.is_frozen_after(epoch);
+        // Before gates freeze, or are where they should be, the network spends more; that is no
+        // match for one within its budget.
+        let standing = |epoch: u64| (self.gates.is_frozen_after(epoch), !self.progress.over_budget.contains(&epoch));
         let before = self.progress.best.into_iter().chain(self.progress.runners_up.iter().copied());
-        let before = before.filter(|&(other, _)| self.gates.is_frozen_after(other) == is_frozen);
-        let best = ranked(before.collect(), epoch, config.best_by.of(evaluation), config);
+        let before: Ranking = before.filter(|&(other, _)| standing(other) >= standing(epoch)).collect();
+        if before.iter().any(|&(other, _)| standing(other) > standing(epoch)) {
+            return Ranked { best: before, is_best: false };
+        }
+        let best = ranked(before, epoch, config.best_by.of(evaluation), config);
         Ranked { is_best: best[0].0 == epoch, best }
+    }
+
+    /// Whether gates are clearly more open than they should be at the end of the run.
+    fn is_over_budget(&self, evaluation: &Summary) -> bool {
+        let last = self.config.train.epochs * self.steps_per_epoch() as u64;
+        let target = self.scheduled(last.saturating_sub(1)).target;
+        let found = self.config.gates.weighting.activation(evaluation, &self.learner.cost);
+        target.is_some_and(|target| found > target + OVER)
     }
 
     /// Saves the state after an evaluation that was ranked so, wherever it belongs.

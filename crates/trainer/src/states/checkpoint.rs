@@ -11,6 +11,7 @@ use super::training::Training;
 use crate::config::renamed::modernize_json;
 use crate::error::{Error, Result};
 use crate::files::atomic::write_atomically;
+use crate::files::run_dir::RunDir;
 use arch::state_dict::{StateDict, safetensors};
 use arch::{Classifier, Cost, NetSpec, Network};
 use serde::{Deserialize, Serialize};
@@ -117,11 +118,13 @@ impl Checkpoint {
         write_atomically(path, &saved.to_bytes(std::iter::empty())?)
     }
 
-    /// Reads a checkpoint.
+    /// Reads a checkpoint. Of a run's folder it is the best one.
     ///
     /// # Errors
     /// If the file cannot be read, is damaged, or is no checkpoint.
     pub fn read(path: &Path) -> Result<Self> {
+        let best = RunDir::at(path).best();
+        let path = if path.is_dir() && best.exists() { &best } else { path };
         let refuse = |reason: String| Error::NotACheckpoint { path: path.to_owned(), reason };
         let file = StateDict::read(path)?;
         let description = file.metadata.get(KEY).ok_or_else(|| {

@@ -1,5 +1,6 @@
 //! Where training stood: what is saved of a run beside its tensors.
 
+use crate::config::schedule::Shape;
 use crate::config::{Config, Weighting};
 use crate::results::run::Position;
 use crate::results::summary::{Summary, Sums};
@@ -39,12 +40,18 @@ pub struct Training {
     /// Images of the unfinished epoch that could not be used.
     #[serde(default)]
     pub(crate) bad_images: usize,
+    /// Epochs (from 1) after which the gates were more open than they should be at the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub over_budget: Vec<u64>,
     /// Sums over the steps of the unfinished epoch.
     pub(crate) partial: Sums,
     /// What they were at the last log entry.
     #[serde(default)]
     pub(crate) logged: Sums,
 }
+
+/// How the name of a run ends that trains a smaller network on.
+const FINE_TUNED: &str = "-fine-tuned";
 
 /// What a checkpoint keeps of the guard against numbers that are not finite.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -71,6 +78,7 @@ impl Training {
             runners_up: Vec::new(),
             guard: GuardState::default(),
             bad_images: 0,
+            over_budget: Vec::new(),
             partial: Sums::default(),
             logged: Sums::default(),
         }
@@ -89,6 +97,21 @@ impl Training {
         if self.frozen {
             gates.freeze_after = Some(0.0);
             gates.target = gates.target.clone().arrived();
+        }
+        config
+    }
+
+    /// The configuration to fine-tune on with, for a network that was made smaller: as
+    /// [`Self::config_to_go_on`], with a tenth of the learning rate, which falls to 0 over the run
+    /// in half a cosine without a warm-up. The old schedule would begin where it destroys what the
+    /// network knows. What follows NAME in the run's name says what it is.
+    pub fn config_to_fine_tune(&self) -> Config {
+        let mut config = self.config_to_go_on();
+        config.optimizer.learning_rate /= 10.0;
+        config.schedule.shape = Shape::Cosine;
+        config.schedule.warmup_epochs = 0.0;
+        if !config.train.name.ends_with(FINE_TUNED) {
+            config.train.name += FINE_TUNED;
         }
         config
     }
@@ -116,6 +139,7 @@ impl Training {
     pub fn forget_results(&mut self) {
         (self.evaluation, self.best) = (None, None);
         self.runners_up.clear();
+        self.over_budget.clear();
     }
 }
 
@@ -139,6 +163,12 @@ mod tests {
         assert_eq!((going_on.freeze_after, going_on.target), (Some(0.0), ActivationTarget::Constant(0.5)));
         let learning = training(gates, false);
         assert_eq!(learning.config_to_go_on(), learning.config);
+        let tuned = training(gates, true).config_to_fine_tune();
+        assert_eq!((tuned.optimizer.learning_rate, tuned.schedule.shape), (0.01, Shape::Cosine));
+        assert_eq!((tuned.schedule.warmup_epochs, tuned.gates.freeze_after), (0.0, Some(0.0)));
+        let name = tuned.train.name.clone();
+        assert!(name.ends_with("-fine-tuned"), "{name}");
+        assert_eq!(Training::begin(tuned, (0, 0)).config_to_fine_tune().train.name, name, "once is enough");
     }
 
     #[test]

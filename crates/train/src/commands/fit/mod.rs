@@ -4,14 +4,15 @@ mod report;
 
 use crate::device::DeviceChoice;
 use crate::done::Done;
-use crate::usage::{Usage, overrides};
+use crate::usage::{Usage, overrides, quoted};
 use anyhow::{Result, bail};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
+use signal_hook::iterator::Signals;
+use signal_hook::low_level;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use trainer::{Checkpoint, Config, Fit, Listener, MetricsFile, Outcome, Progress, Resume, RunDir, TensorBoard};
 
 /// Train a network
@@ -72,41 +73,70 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         let found = trainer::dry_run(config, args.out.as_deref(), device)?;
         return Ok(Done::ok(if args.json { report::dry_json(&found) } else { report::dry_text(&found) }));
     }
-    let interrupt = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // The order matters: a second signal finds the flag set and ends the program at once.
-        flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupt))?;
-        flag::register(signal, Arc::clone(&interrupt))?;
-    }
+    let interrupt = stop_on_signals()?;
     let epochs = config.train.epochs;
     let resume = match (args.resume, args.allow_changes) {
         (false, _) => Resume::No,
         (true, false) => Resume::Exactly,
         (true, true) => Resume::WithChanges,
     };
+    if let Some(folder) = &config.data.path {
+        let _ = writeln!(std::io::stderr(), "listing the images in {}", folder.display());
+    }
     let fit = Fit::prepare(config, args.out, resume, device)?;
+    let published = fit.published_macs();
     let dense = fit.cost().dense;
-    let run = fit.run_dir();
+    let run = fit.run_dir().clone();
     let mut listeners: Vec<Box<dyn Listener>> = vec![
         Box::new(Progress::new(fit.cost(), epochs)),
         Box::new(MetricsFile::open(&run.metrics(), fit.resumed_after())?),
         Box::new(TensorBoard::create(&run.tensorboard(), fit.sites(), dense, fit.resumed_after())?),
     ];
-    match fit.run(&mut listeners, &interrupt)? {
-        Outcome::Finished(verdict) => {
-            Ok(Done::ok(if args.json { report::json(&verdict) } else { report::text(&verdict) }))
+    let program = program();
+    let go_on = format!("{program} fit --resume --out {} --device {}", quoted(run.path()), device_name(device));
+    match fit.run(&mut listeners, &interrupt) {
+        Ok(Outcome::Finished(verdict)) => Ok(Done::ok(match args.json {
+            true => report::json(&verdict),
+            false => report::text(&verdict, published, &program),
+        })),
+        Ok(Outcome::Interrupted(_)) => {
+            Ok(Done::interrupted(format!("interrupted; the state is saved, go on with: {go_on}\n")))
         }
-        Outcome::Interrupted(run) => {
-            let run = run.path().display();
-            let program = std::env::args().next().unwrap_or_else(|| "train".into());
-            let device = match device {
-                tch::Device::Cuda(number) => format!("cuda:{number}"),
-                _ => "cpu".to_owned(),
+        Err(error @ trainer::Error::Write { .. }) => bail!("{error}; then go on with: {go_on}"),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What is set at the first signal that asks the program to stop. The second one stops it.
+fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let interrupt = Arc::new(AtomicBool::new(false));
+    let set = Arc::clone(&interrupt);
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            let again = set.swap(true, Ordering::Relaxed);
+            let answer = match again {
+                false => "\nstopping: this step is finished and the state saved; once more stops at once",
+                true => "\nstopped at once: what came after the last saved state is lost; --resume goes on from there",
             };
-            Ok(Done::interrupted(format!(
-                "interrupted; the state is saved, go on with: {program} fit --resume --out {run} --device {device}\n"
-            )))
+            let _ = writeln!(std::io::stderr(), "{answer}");
+            if again {
+                low_level::exit(130);
+            }
         }
+    });
+    Ok(interrupt)
+}
+
+/// How the program was called.
+fn program() -> String {
+    std::env::args_os().next().map_or_else(|| "train".into(), |name| quoted(Path::new(&name)))
+}
+
+fn device_name(device: tch::Device) -> String {
+    match device {
+        tch::Device::Cuda(number) => format!("cuda:{number}"),
+        _ => "cpu".to_owned(),
     }
 }
 
@@ -156,10 +186,18 @@ fn path_value(path: &Path) -> Result<String> {
 /// are is its own business now.
 fn of_checkpoint(path: &Path, overrides: &[(String, String)]) -> Result<Config> {
     let checkpoint = Checkpoint::read(path)?;
-    let Some(training) = checkpoint.training else {
+    let Some(training) = &checkpoint.training else {
         bail!(Usage(format!("{} does not say how it was trained; give --config FILE too", path.display())));
     };
-    let mut config = training.config_to_go_on();
+    let is_smaller = training.config.spec(checkpoint.classes.len()).is_ok_and(|trained| trained != checkpoint.spec);
+    let mut config = if is_smaller { training.config_to_fine_tune() } else { training.config_to_go_on() };
     (config.network.weights, config.network.checkpoint) = (None, None);
-    Ok(trainer::config::parse(&path.display().to_string(), &config.to_toml()?, overrides)?)
+    let config = trainer::config::parse(&path.display().to_string(), &config.to_toml()?, overrides)?;
+    if is_smaller {
+        let (rate, shape) = (config.optimizer.learning_rate, config.schedule.shape);
+        let epochs = config.train.epochs;
+        let about = format!("fine-tuning a smaller network: learning rate {rate}, {shape:?} over {epochs} epochs");
+        let _ = writeln!(std::io::stderr(), "{}; --set changes them", about.to_lowercase());
+    }
+    Ok(config)
 }

@@ -1,6 +1,8 @@
 //! What `train fit` prints: what came of a run, or what a dry run found.
 
-use crate::table::{bytes, count, macs, metric_value, percent, table};
+use crate::table::{bytes, count, macs, metric_value, of_published, percent, table};
+use crate::usage::quoted;
+use gumbel_gates::GateKind;
 use serde_json::json;
 use std::time::Duration;
 use trainer::config::{ActivationLoss, Metric, Weighting};
@@ -46,9 +48,25 @@ pub(super) fn dry_json(found: &DryRun) -> String {
     format!("{value:#}\n")
 }
 
-pub(super) fn text(verdict: &Verdict) -> String {
-    let facts = quality(verdict).into_iter().chain(gates(verdict)).chain(costs(verdict));
-    format!("\n{}\n{}", table(&blocks(verdict)), lines(facts.chain(files(verdict))))
+/// `published` is what the network cost before it was made smaller, if it was; `program` is how this
+/// one was called.
+pub(super) fn text(verdict: &Verdict, published: Option<u64>, program: &str) -> String {
+    let facts = quality(verdict).into_iter().chain(gates(verdict)).chain(costs(verdict, published));
+    let next = [("next", next(verdict, program))];
+    format!("\n{}\n{}", table(&blocks(verdict)), lines(facts.chain(files(verdict)).chain(next)))
+}
+
+/// The command that most people give next.
+fn next(verdict: &Verdict, program: &str) -> String {
+    let best = quoted(&verdict.run.best());
+    if verdict.activation.is_none() {
+        return format!("{program} export --checkpoint {best} --fold-bn --out network.pt");
+    }
+    let data = match (verdict.config.gates.kind, &verdict.config.data.path) {
+        (GateKind::Dependent, Some(path)) => format!(" --data {} --share 0.99", quoted(path)),
+        _ => String::new(),
+    };
+    format!("{program} prune --checkpoint {best}{data} --out pruned.safetensors")
 }
 
 /// The rows of a table of the blocks.
@@ -68,7 +86,10 @@ fn blocks(verdict: &Verdict) -> Vec<Vec<String>> {
             block.name.clone(),
             format!("{}×{}", block.extent.0, block.extent.1),
             target,
-            percent(gates.map_or(1.0, |gates| gates.open_rate)),
+            match gates.map_or(1.0, |gates| gates.open_rate) {
+                0.0 => "0.0% (shortcut)".to_owned(),
+                rate => percent(rate),
+            },
             macs(block.macs() as f64),
             macs(*used),
         ]);
@@ -81,7 +102,8 @@ fn quality(verdict: &Verdict) -> [Fact; 3] {
     let summary = &verdict.evaluation.summary;
     let (metric, (epoch, best)) = (verdict.config.checkpoints.best_by, verdict.best);
     let name = if metric == Metric::Top1 { String::new() } else { format!("{} ", metric.name()) };
-    let best = format!("(best {name}{} in epoch {epoch})", metric_value(metric, best));
+    let over = if verdict.best_is_over_budget { ", with gates above their target" } else { "" };
+    let best = format!("(best {name}{} in epoch {epoch}{over})", metric_value(metric, best));
     let strategy = &verdict.evaluation.strategy;
     let images = summary.images;
     [
@@ -121,15 +143,16 @@ fn target(verdict: &Verdict, weighting: Weighting) -> String {
 }
 
 /// What the network and the run took.
-fn costs(verdict: &Verdict) -> Vec<Fact> {
+fn costs(verdict: &Verdict, published: Option<u64>) -> Vec<Fact> {
     let cost = &verdict.cost;
     let used = verdict.evaluation.summary.macs;
     let epochs = verdict.epochs;
     let share = percent(used / cost.dense as f64);
-    let used = macs(used);
+    let (used_macs, used) = (used, macs(used));
     let (dense, gates) = (macs(cost.dense as f64), macs(cost.gates as f64));
     let of_dense = format!("{share} of the dense {dense} (gates included: {gates})");
-    let target = target(verdict, Weighting::Network);
+    let target =
+        target(verdict, Weighting::Network) + &of_published(used_macs, published, &verdict.config.network.arch);
     let minutes = verdict.seconds / 60.0;
     let plural = if epochs == 1 { "" } else { "s" };
     let mut facts = vec![
