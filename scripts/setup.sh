@@ -9,13 +9,14 @@
 #
 # The choice is kept: later calls without these variables leave the link as it is. Remove .libtorch
 # to choose anew.
-# The Python side (torchvision included) serves the parity tests; the Rust program needs only
-# libtorch.
+# The Python side (torchvision included) serves the parity tests, and ONNX Runtime checks exports;
+# the Rust program needs only libtorch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 torch_version=2.11.0
 torchvision_version=0.26.0 # the release built against that torch
+others="onnx onnxruntime" # from the default index
 python=${PYTHON:-python3}
 
 fail() {
@@ -53,6 +54,18 @@ first_closed() { # first_closed DIR: the first folder on the way to DIR that oth
     done
 }
 
+complete() { # complete ENVIRONMENT: adds the packages that came later, to an environment made here
+    local marker=$1/with-${others// /-and-}
+    if [ ! -e "$1/setup-complete" ] || [ -e "$marker" ]; then return; fi
+    echo "setup: installing $others" >&2
+    # Everything but the tests of exports works without.
+    if "$1/bin/python" -m pip install --quiet --disable-pip-version-check --retries 1 --timeout 20 $others; then
+        touch "$marker"
+    else
+        echo "setup: without $others the tests of ONNX files skip" >&2
+    fi
+}
+
 need() { # need COMMAND ADVICE
     command -v "$1" >/dev/null 2>&1 || fail "'$1' was not found; $2"
 }
@@ -80,7 +93,10 @@ if [ -n "${LIBTORCH:-}" ]; then
 fi
 
 # What was chosen once stays chosen.
-if [ -z "${TORCH_INDEX:-}" ] && [ -L .libtorch ] && is_libtorch .libtorch; then exit 0; fi
+if [ -z "${TORCH_INDEX:-}" ] && [ -L .libtorch ] && is_libtorch .libtorch; then
+    if [ -L .venv ]; then complete "$(readlink .venv)"; fi
+    exit 0
+fi
 
 cache=${XDG_CACHE_HOME:-${HOME:?setup needs HOME or XDG_CACHE_HOME}/.cache}/gumbel-gates
 name=torch-$torch_version
@@ -119,3 +135,4 @@ site=$(echo "$environment"/lib/python3*/site-packages)
 is_libtorch "$site/torch" || fail "$site/torch is not libtorch $torch_version; remove $environment and run make setup again"
 link "$site/torch" .libtorch
 link "$environment" .venv
+complete "$environment"

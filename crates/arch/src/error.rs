@@ -52,6 +52,16 @@ pub enum Error {
         /// The policy asked for.
         policy: String,
     },
+    /// A file would be larger than its format allows.
+    #[error("the {format} file would have {bytes} bytes; the format holds {most}")]
+    TooLarge {
+        /// How large it would be.
+        bytes: usize,
+        /// The most.
+        most: usize,
+        /// The format.
+        format: &'static str,
+    },
     /// Pruning would cut every path through a block.
     #[error(
         "every filter of block '{block}' is closed and there is no path around it, so nothing would reach the classifier"

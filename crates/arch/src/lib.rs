@@ -39,7 +39,7 @@ pub mod state_dict;
 
 pub use cost::{BlockCost, Cost, Meter};
 pub use error::{Error, Result};
-pub use export::ScriptOptions;
+pub use export::{OnnxInput, OnnxOptions, ScriptOptions, npz_bytes};
 pub use network::{CLASSIFIER_GROUP, Network};
 pub use network::{Classifier, FreshClassifier, Loaded};
 pub use network::{Execution, Mode, Observer, Output, Pass};

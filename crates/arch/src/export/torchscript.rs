@@ -1,13 +1,12 @@
 //! A network as TorchScript: its tensors, batch norms folded in if asked for, and its source in one
 //! module.
 
+use super::fold::Folded;
 use super::source::{ScriptOptions, source};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::network::Network;
-use crate::spec::{ConvSpec, Shortcut};
-use std::collections::{HashMap, HashSet};
 use tch::Tensor;
-use torch_ext::{BatchNorm, Role, Script};
+use torch_ext::{Role, Script};
 
 impl Network {
     /// The TorchScript source of this network's methods: `forward(images) -> logits` and
@@ -43,43 +42,6 @@ impl Network {
         script.define(&self.script_source(options)?)?;
         Ok(script)
     }
-
-    /// The convolutions with their batch norms folded in: w·γ/σ and β − μ·γ/σ.
-    fn folded(&self) -> Result<Folded> {
-        let mut folded = Folded::default();
-        let mut fold = |prefix: &str, conv: &ConvSpec| -> Result<()> {
-            let get = |name: String| {
-                let missing = || Error::Spec { faults: vec![format!("tensor '{name}' is missing")] };
-                self.tensors().get(&name).map(|entry| entry.tensor.detach()).ok_or_else(missing)
-            };
-            let norm = |part: &str| get(format!("{prefix}{}.{part}", conv.norm));
-            let scale = norm("weight")?.f_div(&norm("running_var")?.f_add_scalar(BatchNorm::EPSILON)?.f_sqrt()?)?;
-            let name = format!("{prefix}{}", conv.name);
-            let weight = get(format!("{name}.weight"))?.f_mul(&scale.f_view([-1, 1, 1, 1])?)?;
-            let bias = norm("bias")?.f_sub(&norm("running_mean")?.f_mul(&scale)?)?;
-            folded.convs.insert(name, (weight, bias));
-            folded.norms.insert(format!("{prefix}{}", conv.norm));
-            Ok(())
-        };
-        fold("", &self.spec().stem.conv)?;
-        for block in &self.spec().blocks {
-            let prefix = format!("{}.", block.name);
-            block.branch.iter().try_for_each(|conv| fold(&prefix, conv))?;
-            if let Shortcut::Projection(conv) = &block.shortcut {
-                fold(&prefix, conv)?;
-            }
-        }
-        Ok(folded)
-    }
-}
-
-/// What folding batch norms into convolutions gives, by state dict path.
-#[derive(Default)]
-struct Folded {
-    /// Weight and bias of each convolution.
-    convs: HashMap<String, (Tensor, Tensor)>,
-    /// The batch norms that are gone.
-    norms: HashSet<String>,
 }
 
 fn on_cpu(tensor: &Tensor) -> Result<Tensor> {

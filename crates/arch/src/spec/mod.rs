@@ -11,6 +11,7 @@ mod validate;
 
 pub use channels::Channels;
 pub(crate) use gating::OpenChannels;
+pub(crate) use net::in_block;
 pub use net::{Activation, BlockSpec, ConvSpec, HeadSpec, NetSpec, PoolSpec, Shortcut, StemSpec};
 pub use presets::{Level, PRESETS, Preset};
 pub(crate) use published::weights_of;

@@ -33,7 +33,7 @@ pub struct Groups {
 }
 
 /// Where in a block gates can sit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Site {
     /// One gate over the whole residual branch (ConvNet-AIG); state dict name `gate`.

@@ -19,8 +19,8 @@ const MOST_LEVELS: usize = 4;
 /// The tensors of a state dict, in order; `bytes` gives the content of a storage.
 pub(super) fn build<'a>(pickle: &Pickle, bytes: impl FnMut(&StorageRef) -> Outcome<Cow<'a, [u8]>>) -> Outcome<Found> {
     let mut storages = Storages { bytes, flat: HashMap::new() };
-    let (tensors, notes) = named_tensors(pickle)?;
-    let made = tensors.into_iter().map(|(name, tensor)| {
+    let (found, notes) = named_tensors(pickle)?;
+    let made = found.tensors.into_iter().map(|(name, tensor)| {
         let made = storages.tensor(tensor).map_err(|error| format!("tensor '{name}': {error}"))?;
         Ok((name.to_owned(), made))
     });
@@ -37,7 +37,7 @@ struct Candidate<'a> {
 /// Name and description of every tensor of the state dict, which may lie in a dictionary among
 /// other things. Of several that are about as large, plain weights count before averaged ones, and
 /// the first before the others, which a note tells.
-fn named_tensors(pickle: &Pickle) -> Outcome<(Vec<(&str, &TensorRef)>, Vec<String>)> {
+fn named_tensors(pickle: &Pickle) -> Outcome<(Candidate<'_>, Vec<String>)> {
     let Value::Dict(root) = pickle.root else {
         let how = save_its_state_dict("torch.load('FILE', weights_only=False)");
         return Err(format!(
@@ -65,7 +65,7 @@ fn named_tensors(pickle: &Pickle) -> Outcome<(Vec<(&str, &TensorRef)>, Vec<Strin
         )
     });
     let notes = others.collect();
-    Ok((chosen.tensors, notes))
+    Ok((chosen, notes))
 }
 
 /// Adds a dictionary and those within it that hold tensors by name. Whatever else lies there, such

@@ -11,17 +11,20 @@ use clap::ValueEnum;
 use gumbel_gates::Policy;
 use std::collections::HashMap;
 use std::path::PathBuf;
-use trainer::{About, Checkpoint, check_path, export_script, write_atomically};
+use trainer::{
+    About, Checkpoint, OnnxExport, check_path, export_onnx, export_script, onnx_check_path, write_atomically,
+};
 
 /// Write a network for other programs
 ///
 /// TorchScript runs in Python and C++ without this program: forward(images) gives class logits for
-/// normalized images [N, 3, H, W], forward_with_openings(images) also what each gate decided.
-/// Sizes, mean, deviation, class names, MACs and the script's source are attributes of the module.
-/// Beside the file lie images with the logits they must give (scripts/verify_export.py).
+/// normalized images [N, 3, H, W], forward_with_openings(images) also what each gate decided. An
+/// ONNX file runs in ONNX Runtime and others: `images` to `logits`, and `gate_values` where gates
+/// remain. Sizes, mean, deviation, class names and MACs are in either. Beside the file lie images
+/// with the logits they must give (scripts/verify_export.py).
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  train export --checkpoint pruned.safetensors --fold-bn --out network.pt\n  train export --checkpoint runs/resnet50-aig/checkpoints/best.safetensors --mode skip --out network.pt\n  train export --checkpoint best.safetensors --format state-dict --out resnet50.pth"
+    after_help = "Examples:\n  train export --checkpoint pruned.safetensors --out network.onnx\n  train export --checkpoint pruned.safetensors --fold-bn --out network.pt\n  train export --checkpoint runs/resnet50-aig/checkpoints/best.safetensors --mode skip --out network.pt\n  train export --checkpoint best.safetensors --format state-dict --out resnet50.pth"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -29,9 +32,9 @@ pub(crate) struct Args {
     /// The file to write; must not exist
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// What to write
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Torchscript)]
-    format: Format,
+    /// What to write [default: what the name in --out ends with, else torchscript]
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    format: Option<Format>,
     /// TorchScript: whether closed layers and filters are multiplied by zero or not computed
     /// [default: skip]
     #[arg(long, value_name = "MODE", value_enum)]
@@ -39,12 +42,23 @@ pub(crate) struct Args {
     /// TorchScript: make batch norms part of the convolutions before them
     #[arg(long)]
     fold_bn: bool,
-    /// TorchScript: how gates decide: argmax, threshold=P or always-open [default: argmax]
+    /// TorchScript and ONNX: how gates decide: argmax, threshold=P or always-open [default: argmax]
     #[arg(long, value_name = "POLICY")]
     policy: Option<Policy>,
+    /// ONNX: what it takes [default: normalized]
+    #[arg(long, value_name = "WHAT", value_enum)]
+    input: Option<Taken>,
     /// State dict: whose names the tensors have [default: torchvision]
     #[arg(long, value_name = "WHOSE", value_enum)]
     names: Option<Names>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Taken {
+    /// float32 [N, 3, H, W], normalized
+    Normalized,
+    /// uint8 [N, H, W, 3], resized and cropped, normalized inside
+    Uint8,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -59,6 +73,9 @@ enum Names {
 enum Format {
     /// A program and its weights, for torch.jit.load
     Torchscript,
+    /// A graph and its weights, for ONNX Runtime and others; batch norms are part of convolutions,
+    /// and what gates close that ignore the image is cut away
+    Onnx,
     /// A checkpoint without the state of training
     Safetensors,
     /// The weights alone, for torch.load; for networks of published shape without gates
@@ -74,20 +91,15 @@ enum Mode {
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
-    let only_torchscript = args.mode.is_some() || args.policy.is_some() || args.fold_bn;
-    if args.format != Format::Torchscript && only_torchscript {
-        bail!(Usage(
-            "--mode, --policy and --fold-bn are for --format torchscript; the other formats hold weights alone".into()
-        ));
+    let format = format(&args)?;
+    refuse_options_of_others(&args, format)?;
+    let name = args.out.to_string_lossy();
+    if name.ends_with(".check.pt") || name.ends_with(".check.npz") {
+        bail!(Usage("--out: NAME.check.pt and NAME.check.npz hold images to check with; choose another name".into()));
     }
-    if args.format != Format::StateDict && args.names.is_some() {
-        bail!(Usage("--names is for --format state-dict".into()));
-    }
-    if args.out.to_string_lossy().ends_with(".check.pt") {
-        bail!(Usage("--out: choose another name than NAME.check.pt, which holds the images to check with".into()));
-    }
-    let beside = match args.format {
+    let beside = match format {
         Format::Torchscript => Some(check_path(&args.out)),
+        Format::Onnx => Some(onnx_check_path(&args.out)),
         Format::Safetensors | Format::StateDict => None,
     };
     for path in [Some(&args.out), beside.as_ref()].into_iter().flatten() {
@@ -95,7 +107,14 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     }
     // Exports run anywhere, so they are made on the CPU.
     let loaded = args.source.load(DeviceChoice::Cpu.resolve()?)?;
-    match args.format {
+    match format {
+        Format::Onnx => {
+            let provenance = provenance(&loaded);
+            let about = About { classes: &loaded.classes, input: loaded.input, provenance: &provenance };
+            let policy = args.policy.unwrap_or(Policy::Argmax);
+            let export = OnnxExport { policy, bytes: args.input == Some(Taken::Uint8) };
+            export_onnx(&loaded.network, &about, export, &args.out)?;
+        }
         Format::Torchscript => {
             let provenance = provenance(&loaded);
             let about = About { classes: &loaded.classes, input: loaded.input, provenance: &provenance };
@@ -116,6 +135,41 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     }
     let beside = beside.map(|path| format!("wrote {}, images to check it with\n", path.display())).unwrap_or_default();
     Ok(Done::ok(format!("wrote {}\n{beside}", args.out.display())))
+}
+
+/// What `--format` says, or the ending of `--out`; they must not contradict each other.
+fn format(args: &Args) -> Result<Format> {
+    let ending = args.out.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+    let of_ending = match ending {
+        "onnx" => Some(Format::Onnx),
+        "safetensors" => Some(Format::Safetensors),
+        _ => None,
+    };
+    match (args.format, of_ending) {
+        (Some(format), Some(other)) if format != other => {
+            bail!(Usage(format!("--out {} ends like another format than --format asks for", args.out.display())))
+        }
+        (Some(Format::Onnx), None) if !ending.is_empty() => {
+            bail!(Usage(format!("--out {}: the name of an ONNX file ends in .onnx", args.out.display())))
+        }
+        (format, of_ending) => Ok(format.or(of_ending).unwrap_or(Format::Torchscript)),
+    }
+}
+
+fn refuse_options_of_others(args: &Args, format: Format) -> Result<()> {
+    let (script, onnx) = (format == Format::Torchscript, format == Format::Onnx);
+    for (given, fits, option, whose) in [
+        (args.mode.is_some(), script, "--mode", "torchscript"),
+        (args.fold_bn, script, "--fold-bn", "torchscript; batch norms are folded in ONNX files anyway"),
+        (args.policy.is_some(), script || onnx, "--policy", "torchscript and onnx"),
+        (args.input.is_some(), onnx, "--input", "onnx"),
+        (args.names.is_some(), format == Format::StateDict, "--names", "state-dict"),
+    ] {
+        if given && !fits {
+            bail!(Usage(format!("{option} is for --format {whose}")));
+        }
+    }
+    Ok(())
 }
 
 fn provenance(loaded: &Loaded) -> String {

@@ -3,10 +3,10 @@
 use crate::error::{Error, Result};
 use crate::files::atomic::write_atomically;
 use crate::states::input::Input;
-use arch::{Cost, Network, Pass, ScriptOptions};
-use gumbel_gates::GateKind;
+use arch::{Cost, Network, OnnxInput, OnnxOptions, Pass, ScriptOptions, npz_bytes};
+use gumbel_gates::{GateKind, Policy};
 use std::path::{Path, PathBuf};
-use tch::Kind;
+use tch::{Kind, Tensor};
 use torch_ext::{Attribute, Script, normal};
 
 /// What an exported network says about itself.
@@ -57,22 +57,85 @@ pub fn export_script(network: &Network, about: &About, options: &ScriptOptions, 
     }
 
     let images = normal(&[CHECKED_IMAGES, 3, image_size.into(), image_size.into()], 0)?;
-    let pass = Pass::inference(options.policy);
-    let output = tch::no_grad(|| network.forward(&images.to_device(network.device()), pass))?;
+    let logits = logits_to_check(network, &images, options.policy)?;
+    let mut check = Script::new("Check")?;
+    check.tensor("images", &images, true)?;
+    check.tensor("logits", &logits, true)?;
+    write_both(path, &script.save()?, &check_path(path), &check.save()?)
+}
+
+/// How a network becomes an ONNX file.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OnnxExport {
+    /// How gates decide.
+    pub policy: Policy,
+    /// Whether it takes bytes, [N, H, W, 3], and normalizes inside.
+    pub bytes: bool,
+}
+
+/// Writes `network` as an ONNX file to `path`, and beside it ([`onnx_check_path`]) images with the
+/// logits this program computes for them. Its metadata are those of a TorchScript export, as text.
+///
+/// # Errors
+/// If the network cannot become such a file, every gate is closed, or a file cannot be written; then
+/// neither is there.
+pub fn export_onnx(network: &Network, about: &About, export: OnnxExport, path: &Path) -> Result<()> {
+    let Input { image_size, resize, mean, std } = about.input;
+    let size = image_size as usize;
+    let listed = |values: [f32; 3]| values.map(|value| value.to_string()).join(", ");
+    let metadata = [
+        ("image_size", image_size.to_string()),
+        ("resize", resize.to_string()),
+        ("mean", listed(mean)),
+        ("std", listed(std)),
+        ("classes", about.classes.join("\n")),
+        ("macs", Cost::of(network.spec(), size, size)?.dense.to_string()),
+        ("provenance", about.provenance.to_owned()),
+    ];
+    let options = OnnxOptions {
+        policy: export.policy,
+        input: if export.bytes { OnnxInput::Bytes { mean, std } } else { OnnxInput::Normalized },
+        image_size: size,
+        metadata: metadata.map(|(key, value)| (key.to_owned(), value)).to_vec(),
+    };
+    let file = network.onnx_bytes(&options)?;
+    let images = normal(&[CHECKED_IMAGES, 3, image_size.into(), image_size.into()], 0)?;
+    let (taken, images) = if export.bytes { as_bytes(&images, mean, std)? } else { (images.shallow_clone(), images) };
+    let logits = logits_to_check(network, &images, export.policy)?;
+    let check = npz_bytes([("images", &taken), ("logits", &logits)])?;
+    write_both(path, &file, &onnx_check_path(path), &check)
+}
+
+/// Where the images and logits lie that an ONNX file is checked against: beside it.
+pub fn onnx_check_path(export: &Path) -> PathBuf {
+    export.with_extension("check.npz")
+}
+
+/// Images as bytes [N, H, W, 3], and what a network sees of those.
+fn as_bytes(images: &Tensor, mean: [f32; 3], std: [f32; 3]) -> Result<(Tensor, Tensor)> {
+    let [mean, std] = [mean, std].map(|values| Tensor::from_slice(&values).view([1, 3, 1, 1]));
+    let levels = (images.f_mul(&std)?.f_add(&mean)?.f_mul_scalar(255.0)?).f_clamp(0.0, 255.0)?.f_round()?;
+    let seen = levels.f_div_scalar(255.0)?.f_sub(&mean)?.f_div(&std)?;
+    Ok((levels.f_to_kind(Kind::Uint8)?.f_permute([0, 2, 3, 1])?, seen))
+}
+
+/// The logits of images, for a network of which something is open.
+fn logits_to_check(network: &Network, images: &Tensor, policy: Policy) -> Result<Tensor> {
+    let output = tch::no_grad(|| network.forward(&images.to_device(network.device()), Pass::inference(policy)))?;
     // Gates that look at the image may well close on noise.
     let independent = network.spec().gate_sites().all(|(_, gates)| gates.kind == GateKind::Independent);
     let gated = !output.gate_values.is_empty();
     if gated && independent && output.gate_values.joined()?.f_max()?.f_double_value(&[])? == 0.0 {
         return Err(Error::AllClosed);
     }
-    let mut check = Script::new("Check")?;
-    check.tensor("images", &images, true)?;
-    check.tensor("logits", &output.logits.f_to_kind(Kind::Float)?.f_to_device(tch::Device::Cpu)?, true)?;
-    let (script, check) = (script.save()?, check.save()?);
-    let check_path = check_path(path);
-    write_atomically(&check_path, &check)?;
-    write_atomically(path, &script).inspect_err(|_| {
-        // One without the other helps nobody; the first error is the one to tell.
-        let _ = std::fs::remove_file(&check_path);
+    Ok(output.logits.f_to_kind(Kind::Float)?.f_to_device(tch::Device::Cpu)?)
+}
+
+/// One without the other helps nobody.
+fn write_both(path: &Path, content: &[u8], check_path: &Path, check: &[u8]) -> Result<()> {
+    write_atomically(check_path, check)?;
+    write_atomically(path, content).inspect_err(|_| {
+        // The first error is the one to tell.
+        let _ = std::fs::remove_file(check_path);
     })
 }

@@ -1,0 +1,144 @@
+//! Networks as ONNX files give the logits and gate values of the network itself in ONNX Runtime.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside #[test] functions
+
+mod support;
+
+use arch::{Decision, NetSpec, Network, OnnxInput, OnnxOptions, Pass, npz_bytes};
+use gumbel_gates::{GateKind, Policy};
+use reference::{PyTorch, skip};
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use support::{decide, gated_networks, random_gate_values, randomize};
+use tch::{Device, Kind, Tensor};
+use torch_ext::{derive_seed, normal, uniform};
+
+const SIDE: i64 = 64;
+
+fn options(policy: Policy) -> OnnxOptions {
+    let metadata = vec![("about".to_owned(), "a test".to_owned())];
+    OnnxOptions { policy, input: OnnxInput::Normalized, image_size: SIDE as usize, metadata }
+}
+
+/// Writes a network and what it gives for batches of 1, 2 and 7 images.
+fn write(folder: &Path, name: &str, network: &Network, policy: Policy) {
+    fs::write(folder.join(format!("{name}.onnx")), network.onnx_bytes(&options(policy)).unwrap()).unwrap();
+    for count in [1, 2, 7] {
+        let images = normal(&[count, 3, SIDE, SIDE], derive_seed(7, count as u64)).unwrap();
+        let output = tch::no_grad(|| network.forward(&images, Pass::inference(policy))).unwrap();
+        let left: Vec<&Tensor> = (network.spec().gate_sites().zip(output.gate_values.sites()))
+            .filter(|((_, gates), _)| gates.kind == GateKind::Dependent && policy != Policy::AlwaysOpen)
+            .map(|(_, gate_values)| gate_values)
+            .collect();
+        let mut arrays = vec![("images", images), ("logits", output.logits)];
+        if !left.is_empty() {
+            arrays.push(("gate_values", Tensor::cat(&left, 1)));
+        }
+        let arrays = arrays.iter().map(|(name, array)| (*name, array));
+        fs::write(folder.join(format!("{name}-{count}.npz")), npz_bytes(arrays).unwrap()).unwrap();
+    }
+}
+
+/// Runs all files of a folder and asserts that they agree; how many were run.
+fn assert_all_agree(folder: &Path) -> Option<usize> {
+    let pytorch = PyTorch::find()?;
+    if !pytorch.command().args(["-c", "import onnx, onnxruntime"]).output().is_ok_and(|run| run.status.success()) {
+        skip("no ONNX Runtime (make setup brings it)");
+        return None;
+    }
+    let output = pytorch.script("onnx_differences.py").arg(folder).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let results: serde_json::Map<String, Value> = serde_json::from_slice(&output.stdout).unwrap();
+    for (name, result) in &results {
+        assert!(result["logits"].as_f64().unwrap() < 1e-4, "{name}: {result}");
+        assert!(result["gates"].as_u64().unwrap_or(0) == 0, "{name}: {result}");
+    }
+    Some(results.len())
+}
+
+#[test]
+fn files_of_gated_networks_agree_with_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let specs = gated_networks();
+    let count = specs.len();
+    for (number, mut spec) in specs.into_iter().enumerate() {
+        // Gates that ignore the image are cut away.
+        let network = Network::build(&spec, Device::Cpu, 3).unwrap();
+        randomize(&network, number as u64);
+        decide(&network, &random_gate_values(&spec, number as u64));
+        write(folder.path(), &format!("independent{number}"), &network, Policy::Argmax);
+        for gates in spec.blocks.iter_mut().flat_map(|block| &mut block.gates) {
+            (gates.kind, gates.initial) = (GateKind::Dependent, (0.1, 0.1));
+        }
+        let network = Network::build(&spec, Device::Cpu, 3).unwrap();
+        randomize(&network, number as u64);
+        for (name, policy) in
+            [("argmax", Policy::Argmax), ("threshold", Policy::Threshold(0.4)), ("open", Policy::AlwaysOpen)]
+        {
+            write(folder.path(), &format!("{name}{number}"), &network, policy);
+        }
+    }
+    if let Some(run) = assert_all_agree(folder.path()) {
+        assert_eq!(run, 3 * 4 * count);
+    }
+}
+
+#[test]
+fn files_of_pruned_networks_agree_with_them() {
+    let folder = tempfile::tempdir().unwrap();
+    for (number, mut spec) in gated_networks().into_iter().enumerate() {
+        let network = Network::build(&spec, Device::Cpu, 3).unwrap();
+        randomize(&network, number as u64);
+        let decided = random_gate_values(&spec, 5 + number as u64);
+        let decision = |open: bool| if open { Decision::Open } else { Decision::Closed };
+        let decisions: Vec<Decision> = decided.iter().flatten().map(|&open| decision(open)).collect();
+        write(folder.path(), &format!("all{number}"), &network.prune(&decisions).unwrap(), Policy::Argmax);
+        // Some of the gates remain.
+        for gates in spec.blocks.iter_mut().flat_map(|block| &mut block.gates) {
+            (gates.kind, gates.initial) = (GateKind::Dependent, (0.1, 0.1));
+        }
+        let network = Network::build(&spec, Device::Cpu, 3).unwrap();
+        randomize(&network, number as u64);
+        let some: Vec<Decision> =
+            (0..).zip(&decisions).map(|(i, &d)| if i % 2 == 0 { d } else { Decision::Undecided }).collect();
+        write(folder.path(), &format!("some{number}"), &network.prune(&some).unwrap(), Policy::Argmax);
+    }
+    assert!(assert_all_agree(folder.path()).is_none_or(|run| run > 12));
+}
+
+#[test]
+fn files_of_published_networks_agree_with_them_and_take_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["resnet18", "resnet50", "mobilenet_v2", "mobilenet_v2_x0.5", "cifar-resnet20"] {
+        let network = Network::build(&NetSpec::preset(name, 10).unwrap(), Device::Cpu, 1).unwrap();
+        randomize(&network, 1);
+        write(folder.path(), &name.replace('.', "_"), &network, Policy::Argmax);
+    }
+    let network = Network::build(&NetSpec::preset("resnet18", 10).unwrap(), Device::Cpu, 1).unwrap();
+    randomize(&network, 2);
+    let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+    let bytes = (uniform(&[2, SIDE, SIDE, 3], 4).unwrap() * 255.99).to_kind(Kind::Uint8);
+    let [means, stds] = [mean, std].map(|values: [f32; 3]| Tensor::from_slice(&values).view([1, 3, 1, 1]));
+    let seen = (bytes.permute([0, 3, 1, 2]).to_kind(Kind::Float) / 255.0 - means) / stds;
+    let output = tch::no_grad(|| network.forward(&seen, Pass::inference(Policy::Argmax))).unwrap();
+    let options = OnnxOptions { input: OnnxInput::Bytes { mean, std }, ..options(Policy::Argmax) };
+    fs::write(folder.path().join("bytes.onnx"), network.onnx_bytes(&options).unwrap()).unwrap();
+    let check = npz_bytes([("images", &bytes), ("logits", &output.logits)]).unwrap();
+    fs::write(folder.path().join("bytes-2.npz"), check).unwrap();
+    assert!(assert_all_agree(folder.path()).is_none_or(|run| run == 16));
+}
+
+#[test]
+fn policies_that_a_file_cannot_follow_are_refused() {
+    let spec = NetSpec::preset("cifar-resnet20", 2).unwrap().with_layer_gates(GateKind::Independent, |_| true);
+    let network = Network::build(&spec, Device::Cpu, 0).unwrap();
+    for policy in [Policy::TopK(3), Policy::Sample { temperature: 1.0, seed: 0 }] {
+        let error = network.onnx_bytes(&options(policy)).unwrap_err().to_string();
+        assert!(error.contains("decide by argmax, threshold=P or always-open"), "{error}");
+    }
+    assert_eq!(
+        network.onnx_bytes(&options(Policy::Argmax)).unwrap(),
+        network.onnx_bytes(&options(Policy::Argmax)).unwrap()
+    );
+}

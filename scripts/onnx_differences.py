@@ -1,0 +1,42 @@
+#!/usr/bin/env python3
+"""Runs ONNX files in ONNX Runtime and compares them with what they must give.
+
+usage: onnx_differences.py FOLDER
+
+FOLDER holds NAME.onnx and NAME-I.npz: images, logits and, where gates remain, gate_values [N, gates].
+Prints a JSON object: for each NAME-I the largest difference of a logit as a share of the largest logit,
+and how many gate values differ. The checker of ONNX must accept every file.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy
+import onnx
+import onnxruntime
+
+
+def main(folder: Path) -> None:
+    results = {}
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    for file in sorted(folder.glob("*.onnx")):
+        onnx.checker.check_model(str(file), full_check=True)
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        for data in sorted(folder.glob(f"{file.stem}-*.npz")):
+            expected = numpy.load(data)
+            found = dict(zip(names, session.run(None, {"images": expected["images"]})))
+            logits = expected["logits"]
+            result = {"logits": float(abs(found["logits"] - logits).max() / max(abs(logits).max(), 1e-6))}
+            assert found["logits"].shape == logits.shape
+            assert ("gate_values" in found) == ("gate_values" in expected), (data, names)
+            if "gate_values" in found:
+                result["gates"] = int((found["gate_values"] != expected["gate_values"]).sum())
+            results[data.stem] = result
+    json.dump(results, sys.stdout)
+
+
+main(Path(sys.argv[1]))
