@@ -4,6 +4,7 @@
 usage: onnx_differences.py FOLDER
 
 FOLDER holds NAME.onnx and NAME-I.npz: images, logits and, where gates remain, gate_values [N, gates].
+A TorchScript file NAME.pt is converted by torch.onnx.export first (dynamo=False), to give logits only.
 Prints a JSON object: for each NAME-I the largest difference of a logit as a share of the largest logit,
 and how many gate values differ. The checker of ONNX must accept every file.
 """
@@ -17,7 +18,20 @@ import onnx
 import onnxruntime
 
 
+def convert(script: Path) -> None:
+    import warnings
+
+    import torch
+
+    warnings.simplefilter("ignore")
+    images = torch.from_numpy(numpy.load(script.with_name(f"{script.stem}-2.npz"))["images"])
+    names = dict(input_names=["images"], output_names=["logits"], dynamic_axes={"images": {0: "N"}, "logits": {0: "N"}})
+    torch.onnx.export(torch.jit.load(script), (images,), script.with_suffix(".onnx"), dynamo=False, opset_version=17, **names)
+
+
 def main(folder: Path) -> None:
+    for script in sorted(folder.glob("*.pt")):
+        convert(script)
     results = {}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

@@ -4,7 +4,7 @@
 
 mod support;
 
-use arch::{Decision, NetSpec, Network, OnnxInput, OnnxOptions, Pass, npz_bytes};
+use arch::{Decision, Execution, NetSpec, Network, OnnxInput, OnnxOptions, Pass, ScriptOptions, npz_bytes};
 use gumbel_gates::{GateKind, Policy};
 use reference::{PyTorch, skip};
 use serde_json::Value;
@@ -105,6 +105,31 @@ fn files_of_pruned_networks_agree_with_them() {
         write(folder.path(), &format!("some{number}"), &network.prune(&some).unwrap(), Policy::Argmax);
     }
     assert!(assert_all_agree(folder.path()).is_none_or(|run| run > 12));
+}
+
+#[test]
+fn torchscript_of_decided_networks_converts_to_the_same_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let specs = gated_networks();
+    let count = specs.len();
+    for (number, spec) in specs.into_iter().enumerate() {
+        let network = Network::build(&spec, Device::Cpu, 3).unwrap();
+        randomize(&network, number as u64);
+        let decided = random_gate_values(&spec, 9 + number as u64);
+        let decision = |open: bool| if open { Decision::Open } else { Decision::Closed };
+        let decisions: Vec<Decision> = decided.iter().flatten().map(|&open| decision(open)).collect();
+        let pruned = network.prune(&decisions).unwrap();
+        let name = format!("converted{number}");
+        write(folder.path(), &name, &pruned, Policy::Argmax);
+        fs::remove_file(folder.path().join(format!("{name}.onnx"))).unwrap();
+        let options =
+            ScriptOptions { execution: Execution::Skipping, policy: Policy::Argmax, fold_batch_norms: number % 2 == 0 };
+        let script = pruned.script(&options).unwrap().save().unwrap();
+        fs::write(folder.path().join(format!("{name}.pt")), script).unwrap();
+    }
+    if let Some(run) = assert_all_agree(folder.path()) {
+        assert_eq!(run, 3 * count);
+    }
 }
 
 #[test]

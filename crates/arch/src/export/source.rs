@@ -131,18 +131,6 @@ def select_channels(self, x: Tensor, runs: List[int]) -> Tensor:
 
 ";
         }
-        if any(&|block| block.writes.is_some() || block.projects.is_some()) {
-            self.text += "\
-def add_to_channels(self, x: Tensor, y: Tensor, runs: List[int]) -> Tensor:
-    # Adds y to the channels of x that `runs` names: first and count of each.
-    start = 0
-    for i in range(len(runs) // 2):
-        x.narrow(1, runs[2 * i], runs[2 * i + 1]).add_(y.narrow(1, start, runs[2 * i + 1]))
-        start += runs[2 * i + 1]
-    return x
-
-";
-        }
         if self.skip && any(&|block| block.gates_at(Site::Layer).is_some()) {
             self.text += "\
 def select_images(self, x: Tensor, rows: Tensor) -> Tensor:
@@ -359,8 +347,7 @@ def place_channels(self, y: Tensor, positions: Tensor, channels: int) -> Tensor:
                     self.line(1, format!("total = total * ({}).unsqueeze(2).unsqueeze(3)", mask(gates)));
                 }
                 if let Some(projects) = &block.projects {
-                    self.line(1, format!("full = {}", zeros("total", "total.size(0)", block.outputs)));
-                    self.line(1, format!("total = self.add_to_channels(full, total, {})", runs(projects)));
+                    self.line(1, format!("total = {}", placed(None, "total", projects, block.outputs)));
                 }
             }
         }
@@ -381,8 +368,7 @@ def place_channels(self, y: Tensor, positions: Tensor, channels: int) -> Tensor:
             let call = arguments("self.select_images(x, rows)", ".index_select(0, rows)");
             self.line(2, format!("y = {call}"));
             if let Some(writes) = &block.writes {
-                self.line(2, format!("full = {}", zeros("y", "y.size(0)", block.outputs)));
-                self.line(2, format!("y = self.add_to_channels(full, y, {})", runs(writes)));
+                self.line(2, format!("y = {}", placed(None, "y", writes, block.outputs)));
             }
             self.line(2, "total = total.index_add_(0, rows, y)");
             self.line(1, "elif rows.size(0) > 0:");
@@ -397,12 +383,9 @@ def place_channels(self, y: Tensor, positions: Tensor, channels: int) -> Tensor:
         match (&block.writes, has_shortcut) {
             (None, true) => self.line(level, "total = total.add_(y)"),
             (None, false) => self.line(level, "total = y"),
-            (Some(writes), true) => {
-                self.line(level, format!("total = self.add_to_channels(total, y, {})", runs(writes)))
-            }
-            (Some(writes), false) => {
-                self.line(level, format!("full = {}", zeros("y", "y.size(0)", block.outputs)));
-                self.line(level, format!("total = self.add_to_channels(full, y, {})", runs(writes)));
+            (Some(writes), has_shortcut) => {
+                let base = has_shortcut.then_some("total");
+                self.line(level, format!("total = {}", placed(base, "y", writes, block.outputs)));
             }
         }
     }
@@ -436,8 +419,28 @@ fn mask(gates: &GateSite) -> String {
     }
 }
 
-/// An expression for zeros with the extent of `like`.
-fn zeros(like: &str, images: &str, channels: usize) -> String {
-    // Channels last.
-    format!("{like}.new_zeros([{images}, {like}.size(2), {like}.size(3), {channels}]).permute([0, 3, 1, 2])")
+/// An expression for `y` at these places among `of` channels of `base`, which it is added to; of zeros
+/// without one. Not in place: programs that convert scripts lose sums into a part of a tensor.
+fn placed(base: Option<&str>, y: &str, channels: &Channels, of: usize) -> String {
+    let gap = |first: usize, count: usize| match base {
+        Some(base) => format!("{base}.narrow(1, {first}, {count})"),
+        // Channels last.
+        None => format!("{y}.new_zeros([{y}.size(0), {y}.size(2), {y}.size(3), {count}]).permute([0, 3, 1, 2])"),
+    };
+    let (mut parts, mut next, mut taken) = (Vec::new(), 0, 0);
+    for &(first, count) in channels.runs() {
+        if first > next {
+            parts.push(gap(next, first - next));
+        }
+        let own = format!("{y}.narrow(1, {taken}, {count})");
+        parts.push(match base {
+            Some(base) => format!("{base}.narrow(1, {first}, {count}) + {own}"),
+            None => own,
+        });
+        (next, taken) = (first + count, taken + count);
+    }
+    if next < of {
+        parts.push(gap(next, of - next));
+    }
+    format!("torch.cat([{}], 1)", parts.join(", "))
 }

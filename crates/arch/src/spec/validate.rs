@@ -207,12 +207,11 @@ impl HeadSpec {
 }
 
 /// What the module of an export has beside layers, and words of its language.
-const TAKEN: [&str; 20] = [
+const TAKEN: [&str; 19] = [
     "forward",
     "forward_with_openings",
     "classify",
     "select_channels",
-    "add_to_channels",
     "select_images",
     "is_alike",
     "place_channels",
