@@ -13,7 +13,8 @@ import io
 import pickle
 import sys
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
+from datetime import datetime
 from pathlib import Path
 
 import numpy
@@ -60,6 +61,10 @@ def other_ways(folder: Path) -> None:
     average = OrderedDict(w=torch.zeros(3), n_averaged=torch.tensor(9))
     torch.save({"epoch": 3, "model_ema": {"module": average}, "model": weights}, folder / "average.pth")
     torch.save(torch.nn.Linear(2, 2), folder / "whole.pth")
+    torch.save({"epoch": 1, "model": torch.nn.Linear(2, 2)}, folder / "whole-inside.pth")
+    by_products = dict(random=numpy.random.get_state(), losses=defaultdict(list, a=[1.0, 2.0]), kind=torch.float16)
+    by_products |= dict(began=datetime.now(), values=numpy.ones(3), root=complex(0, 1), raw=bytearray(b"x"))
+    torch.save(by_products | {"state_dict": weights}, folder / "by-products.pth")
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(folder / "script.pth"))
 
 

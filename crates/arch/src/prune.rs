@@ -138,8 +138,7 @@ impl Tensors {
         let network = Network::build(spec, self.device, 0)?;
         let mut by_name = self.by_name;
         let own = network.tensors().iter().filter_map(|entry| by_name.remove_entry(&entry.name)).collect();
-        let weights =
-            StateDict { origin: PathBuf::from("pruned"), tensors: own, metadata: HashMap::new(), notes: Vec::new() };
+        let weights = StateDict { origin: PathBuf::from("pruned"), tensors: own, metadata: HashMap::new() };
         network.load(&weights, Classifier::Required)?;
         Ok(network)
     }

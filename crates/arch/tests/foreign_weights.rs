@@ -5,6 +5,7 @@
 use arch::state_dict::{StateDict, safetensors};
 use arch::{Classifier, FreshClassifier, NetSpec, Network};
 use reference::PyTorch;
+use std::fs;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
@@ -55,8 +56,30 @@ fn tensors_beside_a_prefix_are_left_out_and_counted() {
     let second = network("cifar-resnet20", 2);
     let loaded = second.load(&file(both), Classifier::Required).unwrap();
     assert_eq!(contents(&second), first, "plain weights count before averaged ones");
-    let said = format!("'student.' is taken off the names of w.safetensors, and {} other tensors", first.len());
-    assert!(loaded.notes[0].starts_with(&said), "{:?}", loaded.notes);
+    let said =
+        format!("'student.' is taken off the names of w.safetensors; {} other tensors are left out", first.len());
+    assert_eq!(loaded.notes[0], said);
+    assert_eq!(loaded.notes[1], "'student.' is taken of several such networks in the file; the others: 'ema.'");
+    // A network beside a larger one is the one that fits.
+    let larger = contents(&network("cifar-resnet56", 3));
+    let both = [under("teacher.", &larger), under("net.", &first)].concat_named();
+    let third = network("cifar-resnet20", 2);
+    let weights = file(both);
+    assert_eq!(weights.classes_of(third.spec()), Some(5));
+    third.load(&weights, Classifier::Required).unwrap();
+    assert_eq!(contents(&third), first);
+    // A classifier beside a wrapped backbone belongs to it.
+    let is_head = |name: &str| name.starts_with("linear.");
+    let wrapped = first
+        .iter()
+        .map(|(name, tensor)| (if is_head(name) { name.clone() } else { format!("backbone.{name}") }, tensor.copy()));
+    let fourth = network("cifar-resnet20", 2);
+    fourth.load(&file(wrapped.collect()), Classifier::Required).unwrap();
+    assert_eq!(contents(&fourth), first);
+    // Whole numbers are no weights.
+    let whole = first.iter().map(|(name, tensor)| (name.clone(), tensor.to_kind(Kind::Int)));
+    let error = fourth.load(&file(whole.collect()), Classifier::Required).unwrap_err().to_string();
+    assert!(error.contains("tensors of whole numbers where float32"), "{error}");
     // Without a prefix an unknown tensor is a fault, as ever.
     let mut tensors = first.iter().map(|(name, tensor)| (name.clone(), tensor.copy())).collect::<Named>();
     tensors.push(("projector.weight".into(), one()));
@@ -186,16 +209,19 @@ fn what_pytorch_saves_in_other_ways_is_read_value_for_value() {
         }
     }
     assert_eq!(read("big-endian.pth").unwrap().tensors, [("w".to_owned(), expected.copy())]);
-    // Of a training state with an average the plain weights count, and the average is told.
-    let both = read("average.pth").unwrap();
-    assert_eq!(both.tensors, [("w".to_owned(), expected.copy())]);
-    assert_eq!(both.notes.len(), 1);
-    let (note, path) = (&both.notes[0], folder.path().join("average.pth"));
-    assert!(note.starts_with("it also holds averaged weights at [\"model_ema\"][\"module\"]"), "{note}");
-    assert!(note.contains(&format!("torch.load('{}')[\"model_ema\"][\"module\"]", path.display())), "{note}");
-    for (name, told) in [("whole", "torch.load('"), ("script", "torch.jit.load('")] {
+    // Of several state dicts each tensor's name tells where it lay.
+    let names = |file: &StateDict| file.tensors.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    let expected = ["model_ema.module.w", "model_ema.module.n_averaged", "model.w"];
+    assert_eq!(names(&read("average.pth").unwrap()), expected);
+    // By-products that people save too.
+    assert_eq!(names(&read("by-products.pth").unwrap()), ["w"]);
+    // The lines that messages advise work.
+    for name in ["whole", "whole-inside", "script"] {
         let error = read(&format!("{name}.pth")).unwrap_err().to_string();
-        let line = format!("torch.save({told}{}/{name}.pth'", folder.path().display());
-        assert!(error.contains(&line) && error.contains(".state_dict(), 'weights.pth')"), "{error}");
+        let line = error.split_once("python3 -c \"").expect("it advises a line").1.trim_end_matches('"');
+        let run = pytorch.command().args(["-c", line]).current_dir(folder.path()).output().unwrap();
+        assert!(run.status.success(), "{line}: {}", String::from_utf8_lossy(&run.stderr));
+        assert_eq!(names(&read("weights.pth").unwrap()), ["weight", "bias"], "{line}");
+        fs::remove_file(folder.path().join("weights.pth")).unwrap();
     }
 }

@@ -257,7 +257,6 @@ fn every_kind_of_number_and_layout_loads_into_a_network() {
             })
             .collect(),
         metadata: std::collections::HashMap::new(),
-        notes: Vec::new(),
     };
     let second = network(2);
     second.load(&weights, Classifier::Required).unwrap();

@@ -49,6 +49,9 @@ fn main() -> ExitCode {
         Err(told) if !told.use_stderr() => return exit_code(print(&told.render().to_string()), 0),
         Err(wrong) => wrong.exit(),
     };
+    if early::stdout_was_closed() {
+        return exit_code(print("a result"), 0);
+    }
     // What is float32 is float32, unless a configuration says otherwise.
     torch_ext::allow_tf32(false);
     limit_threads();

@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use arch::state_dict::StateDict;
 use arch::{Classifier, FreshClassifier, NetSpec, Network, Preset};
 use clap::Args;
-use data::{Source as _, Split, Transform};
+use data::{Source as _, Split, Transform, readable};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use tch::Device;
@@ -53,7 +53,7 @@ impl Source {
             (Some(path), ..) => {
                 let checkpoint = Checkpoint::read(path)?;
                 let network = checkpoint.network(device)?;
-                let name = path.display().to_string();
+                let name = readable(path.as_os_str());
                 let Checkpoint { classes, input, training, .. } = checkpoint;
                 let augmentation = match &training {
                     Some(training) => training.config.data.augmentation(),
@@ -64,7 +64,7 @@ impl Source {
             (None, Some(arch), Some(path)) => {
                 let network = network_with_weights(arch, path, self.num_classes, device)?;
                 let classes = (0..network.spec().head.classes).map(|class| class.to_string()).collect();
-                let name = format!("{arch} with {}", path.display());
+                let name = format!("{arch} with {}", readable(path.as_os_str()));
                 let mut input = Input::of(&Config::default());
                 let preset = Preset::named(arch)?;
                 (input.image_size, input.resize) = (preset.image_size, preset.resize);
@@ -125,13 +125,9 @@ pub(crate) fn network_with_weights(
         // It knows its architecture better than the command line.
         bail!(Usage(format!("{} is a checkpoint; give it as --checkpoint, without --arch", path.display())));
     }
-    let bias = format!("{}.bias", NetSpec::preset(arch, 1)?.head.name);
-    let is_bias =
-        |name: &str| name.strip_suffix(&bias).is_some_and(|before| before.is_empty() || before.ends_with('.'));
-    let found = weights.tensors.iter().find(|(name, _)| is_bias(name));
-    let found = found.and_then(|(_, bias)| bias.size1().ok()).unwrap_or(1000).clamp(1, 1 << 20);
+    let found = weights.classes_of(&NetSpec::preset(arch, 1)?).unwrap_or(1000).clamp(1, 1 << 20);
     let (classes, classifier) = match num_classes {
-        None => (found as usize, Classifier::Required),
+        None => (found, Classifier::Required),
         Some(classes) => (classes as usize, Classifier::MayBeFresh),
     };
     let network = Network::build(&NetSpec::preset(arch, classes)?, device, 0)?;

@@ -25,9 +25,15 @@ pub(crate) fn overrides(set: &[String]) -> Result<Vec<(String, String)>> {
     set.iter().map(split).collect()
 }
 
-/// A path as a shell wants it.
+/// A path as one argument on a shell's command line, whatever its bytes are.
 pub(crate) fn quoted(path: &Path) -> String {
-    data::shell_quoted(&path.to_string_lossy())
+    let Some(text) = path.to_str() else {
+        let byte =
+            |byte: &u8| if byte.is_ascii_alphanumeric() { char::from(*byte).into() } else { format!("\\x{byte:02x}") };
+        return format!("$'{}'", path.as_os_str().as_encoded_bytes().iter().map(byte).collect::<String>());
+    };
+    let text = if text.starts_with('-') { &format!("./{text}") } else { text };
+    data::shell_quoted(text)
 }
 
 /// Refuses an --out file that exists or has no folder to be written to, before any work is done.

@@ -19,9 +19,10 @@ const DECIDED: [&str; 3] = ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"
 /// How often the kernel is asked.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// In an interval the process waits for cores if all its threads together have waited for this part
-/// of the time. Alone on a machine it is a few hundredths, beside one busy process half.
-const CROWDED: f64 = 0.2;
+/// In an interval the process waits for cores if its threads have waited for this part of the time,
+/// as a mean over those that compute. Alone on two cores it is one or two hundredths, beside one busy
+/// process a quarter.
+const CROWDED: f64 = 0.1;
 
 /// So many such intervals in a row begin it: a burst is no reason.
 const CROWDED_INTERVALS: u32 = 3;
@@ -44,6 +45,7 @@ pub(crate) fn adapt() {
 }
 
 fn watch() {
+    let threads = f64::from(tch::get_num_threads());
     let mut sleepers = None;
     let (mut crowded, mut calm) = (0, 0);
     let (mut before, mut asked) = (waited().unwrap_or_default(), Instant::now());
@@ -51,7 +53,7 @@ fn watch() {
         thread::sleep(INTERVAL);
         let Some(now) = waited() else { return };
         // Threads that ended took what they had waited along.
-        let share = now.saturating_sub(before).as_secs_f64() / asked.elapsed().as_secs_f64();
+        let share = now.saturating_sub(before).as_secs_f64() / asked.elapsed().as_secs_f64() / threads;
         (before, asked) = (now, Instant::now());
         (crowded, calm) = if share > CROWDED { (crowded + 1, 0) } else { (0, calm + 1) };
         if crowded >= CROWDED_INTERVALS && sleepers.is_none() {
@@ -73,6 +75,16 @@ fn waited() -> Option<Duration> {
     (!found.is_empty()).then(|| Duration::from_nanos(found.iter().sum()))
 }
 
+/// The cores that libgomp counts: those of the process's affinity, whatever a container's quota is.
+fn cores() -> Option<i32> {
+    // SAFETY: a set of bits, all of them zero.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the call fills a set of the size that it is told.
+    let found = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) };
+    // SAFETY: it only reads the set.
+    (found == 0).then(|| unsafe { libc::CPU_COUNT(&set) })
+}
+
 /// Threads of OpenMP that have nothing to do, as many as there are cores.
 struct Sleepers {
     /// They end when it is dropped.
@@ -82,7 +94,7 @@ struct Sleepers {
 impl Sleepers {
     fn start() -> Option<Self> {
         let threads = tch::get_num_threads();
-        let cores = i32::try_from(thread::available_parallelism().ok()?.get()).ok()?.max(threads);
+        let cores = cores()?.max(threads);
         let (awake, end) = channel::<()>();
         let sleep = move || {
             // The number is one of the thread that sets it, and of those that have none yet.

@@ -2,9 +2,9 @@
 
 use super::net::{CLASSIFIER_GROUP, Network};
 use crate::error::{Error, Result};
-use crate::spec::weights_of;
+use crate::spec::{NetSpec, fits, weights_of};
 use crate::state_dict::StateDict;
-use crate::state_dict::wrapped::{is_counter, prefix};
+use crate::state_dict::wrapped::{is_counter, places};
 use gumbel_gates::GATE_GROUP;
 use std::collections::HashMap;
 use tch::Tensor;
@@ -52,8 +52,8 @@ impl Network {
     /// If the file belongs to another network: every missing, unknown and wrongly shaped tensor is
     /// named, and the preset that it fits, if there is one.
     pub fn load(&self, weights: &StateDict, classifier: Classifier) -> Result<Loaded> {
-        let mut loaded = Loaded { notes: weights.notes.clone(), ..Loaded::default() };
-        let mut found = self.own_names(weights, &mut loaded.notes);
+        let Own { tensors: mut found, notes } = Own::of(self.spec(), weights);
+        let mut loaded = Loaded { notes, ..Loaded::default() };
         let sizes: HashMap<String, Vec<i64>> = found.iter().map(|(name, t)| (name.clone(), t.size())).collect();
         let gates = || self.tensors().iter().filter(|entry| entry.group == GATE_GROUP);
         loaded.fresh_gates = gates().next().is_some() && !gates().any(|entry| found.contains_key(entry.name.as_str()));
@@ -65,7 +65,7 @@ impl Network {
         }
 
         let mut fits = Vec::new();
-        let (mut missing, mut misshapen, mut broken) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut missing, mut misshapen, mut broken, mut unfit) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for entry in self.tensors() {
             let Some(tensor) = found.remove(entry.name.as_str()) else {
                 let fresh = loaded.fresh_gates && entry.group == GATE_GROUP
@@ -78,7 +78,9 @@ impl Network {
             let expected = entry.tensor.size();
             let size = tensor.size();
             if size == expected {
-                if tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+                if !tensor.f_is_floating_point()? {
+                    unfit.push(format!("{} ({:?})", entry.name, tensor.f_kind()?));
+                } else if tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
                     broken.push(entry.name.clone());
                 }
                 fits.push((&entry.tensor, tensor));
@@ -98,6 +100,7 @@ impl Network {
             ("missing", missing),
             ("of another shape", misshapen),
             ("with values that are not finite numbers", broken),
+            ("of whole numbers where float32, float16, bfloat16 or float64 are expected", unfit),
             ("unknown", unknown),
         ]);
         if !faults.is_empty() {
@@ -113,35 +116,71 @@ impl Network {
             Ok(loaded)
         })
     }
+}
 
-    /// The tensors of a file by the network's names, without counters.
-    fn own_names<'a>(&self, weights: &'a StateDict, notes: &mut Vec<String>) -> HashMap<String, &'a Tensor> {
-        let spec = self.spec();
-        let names = weights.tensors.iter().map(|(name, _)| name.as_str()).filter(|name| !is_counter(name));
-        let stem = format!("{}.weight", spec.stem.conv.name);
-        let theirs: HashMap<_, _> = spec.timm_names().into_iter().map(|(own, theirs)| (theirs, own)).collect();
-        let first = [stem.as_str(), "conv_stem.weight"];
-        let first = &first[..if theirs.is_empty() { 1 } else { 2 }];
-        let before = first.iter().find_map(|first| prefix(names.clone(), first)).unwrap_or_default();
-        let left_out = names.clone().filter(|name| !name.starts_with(before)).count();
-        if !before.is_empty() {
-            let beside = match left_out {
-                0 => String::new(),
-                count => format!(", and {count} other tensors of the file are left out"),
-            };
-            notes.push(format!("'{before}' is taken off the names of {}{beside}", weights.origin.display()));
-        }
+impl StateDict {
+    /// How many classes the classifier of the network `spec` has in this file, if it is there.
+    pub fn classes_of(&self, spec: &NetSpec) -> Option<usize> {
+        let bias = format!("{}.bias", spec.head.name);
+        let classes = Own::of(spec, self).tensors.get(&bias)?.size1().ok()?;
+        usize::try_from(classes).ok()
+    }
+}
+
+/// What a file holds of a network.
+struct Own<'a> {
+    /// By the network's names, without counters.
+    tensors: HashMap<String, &'a Tensor>,
+    /// What to know about where they lay.
+    notes: Vec<String>,
+}
+
+impl<'a> Own<'a> {
+    /// Finds the network `spec` in a file: without a prefix, else behind the one of the most likely
+    /// place whose convolutions fit.
+    fn of(spec: &NetSpec, weights: &'a StateDict) -> Self {
+        let timm: HashMap<_, _> = spec.timm_names().into_iter().map(|(own, theirs)| (theirs, own)).collect();
         let translated = |name: &str| {
-            let own = name.rsplit_once('.').and_then(|(layer, kind)| Some(format!("{}.{kind}", theirs.get(layer)?)));
+            let own = name.rsplit_once('.').and_then(|(layer, kind)| Some(format!("{}.{kind}", timm.get(layer)?)));
             own.unwrap_or_else(|| name.to_owned())
         };
-        let tensors = weights.tensors.iter().filter(|(name, _)| !is_counter(name));
-        tensors.filter_map(|(name, tensor)| Some((translated(name.strip_prefix(before)?), tensor))).collect()
+        let all = || weights.tensors.iter().filter(|(name, _)| !is_counter(name));
+        let names = || all().map(|(name, _)| name.as_str());
+        let mut found = places(names(), &format!("{}.weight", spec.stem.conv.name));
+        if found.is_empty() && !timm.is_empty() {
+            found = places(names(), "conv_stem.weight");
+        }
+        let behind = |place: &str| -> HashMap<String, &'a Tensor> {
+            all().filter_map(|(name, tensor)| Some((translated(name.strip_prefix(place)?), tensor))).collect()
+        };
+        let sizes = |place: &str| behind(place).iter().map(|(name, tensor)| (name.clone(), tensor.size())).collect();
+        let fitting: Vec<&str> = found.iter().copied().filter(|place| fits(spec, &sizes(place))).collect();
+        let place = fitting.first().or(found.first()).copied().unwrap_or_default();
+        let mut tensors = behind(place);
+        let mut notes = Vec::new();
+        if !place.is_empty() {
+            // A classifier of its own may stand beside a wrapped backbone.
+            for (name, tensor) in all().filter(|(name, _)| name.starts_with(&format!("{}.", spec.head.name))) {
+                tensors.entry(name.clone()).or_insert(tensor);
+            }
+            let left_out = all().count() - tensors.len();
+            let beside = if left_out == 0 { String::new() } else { format!("; {left_out} other tensors are left out") };
+            notes.push(format!("'{place}' is taken off the names of {}{beside}", weights.origin.display()));
+        }
+        let others: Vec<String> = fitting.iter().skip(1).map(|other| format!("'{other}'")).collect();
+        if !others.is_empty() {
+            let taken = if place.is_empty() { "the names without a prefix".into() } else { format!("'{place}'") };
+            notes.push(format!(
+                "{taken} is taken of several such networks in the file; the others: {}",
+                others.join(", ")
+            ));
+        }
+        Self { tensors, notes }
     }
 }
 
 /// Each kind of fault that has names, with how many they are and some of them.
-fn in_words(faults: [(&str, Vec<String>); 4]) -> Vec<String> {
+fn in_words(faults: [(&str, Vec<String>); 5]) -> Vec<String> {
     let some = faults.into_iter().filter(|(_, names)| !names.is_empty());
     some.map(|(fault, names)| format!("{} {fault}: {}", count(names.len()), shorten(&names))).collect()
 }

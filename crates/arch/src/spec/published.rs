@@ -50,21 +50,23 @@ fn place(number: usize) -> Option<(usize, usize)> {
     None
 }
 
+/// Whether all convolutions of a network are among tensors of these names and sizes.
+pub(crate) fn fits(spec: &NetSpec, sizes: &HashMap<String, Vec<i64>>) -> bool {
+    let fits = |block: &str, conv: &ConvSpec| {
+        let shape = [conv.outputs, conv.inputs / conv.groups, conv.kernel, conv.kernel].map(|size| size as i64);
+        sizes.get(&format!("{}.weight", in_block(block, &conv.name))).is_some_and(|size| *size == shape)
+    };
+    fits("", &spec.stem.conv)
+        && spec.blocks.iter().all(|block| {
+            let around = if let Shortcut::Projection(conv) = &block.shortcut { Some(conv) } else { None };
+            block.branch.iter().chain(around).all(|conv| fits(&block.name, conv))
+        })
+}
+
 /// The preset all of whose convolutions are among tensors of these names and sizes, if there is
 /// one: of several the deepest.
 pub(crate) fn weights_of(sizes: &HashMap<String, Vec<i64>>) -> Option<String> {
-    let fits = |spec: &NetSpec| {
-        let mut convs = vec![(spec.stem.conv.name.clone(), &spec.stem.conv)];
-        for block in &spec.blocks {
-            let around = if let Shortcut::Projection(conv) = &block.shortcut { Some(conv) } else { None };
-            convs.extend(block.branch.iter().chain(around).map(|conv| (in_block(&block.name, &conv.name), conv)));
-        }
-        let fits = convs.iter().all(|(name, conv)| {
-            let shape = [conv.outputs, conv.inputs / conv.groups, conv.kernel, conv.kernel].map(|size| size as i64);
-            sizes.get(&format!("{name}.weight")).is_some_and(|size| *size == shape)
-        });
-        fits.then_some(convs.len())
-    };
-    let fitting = PRESETS.iter().filter_map(|preset| Some((fits(&preset.spec(1))?, preset.name)));
-    fitting.max_by_key(|(depth, _)| *depth).map(|(_, name)| name.to_owned())
+    let specs = PRESETS.iter().map(|preset| (preset.name, preset.spec(1)));
+    let fitting = specs.filter(|(_, spec)| fits(spec, sizes));
+    fitting.max_by_key(|(_, spec)| spec.blocks.len()).map(|(name, _)| name.to_owned())
 }

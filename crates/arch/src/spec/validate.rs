@@ -83,8 +83,8 @@ impl ConvSpec {
             faults.push(format!("'{name}' reads {} channels where {inputs} arrive", self.inputs));
         }
         let sizes = [self.inputs, self.outputs, self.kernel, self.stride, self.groups];
-        if !sizes.into_iter().all(is_size) || self.padding > MAX_SIZE {
-            faults.push(format!("'{name}' has a size outside 1 to {MAX_SIZE}"));
+        if !sizes.into_iter().all(is_size) || self.padding >= self.kernel {
+            faults.push(format!("'{name}' has a size outside 1 to {MAX_SIZE}, or a padding as wide as its kernel"));
         } else if ![self.inputs, self.outputs].iter().all(|size| size.is_multiple_of(self.groups)) {
             faults.push(format!("'{name}' has channels that {} groups do not divide", self.groups));
         }
@@ -94,7 +94,7 @@ impl ConvSpec {
 
 impl PoolSpec {
     fn fault(&self) -> Option<String> {
-        let is_possible = is_size(self.kernel) && self.stride > 0 && self.padding <= self.kernel / 2;
+        let is_possible = is_size(self.kernel) && is_size(self.stride) && self.padding <= self.kernel / 2;
         let fault = "the stem's pooling has a window, stride or padding that cannot be";
         (!is_possible).then(|| fault.to_owned())
     }
@@ -127,6 +127,16 @@ impl BlockSpec {
             faults.push(format!("block '{name}' cannot pad {inputs} channels to {outputs}"));
         }
         let is_gated = self.gates.iter().any(|gates| gates.site != Site::Projection);
+        let strides = |convs: &[ConvSpec]| convs.iter().try_fold(1, |all: usize, conv| all.checked_mul(conv.stride));
+        let around = match &self.shortcut {
+            Shortcut::None => None,
+            Shortcut::Identity => Some(1),
+            Shortcut::ZeroPadded { stride, .. } => Some(*stride),
+            Shortcut::Projection(conv) => Some(conv.stride),
+        };
+        if !self.branch.is_empty() && around.is_some_and(|around| strides(&self.branch) != Some(around)) {
+            faults.push(format!("the strides of branch and shortcut of block '{name}' differ"));
+        }
         if self.branch.is_empty() && (self.shortcut == Shortcut::None || is_gated) {
             faults.push(format!("block '{name}' has no convolution"));
         }
@@ -207,7 +217,7 @@ impl HeadSpec {
 }
 
 /// What the module of an export has beside layers, and words of its language.
-const TAKEN: [&str; 19] = [
+const TAKEN: [&str; 44] = [
     "forward",
     "forward_with_openings",
     "classify",
@@ -217,16 +227,41 @@ const TAKEN: [&str; 19] = [
     "place_channels",
     "training",
     "self",
-    "def",
-    "class",
-    "return",
-    "import",
-    "lambda",
+    "image_size",
+    "resize",
+    "mean",
+    "std",
+    "classes",
+    "macs",
+    "provenance",
+    "source",
+    "False",
     "None",
     "True",
-    "False",
+    "and",
+    "as",
+    "assert",
+    "break",
+    "class",
+    "continue",
+    "def",
+    "del",
+    "elif",
+    "else",
+    "except",
+    "finally",
+    "for",
+    "from",
+    "if",
+    "import",
     "in",
     "is",
+    "lambda",
+    "not",
+    "or",
+    "pass",
+    "return",
+    "while",
 ];
 
 /// Whether a name is made of identifiers and numbers, joined by dots.
@@ -235,7 +270,7 @@ fn is_name(name: &str) -> bool {
         let plain = part.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
         !part.is_empty() && plain && !part.starts_with("__") && !TAKEN.contains(&part)
     };
-    name.len() <= 200 && name.split('.').all(part)
+    name.len() <= 200 && name.split('.').all(part) && !TAKEN.contains(&&*name.replace('.', "_"))
 }
 
 /// Whether a width, kernel or stride can be.

@@ -41,15 +41,19 @@ pub(super) fn recognize(bytes: &[u8]) -> Option<&'static str> {
     FOREIGN.iter().find(starts).map(|foreign| foreign.what)
 }
 
-/// The line that makes a state dict of what `load` loads in Python, where `FILE` is the file (see
-/// [`name_the_file`]).
-pub(super) fn save_its_state_dict(load: &str) -> String {
-    format!("save its state dict: python3 -c \"import torch; torch.save({load}.state_dict(), 'weights.pth')\"")
+/// The line that makes a state dict of a whole model, or of a dictionary with one in it, where
+/// `FILE` is the file (see [`name_the_file`]).
+pub(super) fn save_a_state_dict() -> String {
+    "if it holds a whole model from somebody you trust, save its state dict where its code can be imported: python3 -c \
+     \"import torch; m = torch.load('FILE', map_location='cpu', weights_only=False); m = m if hasattr(m, 'state_dict') else \
+     next(v for v in m.values() if hasattr(v, 'state_dict') or isinstance(v, dict)); torch.save(m.state_dict() if \
+     hasattr(m, 'state_dict') else m, 'weights.pth')\""
+        .to_owned()
 }
 
 /// A message with the file's name in its lines of Python, unless the name would need escapes there.
 pub(super) fn name_the_file(message: &str, file: &Path) -> String {
-    match file.to_str().filter(|name| !name.contains(['\'', '"', '\\', '$', '`', '\n'])) {
+    match file.to_str().filter(|name| !name.contains(['\'', '"', '\\', '$', '`', '!', '\n'])) {
         Some(name) => message.replace("'FILE'", &format!("'{name}'")),
         None => message.to_owned(),
     }
@@ -57,9 +61,8 @@ pub(super) fn name_the_file(message: &str, file: &Path) -> String {
 
 /// What to say of a pickle that holds a module, or asks for something else by name.
 pub(super) fn pickled_module(module: &str, name: &str) -> String {
-    let how = save_its_state_dict("torch.load('FILE', weights_only=False)");
     format!(
-        "it asks for {module}.{name}, which loading weights never needs, and nothing in a file is executed; if it is a \
-         whole model from somebody you trust, go where its code can be imported and {how}"
+        "it asks for {module}.{name}, which loading weights never needs, and nothing in a file is executed; {}",
+        save_a_state_dict()
     )
 }

@@ -2,7 +2,8 @@
 //!
 //! Three formats are read, told apart by their first bytes: safetensors, the zip files that
 //! `torch.save` writes, and the pickles that it wrote before PyTorch 1.6. A state dict may lie in a
-//! dictionary among other things, and what wrappers such as `DataParallel` and `torch.compile` put
+//! dictionary among other things; where there are several, each tensor's name begins with the names
+//! of the dictionaries it lies in. What wrappers such as `DataParallel` and `torch.compile` put
 //! before all names is dropped. A pickle is read as data: nothing in it is ever executed.
 
 mod foreign;
@@ -30,8 +31,6 @@ pub struct StateDict {
     pub tensors: Vec<(String, Tensor)>,
     /// Free text by key, which only safetensors files have.
     pub metadata: HashMap<String, String>,
-    /// What to know about where they lay in the file, for a log.
-    pub notes: Vec<String>,
 }
 
 impl StateDict {
@@ -49,12 +48,11 @@ impl StateDict {
     /// # Errors
     /// If they are of another format or damaged.
     pub fn parse(origin: &Path, bytes: &[u8]) -> Result<Self> {
-        let torch = |(tensors, notes)| (tensors, HashMap::new(), notes);
-        let safe = |(tensors, metadata)| (tensors, metadata, Vec::new());
+        let torch = |tensors| (tensors, HashMap::new());
         let contents = match bytes {
             [] => Err("the file is empty".to_owned()),
             // Eight bytes of length, which can be anything, then JSON: told apart first.
-            [_, _, _, _, _, _, _, _, b'{', ..] => safetensors::parse(bytes).map(safe),
+            [_, _, _, _, _, _, _, _, b'{', ..] => safetensors::parse(bytes),
             [b'P', b'K', 3, 4, ..] => torch_zip::read(bytes).map(torch),
             _ if torch_legacy::is_legacy(bytes) => torch_legacy::read(bytes).map(torch),
             [0x80, ..] => {
@@ -63,13 +61,12 @@ impl StateDict {
             }
             _ => match foreign::recognize(bytes) {
                 Some(what) => Err(what.to_owned()),
-                None => safetensors::parse(bytes).map(safe),
+                None => safetensors::parse(bytes),
             },
         };
-        let (mut tensors, metadata, notes): (_, _, Vec<String>) = contents
+        let (mut tensors, metadata) = contents
             .map_err(|reason| Error::Format { path: origin.to_owned(), reason: name_the_file(&reason, origin) })?;
         wrapped::unwrap(&mut tensors);
-        let notes = notes.iter().map(|note| name_the_file(note, origin)).collect();
-        Ok(Self { origin: origin.to_owned(), tensors, metadata, notes })
+        Ok(Self { origin: origin.to_owned(), tensors, metadata })
     }
 }

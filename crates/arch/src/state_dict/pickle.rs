@@ -73,11 +73,26 @@ pub(crate) fn parse(bytes: &[u8]) -> Outcome<(Pickle, &[u8])> {
 const MOST_OPCODES: usize = 1 << 22;
 
 /// What may be imported although it carries no tensor: by-products of training scripts.
-const INERT: [(&str, &str); 15] = [
+const INERT: [(&str, &str); 30] = [
     ("__builtin__", "set"),
     ("__builtin__", "frozenset"),
     ("_codecs", "encode"),
+    ("__builtin__", "bytearray"),
+    ("__builtin__", "complex"),
+    ("__builtin__", "dict"),
+    ("__builtin__", "list"),
     ("argparse", "Namespace"),
+    ("builtins", "bytearray"),
+    ("builtins", "complex"),
+    ("builtins", "dict"),
+    ("builtins", "list"),
+    ("datetime", "date"),
+    ("datetime", "datetime"),
+    ("datetime", "timedelta"),
+    ("numpy", "ndarray"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("types", "SimpleNamespace"),
     ("builtins", "frozenset"),
     ("builtins", "set"),
     ("collections", "Counter"),
@@ -90,6 +105,9 @@ const INERT: [(&str, &str); 15] = [
     ("torch", "Size"),
     ("torch", "device"),
 ];
+
+/// Types of numbers, which scripts keep among their settings.
+const KINDS: [&str; 9] = ["float16", "float32", "float64", "bfloat16", "int8", "int32", "int64", "uint8", "bool"];
 
 /// Tensors of networks have at most five dimensions.
 const MOST_DIMENSIONS: usize = 8;
@@ -208,7 +226,9 @@ impl<'a> Machine<'a> {
     fn import(&mut self, module: String, name: String) -> Outcome<()> {
         let known = match (module.as_str(), name.as_str()) {
             ("collections", "OrderedDict") => true,
-            ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor" | "_rebuild_parameter") => true,
+            ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor") => true,
+            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => true,
+            ("torch", kind) if KINDS.contains(&kind) => true,
             ("torch", storage) if storage.ends_with("Storage") => true,
             ("torch.storage", "UntypedStorage" | "TypedStorage" | "_UntypedStorage" | "_TypedStorage") => true,
             other => INERT.contains(&other),
@@ -238,7 +258,7 @@ impl<'a> Machine<'a> {
             ("collections", "OrderedDict") => return self.push_dict(Vec::new()),
             ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor") => self.tensor(arguments)?,
             // A parameter is its tensor: (data, requires_grad, hooks).
-            ("torch._utils", "_rebuild_parameter") => {
+            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
                 self.tuples[arguments].first().cloned().ok_or("a parameter without a tensor")?
             }
             // Known to be harmless, or it would not have been imported.
@@ -425,8 +445,11 @@ impl<'a> Machine<'a> {
     }
 
     fn extend_list(&mut self, items: Vec<Value>) -> Outcome<()> {
-        let Some(Value::List(list)) = self.stack.last() else { return Err("items without a list".into()) };
-        self.lists[*list].extend(items);
+        match self.stack.last() {
+            Some(Value::List(list)) => self.lists[*list].extend(items),
+            Some(Value::Opaque) => {}
+            _ => return Err("items without a list".into()),
+        }
         Ok(())
     }
 
@@ -437,7 +460,11 @@ impl<'a> Machine<'a> {
     }
 
     fn extend_dict(&mut self, items: Vec<Value>) -> Outcome<()> {
-        let Some(Value::Dict(dict)) = self.stack.last() else { return Err("items without a dictionary".into()) };
+        let dict = match self.stack.last() {
+            Some(Value::Dict(dict)) => dict,
+            Some(Value::Opaque) => return Ok(()),
+            _ => return Err("items without a dictionary".into()),
+        };
         let mut items = items.into_iter();
         while let Some(key) = items.next() {
             let value = items.next().ok_or("a key without a value")?;

@@ -29,7 +29,7 @@ pub(super) fn is_legacy(bytes: &[u8]) -> bool {
     magic_end(bytes).is_some()
 }
 
-/// The tensors of the state dict in the file, and notes.
+/// The tensors of the state dict in the file.
 pub(super) fn read(bytes: &[u8]) -> Outcome<Found> {
     let start = magic_end(bytes).ok_or("it does not begin as such a file does")?;
     let (_protocol, rest) = parse(&bytes[start..])?;

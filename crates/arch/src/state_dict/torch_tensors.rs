@@ -1,17 +1,16 @@
 //! What both formats of `torch.save` share: finding the tensors in the pickle, and building them
 //! from storages.
 
-use super::foreign::save_its_state_dict;
+use super::foreign::save_a_state_dict;
 use super::pickle::{Pickle, StorageRef, TensorRef, Value};
-use super::wrapped::is_average;
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use tch::{Kind, Tensor};
 
 pub(super) type Outcome<T> = Result<T, String>;
 
-/// Tensors by name, in the file's order, and notes.
-pub(super) type Found = (Vec<(String, Tensor)>, Vec<String>);
+/// Tensors by name, in the file's order.
+pub(super) type Found = Vec<(String, Tensor)>;
 
 /// How deep a state dict may lie among other things.
 const MOST_LEVELS: usize = 4;
@@ -19,12 +18,15 @@ const MOST_LEVELS: usize = 4;
 /// The tensors of a state dict, in order; `bytes` gives the content of a storage.
 pub(super) fn build<'a>(pickle: &Pickle, bytes: impl FnMut(&StorageRef) -> Outcome<Cow<'a, [u8]>>) -> Outcome<Found> {
     let mut storages = Storages { bytes, flat: HashMap::new() };
-    let (found, notes) = named_tensors(pickle)?;
-    let made = found.tensors.into_iter().map(|(name, tensor)| {
-        let made = storages.tensor(tensor).map_err(|error| format!("tensor '{name}': {error}"))?;
-        Ok((name.to_owned(), made))
-    });
-    Ok((made.collect::<Outcome<_>>()?, notes))
+    let mut found = Vec::new();
+    for Candidate { path, tensors } in candidates(pickle)? {
+        let place: String = path.iter().flat_map(|name| [name, "."]).collect();
+        for (name, tensor) in tensors {
+            let made = storages.tensor(tensor).map_err(|error| format!("tensor '{name}': {error}"))?;
+            found.push((format!("{place}{name}"), made));
+        }
+    }
+    Ok(found)
 }
 
 /// A dictionary with tensors in it.
@@ -34,15 +36,13 @@ struct Candidate<'a> {
     tensors: Vec<(&'a str, &'a TensorRef)>,
 }
 
-/// Name and description of every tensor of the state dict, which may lie in a dictionary among
-/// other things. Of several that are about as large, plain weights count before averaged ones, and
-/// the first before the others, which a note tells.
-fn named_tensors(pickle: &Pickle) -> Outcome<(Candidate<'_>, Vec<String>)> {
+/// A smaller dictionary than this part of the largest holds no network beside it.
+const SMALLEST_PART: usize = 8;
+
+/// The dictionaries that may be a network's state dict. One alone has no place in the file to tell.
+fn candidates(pickle: &Pickle) -> Outcome<Vec<Candidate<'_>>> {
     let Value::Dict(root) = pickle.root else {
-        let how = save_its_state_dict("torch.load('FILE', weights_only=False)");
-        return Err(format!(
-            "it holds no dictionary of tensors; if it is a whole model from somebody you trust, {how}"
-        ));
+        return Err(format!("it holds no dictionary of tensors; {}", save_a_state_dict()));
     };
     let mut candidates = Vec::new();
     find_tensors(pickle, root, Vec::new(), &mut HashSet::new(), &mut candidates);
@@ -53,19 +53,11 @@ fn named_tensors(pickle: &Pickle) -> Outcome<(Candidate<'_>, Vec<String>)> {
                 .into(),
         );
     };
-    candidates.retain(|candidate| 2 * candidate.tensors.len() >= most);
-    let average = |candidate: &Candidate| candidate.path.iter().any(|name| is_average(name));
-    let plain = candidates.iter().position(|candidate| !average(candidate));
-    let chosen = candidates.swap_remove(plain.unwrap_or(0));
-    let others = candidates.iter().map(|other| {
-        let what = if average(other) { "averaged weights" } else { "more weights" };
-        let path: String = other.path.iter().map(|name| format!("[{name:?}]")).collect();
-        format!(
-            "it also holds {what} at {path}; to use those, save them alone: torch.save(torch.load('FILE'){path}, …)"
-        )
-    });
-    let notes = others.collect();
-    Ok((chosen, notes))
+    candidates.retain(|candidate| SMALLEST_PART * candidate.tensors.len() >= most);
+    if let [one] = &mut candidates[..] {
+        one.path.clear();
+    }
+    Ok(candidates)
 }
 
 /// Adds a dictionary and those within it that hold tensors by name. Whatever else lies there, such

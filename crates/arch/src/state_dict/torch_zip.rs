@@ -1,7 +1,6 @@
 //! The zip files `torch.save` writes since PyTorch 1.6: a pickle that describes the tensors, and
 //! one record per storage.
 
-use super::foreign::save_its_state_dict;
 use super::pickle;
 use super::torch_tensors::{Found, Outcome, build, kind};
 use crate::error::Result;
@@ -11,12 +10,16 @@ use tch::{Device, Kind, Tensor};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
-/// The tensors of the state dict in the file, and notes.
+/// The tensors of the state dict in the file.
 pub(super) fn read(bytes: &[u8]) -> Outcome<Found> {
     let mut archive =
         ZipArchive::new(Cursor::new(bytes)).map_err(|error| format!("the zip archive is damaged ({error})"))?;
     if archive.file_names().flatten().any(|name| name.ends_with("/constants.pkl") || name.contains("/code/")) {
-        return Err(format!("it is a TorchScript program; {}", save_its_state_dict("torch.jit.load('FILE')")));
+        return Err(
+            "it is a TorchScript program; save its state dict: python3 -c \"import torch; torch.save(torch.jit.load('FILE', \
+             map_location='cpu').state_dict(), 'weights.pth')\""
+                .into(),
+        );
     }
     let main = archive.file_names().flatten().find(|name| name == "data.pkl" || name.ends_with("/data.pkl"));
     let main = main.ok_or("the zip archive holds no data.pkl, so torch.save did not write it")?.into_owned();

@@ -30,32 +30,38 @@ pub(super) fn unwrap(tensors: &mut [(String, Tensor)]) {
     }
 }
 
-/// Words of such names.
-const AVERAGES: [&str; 5] = ["ema", "swa", "avg", "average", "averaged"];
+/// Words of names of averaged weights, and of networks that follow another one.
+const FOLLOWERS: [&str; 12] =
+    ["ema", "swa", "avg", "average", "averaged", "shadow", "teacher", "momentum", "polyak", "target", "slow", "k"];
 
-/// Whether a name, of a tensor or of a dictionary, says that it holds averaged weights.
-pub(super) fn is_average(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    name.split(|letter: char| !letter.is_ascii_alphanumeric()).any(|word| AVERAGES.contains(&word))
+/// Words of names of what is no network's weights, or not what came of its training.
+const OTHERS: [&str; 7] = ["optimizer", "optim", "grad", "grads", "init", "initial", "buffer"];
+
+/// How far a place in a file is from that of trained weights, by its name: plain ones first, then
+/// averages and other networks that follow the one that is trained, then the rest.
+pub(super) fn distance(place: &str) -> u8 {
+    let mut words = vec![String::new()];
+    let mut before = ' ';
+    for letter in place.chars() {
+        if !letter.is_ascii_alphanumeric() || (before.is_ascii_lowercase() && letter.is_ascii_uppercase()) {
+            words.push(String::new());
+        }
+        if let Some(word) = words.last_mut().filter(|_| letter.is_ascii_alphanumeric()) {
+            word.push(letter.to_ascii_lowercase());
+        }
+        before = letter;
+    }
+    let any = |list: &[&str]| words.iter().any(|word| list.contains(&word.as_str()));
+    if any(&OTHERS) { 2 } else { u8::from(any(&FOLLOWERS)) }
 }
 
-/// What stands before the name `wanted` in a file, such as `backbone.`: nothing, if the name itself
-/// is there. Of several the one with the most tensors below it counts, plain weights before averaged
-/// ones. `None` if no tensor's name ends with it.
-pub(crate) fn prefix<'a>(names: impl Iterator<Item = &'a str> + Clone, wanted: &str) -> Option<&'a str> {
-    let mut found: Vec<&str> = Vec::new();
-    for name in names.clone() {
-        match name.strip_suffix(wanted) {
-            Some("") => return Some(""),
-            Some(prefix) if prefix.ends_with('.') => found.push(prefix),
-            _ => {}
-        }
-    }
-    let below = |prefix: &&str| names.clone().filter(|name| name.starts_with(*prefix)).count();
-    let most = found.iter().map(below).max()?;
-    let large = |prefix: &&str| 2 * below(prefix) >= most;
-    let plain = found.iter().copied().filter(large).find(|prefix| !is_average(prefix));
-    plain.or_else(|| found.iter().copied().find(large))
+/// What stands before the name `wanted` wherever it is in a file, such as `backbone.`: the places of
+/// networks, the most likely one first. Nothing stands before the name itself.
+pub(crate) fn places<'a>(names: impl Iterator<Item = &'a str>, wanted: &str) -> Vec<&'a str> {
+    let before = names.filter_map(|name| name.strip_suffix(wanted));
+    let mut found: Vec<&str> = before.filter(|before| before.is_empty() || before.ends_with('.')).collect();
+    found.sort_by_key(|place| (!place.is_empty(), distance(place)));
+    found
 }
 
 #[cfg(test)]
@@ -83,12 +89,15 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_found_where_the_wanted_name_is() {
-        let of = |names: &[&'static str]| prefix(names.iter().copied(), "conv1.weight");
-        assert_eq!(of(&["fc.weight", "conv1.weight", "backbone.conv1.weight"]), Some(""));
-        assert_eq!(of(&["backbone.conv1.weight", "backbone.fc.weight"]), Some("backbone."));
-        assert_eq!(of(&["ema.conv1.weight", "ema.fc.weight", "model.conv1.weight", "model.fc.weight"]), Some("model."));
-        assert_eq!(of(&["aux.conv1.weight", "net.conv1.weight", "net.a", "net.b"]), Some("net."));
-        assert_eq!(of(&["myconv1.weight"]), None);
+    fn places_of_networks_are_found_and_the_trained_one_comes_first() {
+        let of = |names: &[&'static str]| places(names.iter().copied(), "conv1.weight");
+        assert_eq!(of(&["fc.weight", "backbone.conv1.weight", "conv1.weight"]), ["", "backbone."]);
+        assert_eq!(of(&["ema.conv1.weight", "model.conv1.weight"]), ["model.", "ema."]);
+        assert_eq!(of(&["modelEMA.conv1.weight", "model.conv1.weight"]), ["model.", "modelEMA."]);
+        assert_eq!(of(&["encoder_k.conv1.weight", "encoder_q.conv1.weight"]), ["encoder_q.", "encoder_k."]);
+        assert_eq!(of(&["teacher.conv1.weight", "student.conv1.weight"]), ["student.", "teacher."]);
+        assert_eq!(of(&["optimizer.conv1.weight", "ema.conv1.weight"]), ["ema.", "optimizer."]);
+        assert_eq!(of(&["a.conv1.weight", "b.conv1.weight", "schema.conv1.weight"]), ["a.", "b.", "schema."]);
+        assert_eq!(of(&["myconv1.weight"]), [""; 0]);
     }
 }

@@ -68,7 +68,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
 
     let (mut predictions, mut bad) = (Vec::new(), Vec::new());
     for batch in loader.epoch(0, 0)? {
-        bad.extend(batch.bad.iter().map(ToString::to_string));
+        bad.extend(batch.bad.iter().map(|bad| format!("{}: {}", readable(bad.path.as_os_str()), bad.reason)));
         if batch.items.is_empty() {
             continue;
         }
@@ -154,10 +154,15 @@ fn json(predictions: &[Prediction], bad: &[String], gates: usize, cost: &Cost) -
     format!("{:#}\n", json!({ "images": images, "unusable": bad }))
 }
 
+/// A name from a file without what would move a terminal's cursor or change its colors.
+fn printable(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
 fn text(prediction: &Prediction, gates: usize, cost: &Cost) -> String {
     let mut text = format!("{}\n", prediction.path.display());
     for (class, probability) in &prediction.classes {
-        text += &format!("  {:>6}  {class}\n", percent(*probability));
+        text += &format!("  {:>6}  {}\n", percent(*probability), printable(class));
     }
     let share = percent(prediction.macs / cost.dense as f64);
     let gates = if gates > 0 { format!(", {} of {gates} gates open", prediction.open) } else { String::new() };

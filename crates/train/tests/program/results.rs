@@ -106,7 +106,7 @@ fn a_list_survives_the_shell() {
     let set = ["--set", "gates.granularity=medium", "--set"];
     let fit = ["fit", "--dry-run", "--config", config, "--data", data];
     let sites = |sites: &str| train(&[&fit[..], &set, &[&format!("gates.sites={sites}")]].concat());
-    for named in ["between", "input,between", "[\"between\"]"] {
+    for named in ["between", "input,between", "[between]", "\"between\"", "[\"between\"]"] {
         let output = sites(named);
         assert!(output.status.success(), "{}", stderr(&output));
     }

@@ -174,14 +174,16 @@ fn remove(table: &mut Table, key: &str) -> bool {
     }
 }
 
-/// The value as a list where the key wants one of names: shells and makefiles take brackets and
-/// quotes off. `between` and `input,between` are one and two of them.
+/// The value as a list where the key wants one of names: shells and makefiles take brackets or quotes
+/// off. `between`, `[between]` and `input,between` are lists.
 fn as_list<'a>(key: &str, value: &'a str) -> Cow<'a, str> {
     let is_list = |known: &Key| known.name == key && known.values.starts_with("a list of") && !known.choices.is_empty();
-    if value.contains(['[', '"']) || !keys().iter().any(is_list) {
+    let parsed = toml::from_str::<Table>(&format!("value = {value}"));
+    if parsed.is_ok_and(|table| table["value"].is_array()) || !keys().iter().any(is_list) {
         return Cow::Borrowed(value);
     }
-    let names: Vec<String> = value.split(',').map(|name| format!("{:?}", name.trim())).collect();
+    let names = value.split(',').map(|name| name.trim_matches(['[', ']', '"', '\'', ' ']));
+    let names: Vec<String> = names.map(|name| format!("{name:?}")).collect();
     Cow::Owned(format!("[{}]", names.join(", ")))
 }
 

@@ -16,6 +16,7 @@ use arch::state_dict::{StateDict, safetensors};
 use arch::{Classifier, Cost, NetSpec, Network};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 use tch::{Device, Tensor};
@@ -118,13 +119,12 @@ impl Checkpoint {
         write_atomically(path, &saved.to_bytes(std::iter::empty())?)
     }
 
-    /// Reads a checkpoint. Of a run's folder it is the best one.
+    /// Reads a checkpoint. Of a run's folder it is the best one, or the last, if none was evaluated.
     ///
     /// # Errors
     /// If the file cannot be read, is damaged, or is no checkpoint.
     pub fn read(path: &Path) -> Result<Self> {
-        let best = RunDir::at(path).best();
-        let path = if path.is_dir() && best.exists() { &best } else { path };
+        let path = &*state_of(path);
         let refuse = |reason: String| Error::NotACheckpoint { path: path.to_owned(), reason };
         let file = StateDict::read(path)?;
         let description = file.metadata.get(KEY).ok_or_else(|| {
@@ -170,8 +170,7 @@ impl Checkpoint {
         if (held as u64) < cost.parameters.saturating_add(cost.gate_parameters) {
             return Err(refuse(format!("it holds {held} numbers where its network has {}", cost.parameters)));
         }
-        let part =
-            |tensors| StateDict { origin: file.origin.clone(), tensors, metadata: HashMap::new(), notes: Vec::new() };
+        let part = |tensors| StateDict { origin: file.origin.clone(), tensors, metadata: HashMap::new() };
         let average = (!average.is_empty()).then(|| part(average));
         Ok(Self { spec, classes, input, training, weights: part(weights), average, optimizer })
     }
@@ -181,6 +180,7 @@ impl Checkpoint {
     /// # Errors
     /// If the file cannot be read or is damaged.
     pub fn read_weights(path: &Path) -> Result<StateDict> {
+        let path = &*state_of(path);
         let mut weights = StateDict::read(path)?;
         if is_checkpoint(&weights) {
             weights.tensors.retain(|(name, _)| !name.starts_with(OPTIMIZER));
@@ -236,6 +236,15 @@ impl Checkpoint {
     /// The optimizer's buffers by their names ([`crate::Optimizer::state`]).
     pub fn optimizer(&self) -> &HashMap<String, Tensor> {
         &self.optimizer
+    }
+}
+
+/// A file, or of a run's folder its best state; its last one, if none was evaluated.
+fn state_of(path: &Path) -> Cow<'_, Path> {
+    let run = RunDir::at(path);
+    match [run.best(), run.last()].into_iter().find(|state| path.is_dir() && state.exists()) {
+        Some(state) => Cow::Owned(state),
+        None => Cow::Borrowed(path),
     }
 }
 

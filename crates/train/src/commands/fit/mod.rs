@@ -117,7 +117,9 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>> {
             let again = set.swap(true, Ordering::Relaxed);
             let answer = match again {
                 false => "\nstopping: this step is finished and the state saved; once more stops at once",
-                true => "\nstopped at once: what came after the last saved state is lost; --resume goes on from there",
+                true => {
+                    "\nstopped at once: what came after the last saved state, if there is one, is lost; --resume goes on from there"
+                }
             };
             let _ = writeln!(std::io::stderr(), "{answer}");
             if again {
@@ -189,7 +191,11 @@ fn of_checkpoint(path: &Path, overrides: &[(String, String)]) -> Result<Config> 
     let Some(training) = &checkpoint.training else {
         bail!(Usage(format!("{} does not say how it was trained; give --config FILE too", path.display())));
     };
-    let is_smaller = training.config.spec(checkpoint.classes.len()).is_ok_and(|trained| trained != checkpoint.spec);
+    // Pruning forgets what was measured; a run on the smaller network measures anew.
+    let is_smaller = training.epoch > 0 && training.evaluation.is_none() && {
+        let trained = training.config.spec(checkpoint.classes.len());
+        trained.is_ok_and(|trained| trained != checkpoint.spec)
+    };
     let mut config = if is_smaller { training.config_to_fine_tune() } else { training.config_to_go_on() };
     (config.network.weights, config.network.checkpoint) = (None, None);
     let config = trainer::config::parse(&path.display().to_string(), &config.to_toml()?, overrides)?;

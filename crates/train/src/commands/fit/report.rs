@@ -62,6 +62,10 @@ fn next(verdict: &Verdict, program: &str) -> String {
     if verdict.activation.is_none() {
         return format!("{program} export --checkpoint {best} --fold-bn --out network.pt");
     }
+    let Polarization { always_open, always_closed, .. } = Polarization::of(&verdict.evaluation.summary.rates);
+    if always_open + always_closed == 0 {
+        return format!("{program} export --checkpoint {best} --mode skip --out network.pt");
+    }
     let data = match (verdict.config.gates.kind, &verdict.config.data.path) {
         (GateKind::Dependent, Some(path)) => format!(" --data {} --share 0.99", quoted(path)),
         _ => String::new(),
