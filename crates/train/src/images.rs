@@ -5,8 +5,27 @@ use crate::usage::Usage;
 use anyhow::{Result, bail};
 use clap::Args;
 use data::{Loader, LoaderOptions, Order, Split, Transform};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// A folder of images, named as other commands name theirs or without `--data`.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Folder {
+    /// Folder of images (docs/data.md has the layouts)
+    #[arg(value_name = "DIR")]
+    folder: Option<PathBuf>,
+    /// The same
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+impl Folder {
+    /// The folder.
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.as_deref().or(self.data.as_deref()).unwrap_or(Path::new(""))
+    }
+}
 
 #[derive(Args, Debug)]
 pub(crate) struct Reading {

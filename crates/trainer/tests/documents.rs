@@ -39,6 +39,7 @@ fn mentioned(text: &str) -> BTreeSet<String> {
             "svg",
             "json",
             "pt",
+            "onnx",
             "csv",
             "classes",
             "steps",

@@ -1,8 +1,7 @@
 //! A network as an ONNX file: opset 17, IR version 8, any number of images.
 
 use super::graph::{Graph, Node, Operation};
-use super::onnx_format as onnx;
-use super::onnx_format::{AttributeType, DataType};
+use super::onnx_format::{self, AttributeType, DataType};
 use crate::error::{Error, Result};
 use crate::network::Network;
 use crate::prune::Decision;
@@ -99,12 +98,12 @@ impl Network {
 /// Prints operations as nodes of ONNX.
 #[derive(Default)]
 struct Printer {
-    nodes: Vec<onnx::Node>,
-    constants: Vec<onnx::Tensor>,
+    nodes: Vec<onnx_format::Node>,
+    constants: Vec<onnx_format::Tensor>,
 }
 
 impl Printer {
-    fn model(mut self, graph: &Graph, network: &Network, options: &OnnxOptions) -> Result<onnx::Model> {
+    fn model(mut self, graph: &Graph, network: &Network, options: &OnnxOptions) -> Result<onnx_format::Model> {
         let size = options.image_size as i64;
         let (element, shape) = match options.input {
             OnnxInput::Normalized => (DataType::Float, [3, size, size]),
@@ -129,13 +128,13 @@ impl Printer {
             output.push(value("gate_values", DataType::Float, &[network.spec().gate_count() as i64]));
         }
         let metadata = options.metadata.iter();
-        Ok(onnx::Model {
+        Ok(onnx_format::Model {
             ir_version: Some(IR_VERSION),
-            opset_import: vec![onnx::OperatorSet { domain: Some(String::new()), version: Some(OPSET) }],
+            opset_import: vec![onnx_format::OperatorSet { domain: Some(String::new()), version: Some(OPSET) }],
             producer_name: Some("gumbel-gates".into()),
             producer_version: Some(env!("CARGO_PKG_VERSION").into()),
             doc_string: None,
-            graph: Some(onnx::Graph {
+            graph: Some(onnx_format::Graph {
                 node: self.nodes,
                 name: Some(network.spec().name.clone()),
                 initializer: self.constants,
@@ -143,7 +142,7 @@ impl Printer {
                 output,
             }),
             metadata_props: metadata
-                .map(|(key, value)| onnx::Entry { key: Some(key.clone()), value: Some(value.clone()) })
+                .map(|(key, value)| onnx_format::Entry { key: Some(key.clone()), value: Some(value.clone()) })
                 .collect(),
         })
     }
@@ -258,8 +257,8 @@ impl Printer {
         self.node("Unsqueeze", name, &[&values, &axes], Vec::new());
     }
 
-    fn node(&mut self, operation: &str, name: &str, inputs: &[&str], attribute: Vec<onnx::Attribute>) {
-        self.nodes.push(onnx::Node {
+    fn node(&mut self, operation: &str, name: &str, inputs: &[&str], attribute: Vec<onnx_format::Attribute>) {
+        self.nodes.push(onnx_format::Node {
             input: inputs.iter().map(|&input| input.to_owned()).collect(),
             output: vec![name.to_owned()],
             name: Some(name.to_owned()),
@@ -271,7 +270,7 @@ impl Printer {
     /// A constant, once.
     fn add(&mut self, name: &str, kind: DataType, dims: &[i64], bytes: Vec<u8>) -> String {
         if !self.constants.iter().any(|constant| constant.name.as_deref() == Some(name)) {
-            self.constants.push(onnx::Tensor {
+            self.constants.push(onnx_format::Tensor {
                 dims: dims.to_vec(),
                 data_type: Some(kind as i32),
                 name: Some(name.to_owned()),
@@ -307,20 +306,20 @@ impl Printer {
 const NORMALIZED: &str = "images.normalized";
 
 /// A value of N rows of this shape.
-fn value(name: &str, element: DataType, shape: &[i64]) -> onnx::Value {
-    let batch = onnx::Dimension { value: None, name: Some("N".into()) };
-    let fixed = shape.iter().map(|&size| onnx::Dimension { value: Some(size), name: None });
-    let shape = onnx::Shape { dim: std::iter::once(batch).chain(fixed).collect() };
-    let tensor = onnx::TensorType { element: Some(element as i32), shape: Some(shape) };
-    onnx::Value { name: Some(name.to_owned()), kind: Some(onnx::Type { tensor: Some(tensor) }) }
+fn value(name: &str, element: DataType, shape: &[i64]) -> onnx_format::Value {
+    let batch = onnx_format::Dimension { value: None, name: Some("N".into()) };
+    let fixed = shape.iter().map(|&size| onnx_format::Dimension { value: Some(size), name: None });
+    let shape = onnx_format::Shape { dim: std::iter::once(batch).chain(fixed).collect() };
+    let tensor = onnx_format::TensorType { element: Some(element as i32), shape: Some(shape) };
+    onnx_format::Value { name: Some(name.to_owned()), kind: Some(onnx_format::Type { tensor: Some(tensor) }) }
 }
 
-fn int(name: &str, value: i64) -> onnx::Attribute {
+fn int(name: &str, value: i64) -> onnx_format::Attribute {
     let kind = Some(AttributeType::Int as i32);
-    onnx::Attribute { name: Some(name.to_owned()), i: Some(value), ints: Vec::new(), kind }
+    onnx_format::Attribute { name: Some(name.to_owned()), i: Some(value), ints: Vec::new(), kind }
 }
 
-fn ints(name: &str, values: &[i64]) -> onnx::Attribute {
+fn ints(name: &str, values: &[i64]) -> onnx_format::Attribute {
     let kind = Some(AttributeType::Ints as i32);
-    onnx::Attribute { name: Some(name.to_owned()), i: None, ints: values.to_vec(), kind }
+    onnx_format::Attribute { name: Some(name.to_owned()), i: None, ints: values.to_vec(), kind }
 }

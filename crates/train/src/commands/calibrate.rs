@@ -9,6 +9,7 @@ use anyhow::Result;
 use arch::Cost;
 use data::Order;
 use gumbel_gates::Policy;
+use serde_json::json;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use trainer::{Calibration, Checkpoint, Extent, ImagePass, Listener, Progress};
@@ -48,6 +49,9 @@ pub(crate) struct Args {
     /// cpu, cuda, cuda:N or auto
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
@@ -83,6 +87,12 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         training
     });
     Checkpoint::write(&args.out, &loaded.network, classes, loaded.input, training.as_ref())?;
+    if args.json {
+        let out = data::readable(args.out.as_os_str());
+        let policy = args.policy.to_string();
+        let value = json!({ "batches": used, "batch_size": batch_size, "policy": policy, "out": out });
+        return Ok(Done::ok(format!("{value:#}\n")));
+    }
     Ok(Done::ok(format!(
         "batch norm statistics averaged over {used} batches of up to {batch_size} training images, gates by {}\nwrote {}\n",
         args.policy,

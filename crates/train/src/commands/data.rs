@@ -1,6 +1,7 @@
 //! `train data`
 
 use crate::done::Done;
+use crate::images::Folder;
 use crate::table::{grouped, table};
 use anyhow::Result;
 use clap::Subcommand;
@@ -43,15 +44,17 @@ struct Synth {
     /// The images are a function of it
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// List classes and how many images each has
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  train data index /data/imagenet --json")]
 struct Index {
-    /// Folder of images (docs/data.md has the layouts)
-    #[arg(value_name = "DIR")]
-    folder: PathBuf,
+    #[command(flatten)]
+    folder: Folder,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -64,9 +67,8 @@ struct Index {
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  train data check /data/imagenet")]
 struct Check {
-    /// Folder of images (docs/data.md has the layouts)
-    #[arg(value_name = "DIR")]
-    folder: PathBuf,
+    #[command(flatten)]
+    folder: Folder,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -84,6 +86,14 @@ fn synth(args: &Synth) -> Result<Done> {
     let set = SampleSet { train_per_class: args.train as usize, val_per_class: args.val as usize, seed: args.seed };
     draw(&args.folder, &set)?;
     let dataset = Dataset::open(&args.folder)?;
+    if args.json {
+        let [train, val, classes] = [dataset.train.len(), dataset.val.len(), dataset.classes().len()];
+        let folder = data::readable(args.folder.as_os_str());
+        return Ok(Done::ok(format!(
+            "{:#}\n",
+            json!({ "folder": folder, "train": train, "val": val, "classes": classes })
+        )));
+    }
     Ok(Done::ok(format!(
         "drew {} training and {} validation images of {} classes into {}\n",
         dataset.train.len(),
@@ -94,7 +104,7 @@ fn synth(args: &Synth) -> Result<Done> {
 }
 
 fn index(args: &Index) -> Result<Done> {
-    let Dataset { train, val, notes } = Dataset::open(&args.folder)?;
+    let Dataset { train, val, notes } = Dataset::open(args.folder.path())?;
     let (in_train, in_val) = (images_per_class(&*train), images_per_class(&*val));
     let counts = || train.classes().iter().zip(&in_train).zip(&in_val);
     if args.json {
@@ -134,7 +144,7 @@ pub(super) fn splits(folder: &Path) -> data::Result<(NamedSplits, Vec<String>)> 
 }
 
 fn check_folder(args: &Check) -> Result<Done> {
-    let (splits, notes) = splits(&args.folder)?;
+    let (splits, notes) = splits(args.folder.path())?;
     let images: usize = splits.iter().map(|(_, split)| split.len()).sum();
     let bar = ProgressBar::new(images as u64); // on stderr, and only if it is a terminal
     let checked: Vec<_> = splits.iter().map(|(name, split)| (*name, split, check(&**split, || bar.inc(1)))).collect();

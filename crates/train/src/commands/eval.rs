@@ -115,7 +115,7 @@ fn json_of(evaluation: &Evaluation) -> Value {
         "top1": summary.top1,
         "top5": summary.top5,
         "cross_entropy": summary.cross_entropy,
-        "open_rate": summary.open_rate(),
+        "open_rate": (!summary.rates.is_empty()).then(|| summary.open_rate()),
         "macs": summary.macs,
         "deviation": evaluation.deviation.map(|deviation| json!({
             "top1": deviation.top1,
@@ -216,12 +216,11 @@ fn text_of_one(loaded: &Loaded, evaluation: &Evaluation, cost: &Cost) -> String 
     let gates = if rows.len() > 1 { format!("{}\n", table(&rows)) } else { String::new() };
     let used = format!("{} per image, {} of dense", macs(summary.macs), percent(summary.macs / cost.dense as f64));
     let [network, images, time] = facts(loaded, evaluation);
-    let found = [
-        ("policy", evaluation.strategy.to_string()),
-        ("top-1", percent(summary.top1)),
-        ("top-5", percent(summary.top5)),
-        ("open rate", percent(summary.open_rate())),
-        ("MACs", used),
-    ];
-    gates + &lines([network, images].into_iter().chain(found).chain([time]))
+    // A network without gates has no policy and nothing that opens.
+    let gated = !summary.rates.is_empty();
+    let policy = gated.then(|| ("policy", evaluation.strategy.to_string()));
+    let found = [("top-1", percent(summary.top1)), ("top-5", percent(summary.top5))];
+    let open_rate = gated.then(|| ("open rate", percent(summary.open_rate())));
+    let facts = [network, images].into_iter().chain(policy).chain(found).chain(open_rate);
+    gates + &lines(facts.chain([("MACs", used), time]))
 }

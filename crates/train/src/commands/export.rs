@@ -9,6 +9,7 @@ use arch::state_dict::torch_bytes;
 use arch::{Execution, Preset, ScriptOptions};
 use clap::ValueEnum;
 use gumbel_gates::Policy;
+use serde_json::json;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use trainer::{
@@ -51,6 +52,9 @@ pub(crate) struct Args {
     /// State dict: whose names the tensors have [default: torchvision]
     #[arg(long, value_name = "WHOSE", value_enum)]
     names: Option<Names>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -132,6 +136,11 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             Checkpoint::write(&args.out, &loaded.network, &loaded.classes, loaded.input, None)?;
         }
         Format::StateDict => state_dict(&loaded, &args)?,
+    }
+    if args.json {
+        let check = beside.map(|path| data::readable(path.as_os_str()));
+        let value = json!({ "out": data::readable(args.out.as_os_str()), "check": check });
+        return Ok(Done::ok(format!("{value:#}\n")));
     }
     let beside = beside.map(|path| format!("wrote {}, images to check it with\n", path.display())).unwrap_or_default();
     Ok(Done::ok(format!("wrote {}\n{beside}", args.out.display())))

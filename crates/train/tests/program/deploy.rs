@@ -5,7 +5,7 @@ use crate::calls::{done, failure, json, stderr, stdout, train};
 use crate::fixture::sample_set;
 use crate::support::path;
 use data::synth::{SampleSet, draw};
-use reference::{PyTorch, repository};
+use reference::{PyTorch, repository, skip};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -227,11 +227,44 @@ fn a_state_dict_is_what_pytorch_saves() {
     assert!(message.contains("has not the shapes of the published cifar-resnet20: it has gates"), "{message}");
 }
 
+#[test]
+fn an_onnx_file_is_written_and_agrees_in_plain_python() {
+    let filters = &fixture().filters;
+    let folder = tempfile::tempdir().unwrap();
+    for (name, more) in [("floats.onnx", &[][..]), ("bytes.onnx", &["--input", "uint8"])] {
+        let out = folder.path().join(name);
+        let export = ["export", "--checkpoint", path(filters), "--policy", "threshold=0.4", "--out", path(&out)];
+        let told = json(&[&export[..], more].concat());
+        assert_eq!(told["check"].as_str().unwrap(), path(&out.with_extension("check.npz")));
+        let Some(pytorch) = PyTorch::find() else { continue };
+        if !pytorch.command().args(["-c", "import onnxruntime"]).output().unwrap().status.success() {
+            skip("no ONNX Runtime (make setup brings it)");
+            continue;
+        }
+        let run = pytorch.script("verify_export.py").arg(&out).args(["--rounds", "1"]).output().unwrap();
+        let text = stdout(&run);
+        assert!(
+            run.status.success() && text.contains("  agrees") && text.contains("10 classes"),
+            "{text}{}",
+            stderr(&run)
+        );
+        // Another network's images and logits do not pass.
+        let wrong =
+            "import sys, numpy; f = dict(numpy.load(sys.argv[1])); f['logits'] += 1; numpy.savez(sys.argv[1], **f)";
+        let check = out.with_extension("check.npz");
+        assert!(pytorch.command().args(["-c", wrong, path(&check)]).status().unwrap().success());
+        let run = pytorch.script("verify_export.py").arg(&out).args(["--rounds", "0"]).output().unwrap();
+        assert_eq!(run.status.code(), Some(1));
+        assert!(stdout(&run).contains("DIFFERS"), "{}", stdout(&run));
+    }
+}
+
 /// Runs what must fail with `code`, say `part`, and leave nothing at `out`.
 fn refused(arguments: &[&str], out: &Path, code: i32, part: &str) {
     let message = failure(arguments, code);
     assert!(message.contains(part), "{arguments:?}: {message}");
-    assert!(!out.exists() && !out.with_extension("check.pt").exists(), "nothing half-written");
+    let beside = ["check.pt", "check.npz"].map(|ending| out.with_extension(ending));
+    assert!(!out.exists() && !beside.iter().any(|path| path.exists()), "nothing half-written");
 }
 
 #[test]
@@ -254,12 +287,22 @@ fn what_cannot_be_exported_is_told_and_leaves_nothing() {
     export(path(&taken), &[], 1, "taken.pt exists; choose another --out");
     export(path(&at("beside.pt")), &[], 1, "beside.check.pt exists");
     export(path(&at("no/such.pt")), &[], 1, "is not a folder");
-    export("x.check.pt", &[], 2, "choose another name than NAME.check.pt");
+    export("x.check.pt", &[], 2, "NAME.check.pt and NAME.check.npz hold images to check with");
     let to = path(&out);
     export(to, &["--policy", "threshold=1"], 1, "every gate of the network is closed");
     export(to, &["--policy", "topk=3"], 1, "not by topk=3");
     let folded = ["--format", "safetensors", "--fold-bn"];
-    export(to, &folded, 2, "are for --format torchscript");
+    export(to, &folded, 2, "--fold-bn is for --format torchscript");
+    export(to, &["--input", "uint8"], 2, "--input is for --format onnx");
+    export(to, &["--format", "onnx"], 2, "the name of an ONNX file ends in .onnx");
+    export(path(&at("x.onnx")), &["--format", "torchscript"], 2, "ends like another format");
+    fs::write(at("here.check.npz"), "mine").unwrap();
+    export(path(&at("here.onnx")), &[], 1, "here.check.npz exists");
+    for policy in ["threshold=1", "topk=3"] {
+        let (out, policy) = (at("out.onnx"), ["--policy", policy]);
+        export(path(&out), &policy, 1, "");
+        assert!(!out.exists() && !at("out.check.npz").exists(), "nothing half-written");
+    }
     let alone = ["export", "--arch", "cifar-resnet20", "--weights", path(&classifier), "--out", to];
     refused(&alone, &out, 1, "tensors missing");
     assert_eq!(fs::read_to_string(&taken).unwrap(), "mine");

@@ -259,7 +259,9 @@ fn states_are_kept_as_the_configuration_says() {
          keep_every_epochs = 2";
     let mut config = config(policy);
     config.train.epochs = 4;
+    config.gates.target = trainer::ActivationTarget::Constant(1.0);
     let verdict = run(config, &out, false, None).unwrap().unwrap();
+    assert!(!verdict.best_is_over_budget);
     let training = |path: PathBuf| Checkpoint::read(&path).unwrap().training.unwrap();
     let run_dir = &verdict.run;
     // Epochs end after steps 5, 10, 15 and 20; step 15 is the end of an epoch anyway.
@@ -278,6 +280,19 @@ fn states_are_kept_as_the_configuration_says() {
     for (rank, &(epoch, _)) in losses.iter().enumerate() {
         assert_eq!(run_dir.best_of_epoch(epoch).exists(), rank < 2, "epoch {epoch}");
     }
+}
+
+#[test]
+fn a_best_state_with_gates_above_their_target_is_said_to_be_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let mut config = config("");
+    config.train.epochs = 2;
+    config.gates.target = trainer::ActivationTarget::Constant(0.0);
+    let verdict = run(config, &out, false, None).unwrap().unwrap();
+    assert!(verdict.activation.unwrap().found > 0.02 && verdict.best_is_over_budget);
+    let training = Checkpoint::read(&verdict.run.last()).unwrap().training.unwrap();
+    assert_eq!(training.over_budget, [1, 2]);
 }
 
 /// Writes a state as the program did before keys were renamed: format 2, with the old names.

@@ -2,12 +2,12 @@
 
 use crate::commands::data::splits;
 use crate::done::Done;
+use crate::images::Folder;
 use crate::table::{bytes, grouped, percent, table};
 use anyhow::Result;
 use data::{LoadTime, Loader, LoaderOptions, Order, Source, Transform, check};
 use rayon::ThreadPoolBuilder;
 use serde_json::{Value, json};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use tch::Device;
@@ -20,16 +20,14 @@ use trainer::{Config, Input};
 /// one process, so that a machine that changes its pace changes it for all of them. The first turn,
 /// which may read from the disk what later ones find in memory, does not count for the pace. For
 /// the two loaders, how the time of their threads divides among reading, decoding and the rest:
-/// resizing, colors and normalizing.
+/// resizing, colors and normalizing. Of a folder without train/ the images are used for both.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  train bench loader /data/imagenet\n  train bench loader /data/imagenet --images 100000 --rounds 1 --json"
 )]
 pub(crate) struct Loading {
-    /// Folder of images (docs/data.md has the layouts); without train/, its images are used for
-    /// both
-    #[arg(value_name = "DIR")]
-    folder: PathBuf,
+    #[command(flatten)]
+    folder: Folder,
     /// Images per batch
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     batch: u32,
@@ -69,7 +67,7 @@ pub(crate) fn loader(args: &Loading) -> Result<Done> {
     let mut config = Config::default();
     config.data.image_size = args.image_size;
     config.data.resize = args.resize.max(args.image_size);
-    let (splits, _) = splits(&args.folder)?;
+    let (splits, _) = splits(args.folder.path())?;
     let of = |index: usize| Arc::clone(&splits[index.min(splits.len() - 1)].1);
     let variant = |name: &str, source: Arc<dyn Source>, how: Option<(Transform, Order)>| -> Result<Variant> {
         let loader = match how {
