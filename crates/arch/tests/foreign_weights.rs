@@ -59,7 +59,16 @@ fn tensors_beside_a_prefix_are_left_out_and_counted() {
     let said =
         format!("'student.' is taken off the names of w.safetensors; {} other tensors are left out", first.len());
     assert_eq!(loaded.notes[0], said);
-    assert_eq!(loaded.notes[1], "'student.' is taken of several such networks in the file; the others: 'ema.'");
+    let chosen = "of several such networks in the file, the one at 'student.' is taken; the others are at 'ema.'";
+    assert_eq!(loaded.notes[1], chosen);
+    // The same where the plain one has no prefix.
+    let both = [under("ema.", &average), under("", &first)].concat_named();
+    let loaded = network("cifar-resnet20", 4).load(&file(both), Classifier::Required).unwrap();
+    assert!(
+        loaded.notes[0].contains("the one without a prefix is taken; the others are at 'ema.'"),
+        "{:?}",
+        loaded.notes
+    );
     // A network beside a larger one is the one that fits.
     let larger = contents(&network("cifar-resnet56", 3));
     let both = [under("teacher.", &larger), under("net.", &first)].concat_named();

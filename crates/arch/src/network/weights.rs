@@ -167,12 +167,14 @@ impl<'a> Own<'a> {
             let beside = if left_out == 0 { String::new() } else { format!("; {left_out} other tensors are left out") };
             notes.push(format!("'{place}' is taken off the names of {}{beside}", weights.origin.display()));
         }
+        // Without a prefix the others' names are among them.
+        tensors.retain(|name, _| fitting.iter().skip(1).all(|other| !name.starts_with(other)));
         let others: Vec<String> = fitting.iter().skip(1).map(|other| format!("'{other}'")).collect();
         if !others.is_empty() {
-            let taken = if place.is_empty() { "the names without a prefix".into() } else { format!("'{place}'") };
+            let taken = if place.is_empty() { "without a prefix".to_owned() } else { format!("at '{place}'") };
+            let others = others.join(", ");
             notes.push(format!(
-                "{taken} is taken of several such networks in the file; the others: {}",
-                others.join(", ")
+                "of several such networks in the file, the one {taken} is taken; the others are at {others}"
             ));
         }
         Self { tensors, notes }
