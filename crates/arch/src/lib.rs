@@ -46,4 +46,4 @@ pub use network::{Execution, Mode, Observer, Output, Pass};
 pub use prune::Decision;
 pub use spec::{Activation, BlockSpec, ConvSpec, HeadSpec, NetSpec, PoolSpec, Shortcut, StemSpec};
 pub use spec::{Channels, GateSite, GroupSizes, Groups, Site, SiteKind};
-pub use spec::{Level, PRESETS, Preset};
+pub use spec::{Level, PRESETS, Preset, renamed};

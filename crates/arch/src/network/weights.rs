@@ -2,7 +2,7 @@
 
 use super::net::{CLASSIFIER_GROUP, Network};
 use crate::error::{Error, Result};
-use crate::spec::{NetSpec, fits, weights_of};
+use crate::spec::{NetSpec, fits, renamed, weights_of};
 use crate::state_dict::StateDict;
 use crate::state_dict::wrapped::{is_counter, places};
 use gumbel_gates::GATE_GROUP;
@@ -140,10 +140,6 @@ impl<'a> Own<'a> {
     /// place whose convolutions fit.
     fn of(spec: &NetSpec, weights: &'a StateDict) -> Self {
         let timm: HashMap<_, _> = spec.timm_names().into_iter().map(|(own, theirs)| (theirs, own)).collect();
-        let translated = |name: &str| {
-            let own = name.rsplit_once('.').and_then(|(layer, kind)| Some(format!("{}.{kind}", timm.get(layer)?)));
-            own.unwrap_or_else(|| name.to_owned())
-        };
         let all = || weights.tensors.iter().filter(|(name, _)| !is_counter(name));
         let names = || all().map(|(name, _)| name.as_str());
         let mut found = places(names(), &format!("{}.weight", spec.stem.conv.name));
@@ -151,7 +147,7 @@ impl<'a> Own<'a> {
             found = places(names(), "conv_stem.weight");
         }
         let behind = |place: &str| -> HashMap<String, &'a Tensor> {
-            all().filter_map(|(name, tensor)| Some((translated(name.strip_prefix(place)?), tensor))).collect()
+            all().filter_map(|(name, tensor)| Some((renamed(name.strip_prefix(place)?, &timm), tensor))).collect()
         };
         let sizes = |place: &str| behind(place).iter().map(|(name, tensor)| (name.clone(), tensor.size())).collect();
         let fitting: Vec<&str> = found.iter().copied().filter(|place| fits(spec, &sizes(place))).collect();

@@ -14,5 +14,6 @@ pub(crate) use gating::OpenChannels;
 pub(crate) use net::in_block;
 pub use net::{Activation, BlockSpec, ConvSpec, HeadSpec, NetSpec, PoolSpec, Shortcut, StemSpec};
 pub use presets::{Level, PRESETS, Preset};
+pub use published::renamed;
 pub(crate) use published::{fits, weights_of};
 pub use sites::{GateSite, GroupSizes, Groups, Site, SiteKind};

@@ -38,6 +38,13 @@ impl NetSpec {
     }
 }
 
+/// A tensor's name with that of its layer replaced, where `layers` names another.
+pub fn renamed(tensor: &str, layers: &HashMap<String, String>) -> String {
+    let layer_and_part = tensor.rsplit_once('.');
+    let other = layer_and_part.and_then(|(layer, part)| Some(format!("{}.{part}", layers.get(layer)?)));
+    other.unwrap_or_else(|| tensor.to_owned())
+}
+
 /// Stage and position of the inverted residual with this number, from 1 on.
 fn place(number: usize) -> Option<(usize, usize)> {
     let mut left = number.checked_sub(1)?;

@@ -202,11 +202,8 @@ fn state_dict(loaded: &Loaded, args: &Args) -> Result<()> {
         );
     }
     let names = if args.names == Some(Names::Timm) { spec.timm_names() } else { HashMap::new() };
-    let name = |own: &str| {
-        let theirs = own.rsplit_once('.').and_then(|(layer, kind)| Some(format!("{}.{kind}", names.get(layer)?)));
-        theirs.unwrap_or_else(|| own.to_owned())
-    };
-    let tensors: Vec<_> = loaded.network.tensors().iter().map(|entry| (name(&entry.name), &entry.tensor)).collect();
+    let renamed = |name: &str| arch::renamed(name, &names);
+    let tensors: Vec<_> = loaded.network.tensors().iter().map(|entry| (renamed(&entry.name), &entry.tensor)).collect();
     let tensors = tensors.iter().map(|(name, tensor)| (name.as_str(), *tensor));
     Ok(write_atomically(&args.out, &torch_bytes(tensors)?)?)
 }
