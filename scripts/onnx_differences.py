@@ -3,7 +3,7 @@
 
 usage: onnx_differences.py FOLDER
 
-FOLDER holds NAME.onnx and NAME-I.npz: images, logits and, where gates remain, gate_values [N, gates].
+FOLDER holds NAME.onnx and NAME-I.npz: images, logits and, to be compared too, gate_values [N, gates].
 A TorchScript file NAME.pt is converted by torch.onnx.export first (dynamo=False), to give logits only.
 Prints a JSON object: for each NAME-I the largest difference of a logit as a share of the largest logit,
 and how many gate values differ. The checker of ONNX must accept every file.
@@ -46,8 +46,7 @@ def main(folder: Path) -> None:
             logits = expected["logits"]
             result = {"logits": float(abs(found["logits"] - logits).max() / max(abs(logits).max(), 1e-6))}
             assert found["logits"].shape == logits.shape
-            assert ("gate_values" in found) == ("gate_values" in expected), (data, names)
-            if "gate_values" in found:
+            if "gate_values" in expected:
                 result["gates"] = int((found["gate_values"] != expected["gate_values"]).sum())
             results[data.stem] = result
     json.dump(results, sys.stdout)

@@ -32,6 +32,7 @@
 mod cost;
 mod error;
 mod export;
+mod lower;
 mod network;
 mod prune;
 mod spec;

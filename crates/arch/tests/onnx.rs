@@ -6,55 +6,20 @@ mod support;
 
 use arch::{Decision, Execution, NetSpec, Network, OnnxInput, OnnxOptions, Pass, ScriptOptions, npz_bytes};
 use gumbel_gates::{GateKind, Policy};
-use reference::{PyTorch, skip};
-use serde_json::Value;
 use std::fs;
 use std::path::Path;
-use support::{decide, gated_networks, random_gate_values, randomize};
+use support::{decide, gated_networks, onnx, random_gate_values, randomize};
 use tch::{Device, Kind, Tensor};
-use torch_ext::{derive_seed, normal, uniform};
+use torch_ext::uniform;
 
 const SIDE: i64 = 64;
 
 fn options(policy: Policy) -> OnnxOptions {
-    let metadata = vec![("about".to_owned(), "a test".to_owned())];
-    OnnxOptions { policy, input: OnnxInput::Normalized, image_size: SIDE as usize, metadata }
+    onnx::options(policy, SIDE)
 }
 
-/// Writes a network and what it gives for batches of 1, 2 and 7 images.
 fn write(folder: &Path, name: &str, network: &Network, policy: Policy) {
-    fs::write(folder.join(format!("{name}.onnx")), network.onnx_bytes(&options(policy)).unwrap()).unwrap();
-    for count in [1, 2, 7] {
-        let images = normal(&[count, 3, SIDE, SIDE], derive_seed(7, count as u64)).unwrap();
-        let output = tch::no_grad(|| network.forward(&images, Pass::inference(policy))).unwrap();
-        let left: Vec<&Tensor> = (network.spec().gate_sites().zip(output.gate_values.sites()))
-            .filter(|((_, gates), _)| gates.kind == GateKind::Dependent && policy != Policy::AlwaysOpen)
-            .map(|(_, gate_values)| gate_values)
-            .collect();
-        let mut arrays = vec![("images", images), ("logits", output.logits)];
-        if !left.is_empty() {
-            arrays.push(("gate_values", Tensor::cat(&left, 1)));
-        }
-        let arrays = arrays.iter().map(|(name, array)| (*name, array));
-        fs::write(folder.join(format!("{name}-{count}.npz")), npz_bytes(arrays).unwrap()).unwrap();
-    }
-}
-
-/// Runs all files of a folder and asserts that they agree; how many were run.
-fn assert_all_agree(folder: &Path) -> Option<usize> {
-    let pytorch = PyTorch::find()?;
-    if !pytorch.command().args(["-c", "import onnx, onnxruntime"]).output().is_ok_and(|run| run.status.success()) {
-        skip("no ONNX Runtime (make setup brings it)");
-        return None;
-    }
-    let output = pytorch.script("onnx_differences.py").arg(folder).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let results: serde_json::Map<String, Value> = serde_json::from_slice(&output.stdout).unwrap();
-    for (name, result) in &results {
-        assert!(result["logits"].as_f64().unwrap() < 1e-4, "{name}: {result}");
-        assert!(result["gates"].as_u64().unwrap_or(0) == 0, "{name}: {result}");
-    }
-    Some(results.len())
+    onnx::write(folder, name, network, &options(policy));
 }
 
 #[test]
@@ -68,6 +33,8 @@ fn files_of_gated_networks_agree_with_them() {
         randomize(&network, number as u64);
         decide(&network, &random_gate_values(&spec, number as u64));
         write(folder.path(), &format!("independent{number}"), &network, Policy::Argmax);
+        let kept = OnnxOptions { keep_gates: true, ..options(Policy::Argmax) };
+        onnx::write(folder.path(), &format!("kept{number}"), &network, &kept);
         for gates in spec.blocks.iter_mut().flat_map(|block| &mut block.gates) {
             (gates.kind, gates.initial) = (GateKind::Dependent, (0.1, 0.1));
         }
@@ -78,9 +45,11 @@ fn files_of_gated_networks_agree_with_them() {
         {
             write(folder.path(), &format!("{name}{number}"), &network, policy);
         }
+        let masked = OnnxOptions { execution: Execution::Masked, ..options(Policy::Argmax) };
+        onnx::write(folder.path(), &format!("masked{number}"), &network, &masked);
     }
-    if let Some(run) = assert_all_agree(folder.path()) {
-        assert_eq!(run, 3 * 4 * count);
+    if let Some(run) = onnx::assert_all_agree(folder.path()) {
+        assert_eq!(run, 3 * 6 * count);
     }
 }
 
@@ -104,7 +73,7 @@ fn files_of_pruned_networks_agree_with_them() {
             (0..).zip(&decisions).map(|(i, &d)| if i % 2 == 0 { d } else { Decision::Undecided }).collect();
         write(folder.path(), &format!("some{number}"), &network.prune(&some).unwrap(), Policy::Argmax);
     }
-    assert!(assert_all_agree(folder.path()).is_none_or(|run| run > 12));
+    assert!(onnx::assert_all_agree(folder.path()).is_none_or(|run| run > 12));
 }
 
 #[test]
@@ -122,12 +91,16 @@ fn torchscript_of_decided_networks_converts_to_the_same_network() {
         let name = format!("converted{number}");
         write(folder.path(), &name, &pruned, Policy::Argmax);
         fs::remove_file(folder.path().join(format!("{name}.onnx"))).unwrap();
-        let options =
-            ScriptOptions { execution: Execution::Skipping, policy: Policy::Argmax, fold_batch_norms: number % 2 == 0 };
+        let options = ScriptOptions {
+            policy: Policy::Argmax,
+            execution: Execution::Skipping,
+            keep_gates: true,
+            fold_batch_norms: number % 2 == 0,
+        };
         let script = pruned.script(&options).unwrap().save().unwrap();
         fs::write(folder.path().join(format!("{name}.pt")), script).unwrap();
     }
-    if let Some(run) = assert_all_agree(folder.path()) {
+    if let Some(run) = onnx::assert_all_agree(folder.path()) {
         assert_eq!(run, 3 * count);
     }
 }
@@ -151,7 +124,7 @@ fn files_of_published_networks_agree_with_them_and_take_bytes() {
     fs::write(folder.path().join("bytes.onnx"), network.onnx_bytes(&options).unwrap()).unwrap();
     let check = npz_bytes([("images", &bytes), ("logits", &output.logits)]).unwrap();
     fs::write(folder.path().join("bytes-2.npz"), check).unwrap();
-    assert!(assert_all_agree(folder.path()).is_none_or(|run| run == 16));
+    assert!(onnx::assert_all_agree(folder.path()).is_none_or(|run| run == 16));
 }
 
 #[test]

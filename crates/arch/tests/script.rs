@@ -11,7 +11,7 @@ use tch::{Device, Tensor};
 use torch_ext::{derive_seed, normal};
 
 fn options(execution: Execution, fold_batch_norms: bool) -> ScriptOptions {
-    ScriptOptions { execution, policy: Policy::Argmax, fold_batch_norms }
+    ScriptOptions { policy: Policy::Argmax, execution, keep_gates: true, fold_batch_norms }
 }
 
 fn distance(found: &Tensor, expected: &Tensor) -> f64 {
@@ -32,6 +32,12 @@ fn assert_scripts_agree(network: &Network, seed: u64) {
                 assert!(distance(&found[0], &expected.logits) < 1e-4, "{name} {execution:?} {fold}");
                 assert_eq!(&found[1..], expected.gate_values.sites(), "{name} {execution:?} {fold}");
                 assert_eq!(script.call("forward", &images).unwrap(), found[..1]);
+                // Without the gates that ignore the image.
+                let cut = ScriptOptions { keep_gates: false, ..options(execution, fold) };
+                let found = network.script(&cut).unwrap().call("forward_with_openings", &images).unwrap();
+                assert!(distance(&found[0], &expected.logits) < 1e-4, "{name} {execution:?} {fold} cut");
+                let left = network.spec().gate_sites().filter(|(_, gates)| gates.kind == GateKind::Dependent);
+                assert_eq!(found.len() - 1, left.count(), "{name}");
             }
         }
     }
@@ -83,7 +89,9 @@ fn a_script_decides_by_its_policy() {
         let expected = tch::no_grad(|| network.forward(&images, Pass::inference(policy))).unwrap();
         let found = script.call("forward_with_openings", &images).unwrap();
         assert!(distance(&found[0], &expected.logits) < 1e-4);
-        assert_eq!(&found[1..], expected.gate_values.sites());
+        // Where all gates are open none are left.
+        let left = if policy == Policy::AlwaysOpen { &[] } else { expected.gate_values.sites() };
+        assert_eq!(&found[1..], left);
     }
     let error = network.script(&ScriptOptions { policy: Policy::TopK(3), ..options(Execution::Masked, false) });
     assert!(error.unwrap_err().to_string().contains("not by topk=3"));
@@ -96,8 +104,11 @@ fn the_source_reads_as_the_network_is_built() {
     let source = network.script_source(&options(Execution::Skipping, true)).unwrap();
     for part in [
         "def layer2_1(self, x: Tensor, gate_values: List[Tensor]) -> Tensor:\n    block = getattr(self.layer2, \"1\")\n",
-        "    if rows.size(0) > 0 and rows.size(0) < x.size(0):\n",
-        "    y = torch.conv2d(x, block.conv1.weight, block.conv1.bias, [1, 1], [1, 1], [1, 1], 1)\n    y = torch.relu_(y)\n",
+        "    rows = torch.nonzero(gate_open.view([-1])).view([-1])\n    if rows.size(0) == gate_open.size(0):\n        \
+         output = self.layer2_1_open(x)\n    else:\n        output = x\n",
+        "    conv1 = torch.conv2d(x, block.conv1.weight, block.conv1.bias, [1, 1], [1, 1], [1, 1], 1)\n    \
+         conv1_relu = torch.relu_(conv1)\n",
+        "    layer2_1_output = self.layer2_1(layer2_0_sum_relu, gate_values)\n",
         "def forward(self, images: Tensor) -> Tensor:\n",
     ] {
         assert!(source.contains(part), "{part} is not in:\n{source}");

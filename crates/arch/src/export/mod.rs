@@ -1,7 +1,5 @@
 //! A network in the forms that other programs run.
 
-mod fold;
-mod graph;
 mod npz;
 mod onnx;
 mod onnx_format;
@@ -10,4 +8,4 @@ mod torchscript;
 
 pub use npz::npz_bytes;
 pub use onnx::{OnnxInput, OnnxOptions};
-pub use source::ScriptOptions;
+pub use torchscript::ScriptOptions;

@@ -9,12 +9,15 @@ pub(super) enum DataType {
     Float = 1,
     Uint8 = 2,
     Int64 = 7,
+    Bool = 9,
 }
 
 /// `AttributeProto.AttributeType`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AttributeType {
+    Float = 1,
     Int = 2,
+    Graph = 5,
     Ints = 7,
 }
 
@@ -85,8 +88,12 @@ pub(super) struct Node {
 pub(super) struct Attribute {
     #[prost(string, optional, tag = "1")]
     pub name: Option<String>,
+    #[prost(float, optional, tag = "2")]
+    pub f: Option<f32>,
     #[prost(int64, optional, tag = "3")]
     pub i: Option<i64>,
+    #[prost(message, optional, tag = "6")]
+    pub graph: Option<Graph>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub ints: Vec<i64>,
     #[prost(int32, optional, tag = "20")]

@@ -1,51 +1,37 @@
-//! The TorchScript source of a network, written by its spec and compiled by libtorch's own
-//! compiler, so that conditional execution is real control flow and not the trace of one image.
+//! The TorchScript source of a network, compiled by libtorch's own compiler, so that conditional
+//! execution is real control flow and not the trace of one image. Each block is a method.
 
-use crate::error::{Error, Result};
-use crate::network::Execution;
-use crate::spec::{Activation, BlockSpec, Channels, ConvSpec, GateSite, NetSpec, Shortcut, Site};
-use gumbel_gates::{GateKind, Policy};
+use crate::lower::{Graph, Node, Operation, Part};
+use crate::spec::Channels;
+use std::collections::HashMap;
 use std::fmt::Write;
 use torch_ext::BatchNorm;
 
-/// How a network becomes a script.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ScriptOptions {
-    /// What is computed.
-    pub execution: Execution,
-    /// How gates decide: argmax, always-open or a threshold.
-    pub policy: Policy,
-    /// Whether batch norms become part of the convolutions before them.
-    pub fold_batch_norms: bool,
-}
-
 /// The source of a network's methods.
-///
-/// # Errors
-/// If the policy draws noise or ranks gates.
-pub(super) fn source(spec: &NetSpec, options: &ScriptOptions) -> Result<String> {
-    let opens = match options.policy {
-        Policy::Argmax | Policy::StraightThrough { .. } => "torch.gt(margin, 0.0)".to_owned(),
-        Policy::AlwaysOpen => "torch.ones_like(margin)".to_owned(),
-        Policy::Threshold(p) => format!("torch.gt(torch.sigmoid(margin), {p:?})"),
-        Policy::Sample { .. } | Policy::TopK(_) => {
-            return Err(Error::NotScriptable { policy: options.policy.to_string() });
-        }
-    };
-    let skip = options.execution == Execution::Skipping;
-    let mut source = Source { text: String::new(), opens, skip, folded: options.fold_batch_norms };
-    source.network(spec);
-    Ok(source.text)
+pub(super) fn source(graph: &Graph) -> String {
+    let mut source = Source::default();
+    source.network(graph);
+    source.text
 }
 
 /// The source as it grows.
+#[derive(Default)]
 struct Source {
     text: String,
-    /// What makes gate values of `margin`.
-    opens: String,
-    skip: bool,
-    folded: bool,
 }
+
+/// A part within its method.
+struct Method<'a> {
+    part: &'a Part,
+    /// What its own values, and those of other parts that it reads, are called here.
+    names: HashMap<&'a str, String>,
+    gate_values: &'a [(String, usize)],
+}
+
+/// What values in a method must not be called.
+const TAKEN: &str = "self block torch images gate_values rows opened x \
+    and as assert break class continue def del elif else except finally for from global if import in is lambda \
+    nonlocal not or pass raise return try while with yield True False None async await";
 
 /// An expression for what lies at a dotted path below `root`: `getattr(root.layer1, "0").conv1`.
 fn at(root: &str, path: &str) -> String {
@@ -55,24 +41,59 @@ fn at(root: &str, path: &str) -> String {
     })
 }
 
-/// The name of a block's method.
-fn method(block: &BlockSpec) -> String {
-    block.name.replace('.', "_")
-}
-
-/// The name of what a site's gates decided.
-fn gate_value(site: Site) -> String {
-    format!("open_{site}")
+/// A name for what has this path.
+fn identifier(path: &str) -> String {
+    let name = path.replace('.', "_");
+    let fits = !name.starts_with(|c: char| c.is_ascii_digit()) && !TAKEN.split_whitespace().any(|taken| taken == name);
+    if fits { name } else { format!("y_{name}") }
 }
 
 fn pair(size: usize) -> String {
     format!("[{size}, {size}]")
 }
 
-/// Runs as TorchScript takes them: first and count of each.
-fn runs(channels: &Channels) -> String {
-    let runs: Vec<String> = channels.runs().iter().map(|(first, count)| format!("{first}, {count}")).collect();
-    format!("[{}]", runs.join(", "))
+impl<'a> Method<'a> {
+    fn new(part: &'a Part, arguments: HashMap<&'a str, String>, gate_values: &'a [(String, usize)]) -> Self {
+        let mut method = Self { part, names: arguments, gate_values };
+        for node in &part.nodes {
+            let mut name = identifier(method.within(&node.name));
+            while method.names.values().any(|other| *other == name) {
+                name += "_";
+            }
+            method.names.insert(&node.name, name);
+        }
+        method
+    }
+
+    /// A path below the part's own.
+    fn within<'b>(&self, path: &'b str) -> &'b str {
+        path.strip_prefix(&self.part.name).and_then(|rest| rest.strip_prefix('.')).unwrap_or(path)
+    }
+
+    /// A value or constant, in the words of this method.
+    fn name(&self, value: &str) -> String {
+        let root = if self.part.name.is_empty() { "self" } else { "block" };
+        self.names.get(value).cloned().unwrap_or_else(|| at(root, self.within(value)))
+    }
+
+    /// Whether an operation may change this value: nobody else reads it, and it has memory of its own.
+    fn is_free(&self, value: &str) -> bool {
+        let own = self.part.nodes.iter().find(|node| node.name == value);
+        let owns_memory = own.is_some_and(|node| {
+            matches!(
+                node.operation,
+                Operation::Conv { .. }
+                    | Operation::BatchNorm
+                    | Operation::Relu
+                    | Operation::Relu6
+                    | Operation::Add
+                    | Operation::AddBias
+                    | Operation::AddInto { .. }
+                    | Operation::Multiply
+            )
+        });
+        owns_memory && self.part.uses(value) == 1
+    }
 }
 
 impl Source {
@@ -81,46 +102,37 @@ impl Source {
         let _ = writeln!(self.text, "{:indent$}{}", "", line.as_ref(), indent = 4 * level);
     }
 
-    fn network(&mut self, spec: &NetSpec) {
-        self.helpers(spec);
-        for block in &spec.blocks {
-            self.branch(block);
-            self.block(block);
+    fn network(&mut self, graph: &Graph) {
+        self.helpers(graph);
+        for node in &graph.whole.nodes {
+            if let Operation::Part(block) = &node.operation {
+                self.block(block, &node.inputs, &graph.gate_values);
+            }
         }
         self.line(0, "def classify(self, images: Tensor, gate_values: List[Tensor]) -> Tensor:");
         self.line(1, "# Channels last, the layout convolutions are fastest in.");
         self.line(1, "x = images.contiguous(memory_format=2)");
-        self.conv(1, "x", "x", "self", &spec.stem.conv, (None, None));
-        if let Some(pool) = &spec.stem.pool {
-            let [kernel, stride, padding] = [pool.kernel, pool.stride, pool.padding].map(pair);
-            self.line(1, format!("x = torch.max_pool2d(x, {kernel}, {stride}, {padding}, [1, 1], False)"));
-        }
-        for block in &spec.blocks {
-            self.line(1, format!("x = self.{}(x, gate_values)", method(block)));
-        }
-        self.line(1, "x = torch.flatten(torch.adaptive_avg_pool2d(x, [1, 1]), 1)");
-        let head = at("self", &spec.head.name);
-        self.line(1, format!("return torch.linear(x, {head}.weight, {head}.bias)"));
-        self.line(0, "");
+        let arguments = HashMap::from([("images", "x".to_owned())]);
+        self.nodes(&Method::new(&graph.whole, arguments, &graph.gate_values));
         self.line(0, "def forward(self, images: Tensor) -> Tensor:");
-        self.line(
-            1,
-            "# Class logits [N, classes] of normalized images [N, 3, H, W]. For inference: sums are made in place.",
-        );
+        self.line(1, "# Class logits [N, classes] of normalized images [N, 3, H, W]. For inference only.");
         self.line(1, "gate_values: List[Tensor] = []");
         self.line(1, "return self.classify(images, gate_values)");
         self.line(0, "");
         self.line(0, "def forward_with_openings(self, images: Tensor) -> Tuple[Tensor, List[Tensor]]:");
-        self.line(1, "# And per gate site the gate values [N, n].");
+        self.line(1, "# And the gate values [N, n] of each site of gates.");
         self.line(1, "gate_values: List[Tensor] = []");
         self.line(1, "logits = self.classify(images, gate_values)");
         self.line(1, "return logits, gate_values");
     }
 
     /// Methods that blocks share, where any needs them.
-    fn helpers(&mut self, spec: &NetSpec) {
-        let any = |test: &dyn Fn(&BlockSpec) -> bool| spec.blocks.iter().any(test);
-        if any(&|block| block.reads.is_some()) {
+    fn helpers(&mut self, graph: &Graph) {
+        let mut selects = false;
+        graph.whole.visit(&mut |part| {
+            selects |= part.nodes.iter().any(|node| matches!(node.operation, Operation::Select(_)));
+        });
+        if selects {
             self.text += "\
 def select_channels(self, x: Tensor, runs: List[int]) -> Tensor:
     # The channels that `runs` names: first and count of each.
@@ -131,286 +143,160 @@ def select_channels(self, x: Tensor, runs: List[int]) -> Tensor:
 
 ";
         }
-        if self.skip && any(&|block| block.gates_at(Site::Layer).is_some()) {
+        if graph.is_conditional() {
             self.text += "\
 def select_images(self, x: Tensor, rows: Tensor) -> Tensor:
     return x.permute([0, 2, 3, 1]).index_select(0, rows).permute([0, 3, 1, 2])
 
-";
-        }
-        if self.skip && any(&|block| block.gates.iter().any(|gates| gates.site != Site::Layer)) {
-            self.text += "\
-def is_alike(self, gate_values: Tensor) -> bool:
-    # Whether a site's gates decided the same for every image.
-    return bool(torch.all(torch.eq(gate_values, gate_values.narrow(0, 0, 1))))
-
-def place_channels(self, y: Tensor, positions: Tensor, channels: int) -> Tensor:
-    # y at these channels of zeros, channels last.
-    full = y.new_zeros([y.size(0), y.size(2), y.size(3), channels]).permute([0, 3, 1, 2])
-    return full.index_add_(1, positions, y)
+def replace_images(self, x: Tensor, rows: Tensor, y: Tensor) -> Tensor:
+    return x.permute([0, 2, 3, 1]).index_copy(0, rows, y.permute([0, 2, 3, 1])).permute([0, 3, 1, 2])
 
 ";
         }
     }
 
-    /// `target` = convolution, batch norm and activation of `input`; `narrow` names positions of
-    /// input channels and filters.
-    fn conv(
-        &mut self,
-        level: usize,
-        target: &str,
-        input: &str,
-        owner: &str,
-        conv: &ConvSpec,
-        narrow: (Option<&str>, Option<&str>),
-    ) {
-        let (inputs, filters) = narrow;
-        let module = at(owner, &conv.name);
-        let of_filters = |tensor: String| match filters {
-            Some(filters) => format!("{tensor}.index_select(0, {filters})"),
-            None => tensor,
-        };
-        let mut weight = of_filters(format!("{module}.weight"));
-        let mut groups = conv.groups.to_string();
-        if conv.is_depthwise() {
-            if let Some(filters) = filters {
-                groups = format!("{filters}.size(0)");
-            }
-        } else if let Some(inputs) = inputs {
-            weight = format!("{weight}.index_select(1, {inputs})");
-        }
-        let bias = if self.folded { of_filters(format!("{module}.bias")) } else { "None".into() };
-        let (stride, padding) = (pair(conv.stride), pair(conv.padding));
-        self.line(
-            level,
-            format!("{target} = torch.conv2d({input}, {weight}, {bias}, {stride}, {padding}, [1, 1], {groups})"),
-        );
-        if !self.folded {
-            let norm = at(owner, &conv.norm);
-            let parts = ["weight", "bias", "running_mean", "running_var"];
-            let parts = parts.map(|part| of_filters(format!("{norm}.{part}"))).join(", ");
-            let epsilon = BatchNorm::EPSILON;
-            self.line(level, format!("{target} = torch.batch_norm({target}, {parts}, False, 0.0, {epsilon:?}, True)"));
-        }
-        self.activation(level, target, conv.activation);
-    }
-
-    fn activation(&mut self, level: usize, target: &str, activation: Activation) {
-        match activation {
-            Activation::Identity => {}
-            Activation::Relu => self.line(level, format!("{target} = torch.relu_({target})")),
-            Activation::Relu6 => self.line(level, format!("{target} = torch.clamp_({target}, 0.0, 6.0)")),
-        }
-    }
-
-    /// The branch of a block as a method of its own: it makes the channels the branch writes.
-    fn branch(&mut self, block: &BlockSpec) {
-        if block.branch.is_empty() {
-            return;
-        }
-        let sites: Vec<&GateSite> = branch_sites(block);
-        let gate_values: String = sites.iter().map(|gates| format!(", {}: Tensor", gate_value(gates.site))).collect();
-        self.line(0, format!("def {}_branch(self, x: Tensor{gate_values}) -> Tensor:", method(block)));
-        self.line(1, format!("block = {}", at("self", &block.name)));
-        for gates in &sites {
-            self.line(1, format!("mask_{} = {}", gates.site, mask(gates)));
-        }
-        if self.skip && !sites.is_empty() {
-            self.narrow_branch(block, &sites);
-        }
-        let mut input = "x".to_owned();
-        if let Some(reads) = &block.reads {
-            self.line(1, format!("y = self.select_channels(x, {})", runs(reads)));
-            input = "y".into();
-        }
-        if block.gates_at(Site::Input).is_some() {
-            self.line(1, format!("y = {input} * mask_input.unsqueeze(2).unsqueeze(3)"));
-            input = "y".into();
-        }
-        for (position, conv) in (1..).zip(&block.branch) {
-            self.conv(1, "y", &input, "block", conv, (None, None));
-            input = "y".into();
-            let site = if position < block.branch.len() { Site::Between(position) } else { Site::Output };
-            if block.gates_at(site).is_some() {
-                self.line(1, format!("y = y * mask_{site}.unsqueeze(2).unsqueeze(3)"));
-            }
-        }
-        self.line(1, "return y");
-        self.line(0, "");
-    }
-
-    /// What a branch does first when skipping: if all images agree, it runs with its open filters
-    /// alone.
-    fn narrow_branch(&mut self, block: &BlockSpec, sites: &[&GateSite]) {
-        let alike: Vec<String> =
-            sites.iter().map(|gates| format!("self.is_alike({})", gate_value(gates.site))).collect();
-        self.line(1, format!("if {}:", alike.join(" and ")));
-        for gates in sites {
-            self.line(2, format!("at_{site} = torch.nonzero(mask_{site}.select(0, 0)).view([-1])", site = gates.site));
-        }
-        let last = block.gates_at(Site::Output).map(|_| "at_output".to_owned());
-        // Behind a convolution of nothing a batch norm still has its bias: such a block runs
-        // masked.
-        let fed: Vec<String> = sites.iter().map(|gates| format!("at_{}.size(0) > 0", gates.site)).collect();
-        self.line(2, format!("if {}:", fed.join(" and ")));
-        let position_at = |site: Site| block.gates_at(site).map(|_| format!("at_{site}"));
-        let first_is_depthwise = block.branch.first().is_some_and(ConvSpec::is_depthwise);
-        let mut before = if first_is_depthwise { position_at(block.site_behind(1)) } else { position_at(Site::Input) };
-        let mut input = "x".to_owned();
-        if let Some(reads) = &block.reads {
-            self.line(3, format!("y = self.select_channels(x, {})", runs(reads)));
-            input = "y".into();
-        }
-        if let Some(before) = &before {
-            self.line(3, format!("y = {input}.index_select(1, {before})"));
-            input = "y".into();
-        }
-        for (position, conv) in (1..).zip(&block.branch) {
-            let behind = position_at(block.site_behind(position));
-            self.conv(3, "y", &input, "block", conv, (before.as_deref(), behind.as_deref()));
-            input = "y".into();
-            before = behind;
-        }
-        match last {
-            None => self.line(3, "return y"),
-            Some(last) => {
-                let channels = block.branch.last().map_or(0, |conv| conv.outputs);
-                self.line(3, format!("return self.place_channels(y, {last}, {channels})"));
-            }
-        }
-    }
-
-    /// The gate values of a block's gates.
-    fn gates(&mut self, block: &BlockSpec) {
-        if block.gates.iter().any(|gates| gates.kind == GateKind::Dependent) {
-            self.line(1, "pooled = x.mean([2, 3])");
-        }
-        for gates in &block.gates {
-            let gate = at("block", &gates.site.name());
-            let count = gates.count();
-            match gates.kind {
-                GateKind::Independent => {
-                    self.line(1, format!("logits = {gate}.logits.unsqueeze(0).expand([x.size(0), {count}, 2])"));
-                }
-                GateKind::Dependent => {
-                    let parts = ["weight", "bias", "running_mean", "running_var"];
-                    let parts = parts.map(|part| format!("{gate}.bn.{part}")).join(", ");
-                    let epsilon = BatchNorm::EPSILON;
-                    self.line(1, format!("hidden = torch.linear(pooled, {gate}.fc1.weight, None)"));
-                    self.line(1, format!("hidden = torch.batch_norm(hidden, {parts}, False, 0.0, {epsilon:?}, True)"));
-                    let linear = format!("torch.linear(torch.relu(hidden), {gate}.fc2.weight, {gate}.fc2.bias)");
-                    self.line(1, format!("logits = {linear}.view([-1, {count}, 2])"));
+    /// A block, and the branches of its condition.
+    fn block(&mut self, block: &Part, inputs: &[String], gate_values: &[(String, usize)]) {
+        // A block reads nothing but what the one before it gives.
+        let arguments: HashMap<&str, String> = inputs.iter().map(|input| (input.as_str(), "x".to_owned())).collect();
+        let method = Method::new(block, arguments, gate_values);
+        for node in &block.nodes {
+            if let Operation::Conditional { open, closed } = &node.operation {
+                for (which, part) in [("open", open), ("closed", closed)] {
+                    if !part.nodes.is_empty() {
+                        self.branch(which, part, &method);
+                    }
                 }
             }
-            self.line(1, "margin = logits.select(2, 1) - logits.select(2, 0)");
-            let name = gate_value(gates.site);
-            let opens = self.opens.clone();
-            self.line(1, format!("{name} = {opens}.type_as(x)"));
-            self.line(1, format!("gate_values.append({name})"));
         }
-    }
-
-    fn block(&mut self, block: &BlockSpec) {
-        let name = method(block);
+        let name = identifier(&block.name);
         self.line(0, format!("def {name}(self, x: Tensor, gate_values: List[Tensor]) -> Tensor:"));
-        // A block that pruning left without tensors is no part of the module.
-        if block.bias || !block.gates.is_empty() || matches!(block.shortcut, Shortcut::Projection(_)) {
-            self.line(1, format!("block = {}", at("self", &block.name)));
+        self.nodes(&method);
+    }
+
+    /// A branch of a condition as a method: it reads what `outer` calls the same.
+    fn branch(&mut self, which: &str, part: &Part, outer: &Method) {
+        let reads = part.reads();
+        let list: String = reads.iter().map(|read| format!(", {}: Tensor", outer.name(read))).collect();
+        self.line(0, format!("def {}_{which}(self{list}) -> Tensor:", identifier(&part.name)));
+        let arguments = reads.iter().map(|&read| (read, outer.name(read))).collect();
+        self.nodes(&Method::new(part, arguments, &[]));
+    }
+
+    /// What a method does.
+    fn nodes(&mut self, method: &Method) {
+        let Method { part, gate_values, .. } = method;
+        if !part.constants.is_empty() && !part.name.is_empty() {
+            self.line(1, format!("block = {}", at("self", &part.name)));
         }
-        self.gates(block);
-        let has_shortcut = self.shortcut(block);
-        if !block.branch.is_empty() {
-            self.add_branch(block, has_shortcut);
+        for node in &part.nodes {
+            self.node(node, method);
+            if gate_values.iter().any(|(name, _)| *name == node.name) {
+                self.line(1, format!("gate_values.append({}.type_as(x))", method.name(&node.name)));
+            }
         }
-        if block.bias {
-            self.line(1, "total = total.add_(block.bias.view([1, -1, 1, 1]))");
-        }
-        self.activation(1, "total", block.activation);
-        self.line(1, "return total");
+        self.line(1, format!("return {}", method.name(&part.output)));
         self.line(0, "");
     }
 
-    /// `total` = the shortcut; whether there is one.
-    fn shortcut(&mut self, block: &BlockSpec) -> bool {
-        match &block.shortcut {
-            Shortcut::None => return false,
-            // Nobody reads x after the sum, so it is summed into.
-            Shortcut::Identity => self.line(1, "total = x"),
-            Shortcut::ZeroPadded { stride, outputs } => {
-                let channels = (outputs - block.inputs) / 2;
-                self.line(1, format!("total = x.slice(2, None, None, {stride}).slice(3, None, None, {stride})"));
-                self.line(1, format!("total = torch.constant_pad_nd(total, [0, 0, 0, 0, {channels}, {channels}])"));
+    fn node(&mut self, node: &Node, method: &Method) {
+        let target = method.name(&node.name);
+        let inputs: Vec<String> = node.inputs.iter().map(|input| method.name(input)).collect();
+        let in_place = node.inputs.first().is_some_and(|input| method.is_free(input));
+        let mark = if in_place { "_" } else { "" };
+        let x = inputs.first().map_or("", String::as_str);
+        let optional = |input: usize| inputs.get(input).map_or("None", String::as_str);
+        let result = match &node.operation {
+            Operation::Conv { kernel: _, stride, padding, groups } => {
+                let (weight, bias, stride, padding) = (&inputs[1], optional(2), pair(*stride), pair(*padding));
+                format!("torch.conv2d({x}, {weight}, {bias}, {stride}, {padding}, [1, 1], {groups})")
             }
-            Shortcut::Projection(conv) => {
-                self.conv(1, "total", "x", "block", conv, (None, None));
-                if let Some(gates) = block.gates_at(Site::Projection) {
-                    self.line(1, format!("total = total * ({}).unsqueeze(2).unsqueeze(3)", mask(gates)));
-                }
-                if let Some(projects) = &block.projects {
-                    self.line(1, format!("total = {}", placed(None, "total", projects, block.outputs)));
-                }
+            Operation::BatchNorm => {
+                format!("torch.batch_norm({}, False, 0.0, {:?}, True)", inputs.join(", "), BatchNorm::EPSILON)
             }
-        }
-        true
+            Operation::MaxPool { kernel, stride, padding } => {
+                let [kernel, stride, padding] = [*kernel, *stride, *padding].map(pair);
+                format!("torch.max_pool2d({x}, {kernel}, {stride}, {padding}, [1, 1], False)")
+            }
+            Operation::Relu => format!("torch.relu{mark}({x})"),
+            Operation::Relu6 => format!("torch.clamp{mark}({x}, 0.0, 6.0)"),
+            Operation::Add => format!("{x}.add{mark}({})", inputs[1]),
+            Operation::Multiply => format!("{x}.mul{mark}({})", inputs[1]),
+            Operation::AddBias => format!("{x}.add{mark}({}.view([1, -1, 1, 1]))", inputs[1]),
+            Operation::Select(channels) => {
+                let runs: Vec<String> =
+                    channels.runs().iter().map(|(first, count)| format!("{first}, {count}")).collect();
+                format!("self.select_channels({x}, [{}])", runs.join(", "))
+            }
+            Operation::Place { channels, of } => placed(None, x, channels, *of),
+            Operation::AddInto { channels, of } => placed(Some(x), &inputs[1], channels, *of),
+            Operation::Stride(stride) => format!("{x}.slice(2, None, None, {stride}).slice(3, None, None, {stride})"),
+            Operation::Mean => format!("{x}.mean([2, 3])"),
+            Operation::Linear => format!("torch.linear({x}, {}, {})", inputs[1], optional(2)),
+            Operation::Margins => {
+                let target = format!("{target}_pairs");
+                self.line(1, format!("{target} = {x}.view([{x}.size(0), -1, 2])"));
+                format!("{target}.select(2, 1) - {target}.select(2, 0)")
+            }
+            Operation::SameMargins(gates) => {
+                let rows = format!("[{}.size(0), {gates}]", inputs[1]);
+                format!("({x}.select(1, 1) - {x}.select(1, 0)).unsqueeze(0).expand({rows})")
+            }
+            Operation::Above(threshold) => format!("torch.gt({x}, {threshold:?})"),
+            Operation::Spread(gates) => {
+                self.line(1, format!("{target} = {x}.type_as(x)"));
+                format!("{}.unsqueeze(2).unsqueeze(3)", spread(&target, gates))
+            }
+            Operation::Part(block) => format!("self.{}({x}, gate_values)", identifier(&block.name)),
+            Operation::Conditional { open, closed } => return self.condition(node, open, closed, method),
+        };
+        self.line(1, format!("{target} = {result}"));
     }
 
-    /// Adds the branch to `total`.
-    fn add_branch(&mut self, block: &BlockSpec, has_shortcut: bool) {
-        let arguments = |input: &str, rows: &str| -> String {
-            let sites = branch_sites(block);
-            let gate_values: String = sites.iter().map(|gates| format!(", {}{rows}", gate_value(gates.site))).collect();
-            format!("self.{}_branch({input}{gate_values})", method(block))
+    /// All images, some or none through the open branch.
+    fn condition(&mut self, node: &Node, open: &Part, closed: &Part, method: &Method) {
+        let target = method.name(&node.name);
+        let name = identifier(&open.name);
+        let list = |part: &Part, of: &dyn Fn(String) -> String| {
+            let arguments: Vec<String> = part.reads().into_iter().map(|read| of(method.name(read))).collect();
+            arguments.join(", ")
         };
-        let layer = block.gates_at(Site::Layer).is_some();
-        let level = if layer && self.skip {
-            self.line(1, "rows = torch.nonzero(open_layer.view([-1])).view([-1])");
-            self.line(1, "if rows.size(0) > 0 and rows.size(0) < x.size(0):");
-            let call = arguments("self.select_images(x, rows)", ".index_select(0, rows)");
-            self.line(2, format!("y = {call}"));
-            if let Some(writes) = &block.writes {
-                self.line(2, format!("y = {}", placed(None, "y", writes, block.outputs)));
-            }
-            self.line(2, "total = total.index_add_(0, rows, y)");
-            self.line(1, "elif rows.size(0) > 0:");
-            2
-        } else {
-            1
+        let all = list(open, &|read| read);
+        let some = list(open, &|read| format!("self.select_images({read}, rows)"));
+        let closed = match closed.nodes.is_empty() {
+            true => method.name(&closed.output),
+            false => format!("self.{name}_closed({})", list(closed, &|read| read)),
         };
-        self.line(level, format!("y = {}", arguments("x", "")));
-        if layer && !self.skip {
-            self.line(level, "y = y * open_layer.view([-1, 1, 1, 1])");
-        }
-        match (&block.writes, has_shortcut) {
-            (None, true) => self.line(level, "total = total.add_(y)"),
-            (None, false) => self.line(level, "total = y"),
-            (Some(writes), has_shortcut) => {
-                let base = has_shortcut.then_some("total");
-                self.line(level, format!("total = {}", placed(base, "y", writes, block.outputs)));
-            }
-        }
+        let gates = method.name(&node.inputs[0]);
+        self.line(1, format!("rows = torch.nonzero({gates}.view([-1])).view([-1])"));
+        self.line(1, format!("if rows.size(0) == {gates}.size(0):"));
+        self.line(2, format!("{target} = self.{name}_open({all})"));
+        self.line(1, "else:");
+        self.line(2, format!("{target} = {closed}"));
+        self.line(2, "if rows.size(0) > 0:");
+        self.line(3, format!("opened = self.{name}_open({some})"));
+        self.line(3, format!("{target} = self.replace_images({target}, rows, opened)"));
     }
 }
 
-/// The sites whose gates a branch needs.
-fn branch_sites(block: &BlockSpec) -> Vec<&GateSite> {
-    block.gates.iter().filter(|gates| !matches!(gates.site, Site::Layer | Site::Projection)).collect()
-}
-
-/// An expression for what the channels of a site are multiplied by, [N, channels], from its
-/// gate values [N, n].
-fn mask(gates: &GateSite) -> String {
-    let open = gate_value(gates.site);
-    let mut first = 0;
-    let parts: Vec<String> = gates
-        .groups
+/// An expression for what channels are multiplied by, [N, channels], from values [N, n].
+fn spread(values: &str, gates: &[Option<usize>]) -> String {
+    // Runs of channels: the first gate, how many gates, and how many channels each has.
+    let mut runs: Vec<(Option<usize>, usize, usize)> = Vec::new();
+    for channels in gates.chunk_by(|one, next| one == next) {
+        match runs.last_mut() {
+            Some((Some(first), count, each)) if channels[0] == Some(*first + *count) && channels.len() == *each => {
+                *count += 1;
+            }
+            _ => runs.push((channels[0], 1, channels.len())),
+        }
+    }
+    let parts: Vec<String> = runs
         .iter()
-        .map(|run| {
-            if !run.gated {
-                return format!("{open}.new_ones([{open}.size(0), {}])", run.count * run.channels);
-            }
-            let part = format!("{open}.narrow(1, {first}, {})", run.count);
-            first += run.count;
-            if run.channels == 1 { part } else { format!("{part}.repeat_interleave({}, 1)", run.channels) }
+        .map(|&(first, count, each)| match first {
+            None => format!("{values}.new_ones([{values}.size(0), {each}])"),
+            Some(first) if each == 1 => format!("{values}.narrow(1, {first}, {count})"),
+            Some(first) => format!("{values}.narrow(1, {first}, {count}).repeat_interleave({each}, 1)"),
         })
         .collect();
     match parts.as_slice() {

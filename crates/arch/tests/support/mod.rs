@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // each test file uses some of it
 
+pub mod onnx;
+
 use arch::{Decision, Level, NetSpec, Network, Preset, SiteKind};
 use gumbel_gates::GateKind;
 use tch::Tensor;

@@ -36,10 +36,13 @@ pub(crate) struct Args {
     /// What to write [default: what the name in --out ends with, else torchscript]
     #[arg(long, value_name = "FORMAT", value_enum)]
     format: Option<Format>,
-    /// TorchScript: whether closed layers and filters are multiplied by zero or not computed
+    /// TorchScript and ONNX: whether layers that gates close are multiplied by zero or not computed
     /// [default: skip]
     #[arg(long, value_name = "MODE", value_enum)]
     mode: Option<Mode>,
+    /// TorchScript and ONNX: keep gates that ignore the image instead of cutting what they close
+    #[arg(long)]
+    keep_gates: bool,
     /// TorchScript: make batch norms part of the convolutions before them
     #[arg(long)]
     fold_bn: bool,
@@ -111,23 +114,26 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     }
     // Exports run anywhere, so they are made on the CPU.
     let loaded = args.source.load(DeviceChoice::Cpu.resolve()?)?;
+    let execution = match args.mode {
+        Some(Mode::Masked) => Execution::Masked,
+        Some(Mode::Skip) | None => Execution::Skipping,
+    };
     match format {
         Format::Onnx => {
             let provenance = provenance(&loaded);
             let about = About { classes: &loaded.classes, input: loaded.input, provenance: &provenance };
             let policy = args.policy.unwrap_or(Policy::Argmax);
-            let export = OnnxExport { policy, bytes: args.input == Some(Taken::Uint8) };
+            let bytes = args.input == Some(Taken::Uint8);
+            let export = OnnxExport { policy, execution, keep_gates: args.keep_gates, bytes };
             export_onnx(&loaded.network, &about, export, &args.out)?;
         }
         Format::Torchscript => {
             let provenance = provenance(&loaded);
             let about = About { classes: &loaded.classes, input: loaded.input, provenance: &provenance };
             let options = ScriptOptions {
-                execution: match args.mode {
-                    Some(Mode::Masked) => Execution::Masked,
-                    Some(Mode::Skip) | None => Execution::Skipping,
-                },
                 policy: args.policy.unwrap_or(Policy::Argmax),
+                execution,
+                keep_gates: args.keep_gates,
                 fold_batch_norms: args.fold_bn,
             };
             export_script(&loaded.network, &about, &options, &args.out)?;
@@ -168,7 +174,8 @@ fn format(args: &Args) -> Result<Format> {
 fn refuse_options_of_others(args: &Args, format: Format) -> Result<()> {
     let (script, onnx) = (format == Format::Torchscript, format == Format::Onnx);
     for (given, fits, option, whose) in [
-        (args.mode.is_some(), script, "--mode", "torchscript"),
+        (args.mode.is_some(), script || onnx, "--mode", "torchscript and onnx"),
+        (args.keep_gates, script || onnx, "--keep-gates", "torchscript and onnx"),
         (args.fold_bn, script, "--fold-bn", "torchscript; batch norms are folded in ONNX files anyway"),
         (args.policy.is_some(), script || onnx, "--policy", "torchscript and onnx"),
         (args.input.is_some(), onnx, "--input", "onnx"),

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::files::atomic::write_atomically;
 use crate::states::input::Input;
-use arch::{Cost, Network, OnnxInput, OnnxOptions, Pass, ScriptOptions, npz_bytes};
+use arch::{Cost, Execution, Network, OnnxInput, OnnxOptions, Pass, ScriptOptions, npz_bytes};
 use gumbel_gates::{GateKind, Policy};
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
@@ -69,6 +69,10 @@ pub fn export_script(network: &Network, about: &About, options: &ScriptOptions, 
 pub struct OnnxExport {
     /// How gates decide.
     pub policy: Policy,
+    /// Whether layers that gates close are multiplied by zero or not computed.
+    pub execution: Execution,
+    /// Whether gates that ignore the image stay gates; else they are decided and cut.
+    pub keep_gates: bool,
     /// Whether it takes bytes, [N, H, W, 3], and normalizes inside.
     pub bytes: bool,
 }
@@ -94,6 +98,8 @@ pub fn export_onnx(network: &Network, about: &About, export: OnnxExport, path: &
     ];
     let options = OnnxOptions {
         policy: export.policy,
+        execution: export.execution,
+        keep_gates: export.keep_gates,
         input: if export.bytes { OnnxInput::Bytes { mean, std } } else { OnnxInput::Normalized },
         image_size: size,
         metadata: metadata.map(|(key, value)| (key.to_owned(), value)).to_vec(),

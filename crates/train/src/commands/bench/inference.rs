@@ -234,7 +234,8 @@ fn exported(
     network: &Network,
     fold_batch_norms: bool,
 ) -> Result<Variant<'static>> {
-    let options = ScriptOptions { execution: Execution::Skipping, policy: Policy::Argmax, fold_batch_norms };
+    let options =
+        ScriptOptions { policy: Policy::Argmax, execution: Execution::Skipping, keep_gates: true, fold_batch_norms };
     let script: Script = network.script(&options)?;
     let run = move |images: &Tensor| {
         script.call("forward", images)?;
@@ -245,7 +246,12 @@ fn exported(
 
 /// As [`exported`], after what `torch.jit.optimize_for_inference` does.
 fn optimized(name: &'static str, macs: Option<f64>, network: &Network) -> Result<Variant<'static>> {
-    let options = ScriptOptions { execution: Execution::Skipping, policy: Policy::Argmax, fold_batch_norms: true };
+    let options = ScriptOptions {
+        policy: Policy::Argmax,
+        execution: Execution::Skipping,
+        keep_gates: true,
+        fold_batch_norms: true,
+    };
     let script = network.script(&options)?.optimized()?;
     let run = move |images: &Tensor| {
         script.call("forward", images)?;

@@ -9,7 +9,7 @@ use torch_ext::BatchNorm;
 
 /// What folding batch norms into convolutions gives, by state dict path.
 #[derive(Default)]
-pub(super) struct Folded {
+pub(crate) struct Folded {
     /// Weight and bias of each convolution.
     pub convs: HashMap<String, (Tensor, Tensor)>,
     /// The batch norms that are gone.
@@ -18,7 +18,7 @@ pub(super) struct Folded {
 
 impl Network {
     /// The convolutions with their batch norms folded in: w·γ/σ and β − μ·γ/σ.
-    pub(super) fn folded(&self) -> Result<Folded> {
+    pub(crate) fn folded(&self) -> Result<Folded> {
         let mut folded = Folded::default();
         let mut fold = |prefix: &str, conv: &ConvSpec| -> Result<()> {
             let get = |name: String| {
