@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Runs ONNX files in ONNX Runtime and compares them with what they must give.
+"""Runs ONNX files in ONNX Runtime, and in OpenVINO if it is installed, and compares them with what they must give.
 
 usage: onnx_differences.py FOLDER
 
 FOLDER holds NAME.onnx and NAME-I.npz: images, logits and, to be compared too, gate_values [N, gates].
 A TorchScript file NAME.pt is converted by torch.onnx.export first (dynamo=False), to give logits only.
 Prints a JSON object: for each NAME-I the largest difference of a logit as a share of the largest logit,
-and how many gate values differ. The checker of ONNX must accept every file.
+the same of OpenVINO, and how many gate values differ. The checker of ONNX must accept every file.
 """
 
 import json
@@ -16,6 +16,17 @@ from pathlib import Path
 import numpy
 import onnx
 import onnxruntime
+
+
+try:
+    import openvino
+except ImportError:
+    openvino = None
+
+
+def largest(found, expected) -> float:
+    assert found.shape == expected.shape
+    return float(abs(found - expected).max() / max(abs(expected).max(), 1e-6))
 
 
 def convert(script: Path) -> None:
@@ -40,12 +51,16 @@ def main(folder: Path) -> None:
         onnx.checker.check_model(str(file), full_check=True)
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
+        if openvino:
+            precise = {"INFERENCE_PRECISION_HINT": "f32"}
+            request = openvino.Core().compile_model(str(file), "CPU", precise).create_infer_request()
         for data in sorted(folder.glob(f"{file.stem}-*.npz")):
             expected = numpy.load(data)
             found = dict(zip(names, session.run(None, {"images": expected["images"]})))
             logits = expected["logits"]
-            result = {"logits": float(abs(found["logits"] - logits).max() / max(abs(logits).max(), 1e-6))}
-            assert found["logits"].shape == logits.shape
+            result = {"logits": largest(found["logits"], logits)}
+            if openvino:
+                result["openvino"] = largest(request.infer({"images": expected["images"]})["logits"], logits)
             if "gate_values" in expected:
                 result["gates"] = int((found["gate_values"] != expected["gate_values"]).sum())
             results[data.stem] = result

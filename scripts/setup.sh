@@ -16,7 +16,7 @@ cd "$(dirname "$0")/.."
 
 torch_version=2.11.0
 torchvision_version=0.26.0 # the release built against that torch
-others="onnx onnxruntime" # from the default index
+others="onnx onnxruntime openvino" # from the default index
 python=${PYTHON:-python3}
 
 fail() {

@@ -2,6 +2,7 @@
 
 use crate::usage::Usage;
 use anyhow::{Result, bail};
+use std::fmt;
 use std::str::FromStr;
 use tch::{Cuda, Device};
 
@@ -25,6 +26,16 @@ impl FromStr for DeviceChoice {
                 Some(number) => Ok(Self::Cuda(number)),
                 None => Err("expected auto, cpu, cuda or cuda:N".into()),
             },
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
         }
     }
 }

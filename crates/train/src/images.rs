@@ -38,6 +38,11 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
+    /// As without options.
+    pub(crate) fn usual() -> Self {
+        Self { threads: 0, max_bad_share: 0.01 }
+    }
+
     /// Refuses values out of range, before any work is done.
     pub(crate) fn check(&self) -> Result<()> {
         refuse_share("--max-bad-share", self.max_bad_share)

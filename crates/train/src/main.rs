@@ -12,7 +12,7 @@ mod usage;
 mod waiting;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, calibrate, config, data, eval, export, fit, inspect, predict, prune};
+use commands::{bench, calibrate, config, data, eval, export, fit, inspect, predict, prune, runtime_worker};
 use done::Done;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
@@ -40,6 +40,8 @@ enum Command {
     Inspect(inspect::Args),
     Predict(predict::Args),
     Data(data::Args),
+    #[command(hide = true)]
+    RuntimeWorker(runtime_worker::Args),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Predict(args) => predict::run(args),
         Command::Data(args) => data::run(args),
+        Command::RuntimeWorker(args) => runtime_worker::run(&args),
     };
     match outcome {
         Ok(Done { stdout, stderr, code }) => {

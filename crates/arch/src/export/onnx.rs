@@ -310,7 +310,10 @@ impl Printer {
                     Ok(part(attribute, self.inner(&format!("{}.{which}", content.name), content)?))
                 });
                 let attributes = attributes.into_iter().collect::<Result<_>>()?;
-                self.node("If", name, &inputs[..1], attributes);
+                // Of one element, and some runtimes want it without dimensions too.
+                let condition = format!("{name}.condition");
+                self.node("Squeeze", &condition, &inputs[..1], Vec::new());
+                self.node("If", name, &[&condition], attributes);
             }
         }
         Ok(())

@@ -56,6 +56,7 @@ pub fn assert_all_agree(folder: &Path) -> Option<usize> {
     let results: serde_json::Map<String, Value> = serde_json::from_slice(&output.stdout).unwrap();
     for (name, result) in &results {
         assert!(result["logits"].as_f64().unwrap() < 1e-4, "{name}: {result}");
+        assert!(result["openvino"].as_f64().is_none_or(|difference| difference < 1e-4), "{name}: {result}");
         assert!(result["gates"].as_u64().unwrap_or(0) == 0, "{name}: {result}");
     }
     Some(results.len())

@@ -1,28 +1,36 @@
 //! `train bench inference`
 
+use super::forms::{Form, Forms};
+use super::random_gates::{Share, decide};
+use crate::commands::runtime_worker;
 use crate::device::DeviceChoice;
 use crate::done::Done;
-use crate::images::refuse_share;
-use crate::source::Source;
+use crate::images::{Reading, refuse_share};
+use crate::source::{Loaded, Source};
 use crate::table::{macs, percent, table};
 use crate::usage::Usage;
 use anyhow::{Result, bail};
-use arch::{Cost, Decision, Execution, Meter, Network, Pass, ScriptOptions};
-use gumbel_gates::{GateKind, GateValues, Policy};
+use arch::{Cost, Meter, Network, Pass};
+use clap::ValueEnum;
+use data::Order;
+use gumbel_gates::Policy;
+use runtime::{Array, Runtime, Subject, Worker, in_turn};
 use serde_json::{Value, json};
-use std::time::Instant;
-use tch::{Cuda, Device, Kind, Tensor};
-use torch_ext::{Script, normal, uniform};
-use trainer::independent_decisions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use tch::{Device, Kind, Tensor};
+use torch_ext::normal;
+use trainer::{Input, to_tensors};
 
-/// Time a network dense, masked, skipping, pruned and exported
+/// Time a network dense, masked, skipping and pruned, in the runtimes of this machine
 ///
-/// All variants run in turn in one process, so that a machine that changes its pace changes it for
-/// all of them. A preset without a checkpoint gets gates that decide at random: what a network
-/// costs does not depend on its weights.
+/// Each runtime has a process of its own. All forms run in turn, so that a machine that changes its
+/// pace changes it for all of them; the dense network that a time is a share of is that of the same
+/// runtime. A preset without a checkpoint gets gates that decide at random: what a network costs
+/// does not depend on its weights.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  train bench inference --checkpoint runs/resnet50-aig/checkpoints/best.safetensors\n  train bench inference --arch resnet50 --gates layer --open 0.6\n  train bench inference --arch resnet50 --gates low --macs 0.55 --batch 16 --json"
+    after_help = "Examples:\n  train bench inference --checkpoint runs/resnet50-aig/checkpoints/best.safetensors --data DIR\n  train bench inference --arch resnet50 --gates layer --open 0.6 --runtime onnxruntime,torchscript\n  train bench inference --arch resnet50 --gates low --macs 0.55 --batch 16 --json"
 )]
 pub(crate) struct Inference {
     #[command(flatten)]
@@ -42,13 +50,19 @@ pub(crate) struct Inference {
     /// Decides which of those gates are open
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    /// Folder of images that gates look at [default: noise]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// What runs it [default: all that are installed]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_enum)]
+    runtime: Vec<RuntimeChoice>,
     /// Images per batch
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,8,32", value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch: Vec<u32>,
-    /// Timed runs of every variant and batch size
+    /// Timed runs of every form and batch size
     #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rounds: u32,
-    /// cpu, cuda, cuda:N or auto; exports are timed on the CPU only
+    /// Where libtorch runs: cpu, cuda, cuda:N or auto; files run on the CPU
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: DeviceChoice,
     /// Print the result as JSON
@@ -56,30 +70,49 @@ pub(crate) struct Inference {
     json: bool,
 }
 
-/// Runs before those that count.
-const WARM_UP: u32 = 3;
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum RuntimeChoice {
+    /// This program's own forward pass
+    Libtorch,
+    /// libtorch's interpreter of scripts, batch norms folded, optimized for inference
+    Torchscript,
+    /// ONNX Runtime
+    Onnxruntime,
+    /// OpenVINO
+    Openvino,
+}
 
-/// Runs a network on images.
-type Run<'a> = Box<dyn Fn(&Tensor) -> Result<()> + 'a>;
+impl RuntimeChoice {
+    fn runtime(self) -> Runtime {
+        match self {
+            Self::Libtorch => Runtime::Libtorch,
+            Self::Torchscript => Runtime::TorchScript,
+            Self::Onnxruntime => Runtime::OnnxRuntime,
+            Self::Openvino => Runtime::OpenVino,
+        }
+    }
+}
 
-/// One way to run a network.
-struct Variant<'a> {
-    name: &'static str,
-    /// MACs it computes, as a share of the dense network's; absent where the images decide.
-    macs: Option<f64>,
-    run: Run<'a>,
+/// A form in a runtime.
+struct Variant {
+    runtime: Runtime,
+    form: Form,
+    /// MACs per image; absent where the image decides.
+    macs: Option<u64>,
+    subject: Subject,
 }
 
 /// What one variant took at one batch size.
-struct Timing {
-    name: &'static str,
+struct Timing<'a> {
+    variant: &'a Variant,
     batch: u32,
+    /// MACs per image, as a share of the dense network's.
     macs: f64,
     /// Seconds, ascending.
     seconds: Vec<f64>,
 }
 
-impl Timing {
+impl Timing<'_> {
     fn quantile(&self, share: f64) -> f64 {
         let last = self.seconds.len() - 1;
         self.seconds[((share * self.seconds.len() as f64).ceil() as usize).saturating_sub(1).min(last)]
@@ -93,214 +126,157 @@ impl Timing {
 pub(crate) fn inference(args: &Inference) -> Result<Done> {
     refuse_share("--open", args.open)?;
     refuse_share("--macs", args.macs.unwrap_or(0.0))?;
-    let device = args.device.resolve()?;
-    let (network, size, name) = network(args, device)?;
-    let cost = Cost::of(network.spec(), size as usize, size as usize)?;
-    let dense = network.prune(&vec![Decision::Open; network.spec().gate_count()])?;
-    let decisions = independent_decisions(&network, Policy::Argmax, size)?;
-    let gated = !decisions.is_empty();
-    let pruned =
-        if gated && !decisions.contains(&Decision::Undecided) { Some(network.prune(&decisions)?) } else { None };
-    let pruned_macs = match &pruned {
-        Some(pruned) => Some(Cost::of(pruned.spec(), size as usize, size as usize)?.dense as f64 / cost.dense as f64),
-        None => None,
-    };
-
-    let mut variants = vec![eager("dense", Some(1.0), &dense, Pass::inference(Policy::Argmax))];
-    if gated {
-        let gates = cost.gates as f64 / cost.dense as f64;
-        variants.push(eager("masked", Some(1.0 + gates), &network, Pass::inference(Policy::Argmax)));
-        variants.push(eager("skipping", None, &network, Pass::skipping(Policy::Argmax)));
-        variants.extend(
-            pruned.as_ref().map(|pruned| eager("pruned", pruned_macs, pruned, Pass::inference(Policy::Argmax))),
-        );
-    }
-    if device == Device::Cpu {
-        variants.push(exported("dense, exported and folded", Some(1.0), &dense, true)?);
-        variants.push(optimized("dense, exported, folded, optimized", Some(1.0), &dense)?);
-        if gated {
-            variants.push(exported("skipping, exported", None, &network, false)?);
-            variants.push(exported("skipping, exported and folded", None, &network, true)?);
-        }
-        if let Some(pruned) = &pruned {
-            variants.push(exported("pruned, exported", pruned_macs, pruned, false)?);
-            variants.push(exported("pruned, exported and folded", pruned_macs, pruned, true)?);
-            variants.push(optimized("pruned, exported, folded, optimized", pruned_macs, pruned)?);
-        }
-    }
+    // Files are written from here, so the network is on the CPU; a worker has it where it runs.
+    args.device.resolve()?;
+    let loaded = loaded(args)?;
+    let size = loaded.input.image_size;
+    let cost = Cost::of(loaded.network.spec(), size as usize, size as usize)?;
+    let batches = batches(args, &loaded)?;
+    let forms = Forms::of(&loaded)?;
+    let folder = tempfile::tempdir()?;
+    let (mut workers, variants) = variants(args, &forms, folder.path())?;
+    let subjects: Vec<Subject> = variants.iter().map(|variant| variant.subject).collect();
     let mut timings = Vec::new();
-    for &batch in &args.batch {
-        // Channels last, as the loader delivers them.
-        let shape = [batch.into(), size.into(), size.into(), 3];
-        let images = normal(&shape, 2)?.to_device(device).permute([0, 3, 1, 2]);
-        let used = used(&network, &cost, &images)? / cost.dense as f64;
-        timings.extend(time(&variants, &images, used, args.rounds)?);
+    for (&batch, images) in args.batch.iter().zip(&batches) {
+        let used = used(&loaded.network, &cost, images)?;
+        let given: Vec<Array> = images.iter().map(Array::of).collect::<Result<_, _>>()?;
+        let seconds = in_turn(&mut workers, &subjects, &given, args.rounds)?;
+        for (variant, mut seconds) in variants.iter().zip(seconds) {
+            seconds.sort_by(f64::total_cmp);
+            let macs = variant.macs.map_or(used, |macs| macs as f64) / cost.dense as f64;
+            timings.push(Timing { variant, batch, macs, seconds });
+        }
     }
-    Ok(Done::ok(if args.json { json(&timings, &name, &cost) } else { text(&timings, &name, &cost, args.rounds) }))
+    Ok(Done::ok(match args.json {
+        true => json(&timings, &loaded.name, &cost),
+        false => text(&timings, &loaded.name, &cost, args.rounds),
+    }))
 }
 
-/// The network, its image size and what to call it.
-fn network(args: &Inference, device: Device) -> Result<(Network, u32, String)> {
+/// The network: of a file, or a preset whose gates decide at random.
+fn loaded(args: &Inference) -> Result<Loaded> {
     let (Some(arch), None) = (&args.source.arch, &args.source.weights) else {
-        let loaded = args.source.load(device)?;
-        return Ok((loaded.network, loaded.input.image_size, loaded.name));
+        return args.source.load(Device::Cpu);
     };
-    let keys = [
+    if args.data.is_some() {
+        bail!(Usage("--data is for networks with weights: gates that decide at random look at nothing".into()));
+    }
+    let small = arch::Preset::named(arch)?;
+    let keys: Vec<(String, String)> = [
         ("network.arch", arch.clone()),
         ("gates.granularity", args.gates.clone()),
         ("gates.kind", "independent".into()),
         ("gates.sites", format!("{:?}", args.sites)),
-    ];
-    let small = arch::Preset::named(arch)?;
-    let sizes = [("data.image_size", small.image_size.to_string()), ("data.resize", small.resize.to_string())];
-    let keys: Vec<(String, String)> =
-        keys.into_iter().chain(sizes).map(|(key, value)| (key.to_owned(), value)).collect();
+        ("data.image_size", small.image_size.to_string()),
+        ("data.resize", small.resize.to_string()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .to_vec();
     let config = trainer::config::parse("--gates", "", &keys)?;
     let spec = config.spec(args.source.num_classes.unwrap_or(1000) as usize)?;
-    let network = Network::build(&spec, device, args.seed)?;
-    let size = small.image_size;
-    decide(&network, args, &Cost::of(&spec, size as usize, size as usize)?)?;
-    Ok((network, size, format!("{arch}, gates {}, decided at random", args.gates)))
+    let network = Network::build(&spec, Device::Cpu, args.seed)?;
+    let size = small.image_size as usize;
+    let share = args.macs.map_or(Share::Gates(args.open), Share::Macs);
+    decide(&network, &Cost::of(&spec, size, size)?, &share, args.seed)?;
+    let classes = (0..spec.head.classes).map(|class| class.to_string()).collect();
+    let name = format!("{arch}, gates {}, decided at random", args.gates);
+    let (input, augmentation) = (Input::of(&config), config.data.augmentation());
+    Ok(Loaded { network, classes, named: false, input, augmentation, training: None, name })
 }
 
-/// Opens a random share of the gates, or as many as leave the MACs asked for.
-fn decide(network: &Network, args: &Inference, cost: &Cost) -> Result<()> {
-    let count = network.spec().gate_count();
-    if count == 0 {
-        return Ok(());
-    }
-    let order: Vec<f64> = Vec::try_from(uniform(&[count as i64], args.seed)?.to_kind(Kind::Double))?;
-    let mut sorted = order.clone();
-    sorted.sort_by(f64::total_cmp);
-    let meter = Meter::new(cost, Device::Cpu)?;
-    let gate_values = |open: usize| -> Vec<bool> {
-        // So many gates that come first in the order.
-        let limit = if open == 0 { f64::MIN } else { sorted[open - 1] };
-        order.iter().map(|&place| place <= limit).collect()
-    };
-    let share = |open: usize| -> Result<f64> {
-        let open: Vec<f32> = gate_values(open).into_iter().map(f32::from).collect();
-        let all = GateValues::new(vec![Tensor::from_slice(&open).view([1, -1])])?;
-        Ok(meter.used(&all)?.double_value(&[0]) / cost.dense as f64)
-    };
-    let open = match args.macs {
-        None => (args.open * count as f64).round() as usize,
-        Some(wanted) => {
-            let (mut low, mut high) = (0, count);
-            while low < high {
-                let middle = (low + high) / 2;
-                if share(middle)? < wanted { low = middle + 1 } else { high = middle }
+/// For each batch size the batches that rounds take: several of real images, one of noise.
+fn batches(args: &Inference, loaded: &Loaded) -> Result<Vec<Vec<Tensor>>> {
+    let size = loaded.input.image_size;
+    let mut all = Vec::new();
+    for &batch in &args.batch {
+        let Some(data) = &args.data else {
+            all.push(vec![normal(&[batch.into(), 3, size.into(), size.into()], 2)?]);
+            continue;
+        };
+        let (transform, order) = (loaded.input.transform(), Order::Shuffled(args.seed));
+        let loader = Reading::usual().loader(loaded, data, "val", transform, order, batch as usize)?;
+        let mut own = Vec::new();
+        for found in loader.epoch(0, 0)?.take(args.rounds as usize) {
+            let (images, _) = to_tensors(&found, size, Device::Cpu)?;
+            if images.size()[0] == i64::from(batch) {
+                own.push(images);
             }
-            low
         }
-    };
-    let decisions = gate_values(open);
-    let mut left = decisions.as_slice();
-    for (block, gates) in network.spec().gate_sites() {
-        if gates.kind != GateKind::Independent {
-            bail!(Usage("random decisions are for gates that ignore the image".into()));
+        if own.is_empty() {
+            bail!(Usage(format!("--batch {batch}: {} has fewer usable images", data.display())));
         }
-        let (own, rest) = left.split_at(gates.count());
-        left = rest;
-        let logits: Vec<f32> = own.iter().flat_map(|&open| if open { [0.0, 1.0] } else { [1.0, 0.0] }).collect();
-        let name = format!("{}.{}.logits", block.name, gates.site.name());
-        if let Some(entry) = network.tensors().get(&name) {
-            tch::no_grad(|| entry.tensor.shallow_clone().f_copy_(&Tensor::from_slice(&logits).view([-1, 2])))?;
-        }
+        all.push(own);
     }
-    Ok(())
+    Ok(all)
 }
 
-/// MACs per image by argmax.
-fn used(network: &Network, cost: &Cost, images: &Tensor) -> Result<f64> {
+/// Starts the runtimes and loads every form into them.
+fn variants(args: &Inference, forms: &Forms, folder: &Path) -> Result<(Vec<Worker>, Vec<Variant>)> {
+    let asked: Vec<Runtime> = args.runtime.iter().map(|choice| choice.runtime()).collect();
+    let runtimes = if asked.is_empty() { &Runtime::ALL[..] } else { &asked[..] };
+    let device = args.device.to_string();
+    let (mut workers, mut variants) = (Vec::new(), Vec::new());
+    for &runtime in runtimes {
+        let on = if runtime == Runtime::Libtorch { device.as_str() } else { "cpu" };
+        let loaded = runtime_worker::start(runtime, on).and_then(|mut worker| {
+            let mut own = Vec::new();
+            for form in forms.in_runtime(runtime) {
+                let file = forms.write(folder, runtime, form)?;
+                let model = worker.load(&file, form == Form::Skipping)?;
+                let subject = Subject { worker: workers.len(), model };
+                own.push(Variant { runtime, form, macs: forms.macs(form)?, subject });
+            }
+            Ok((worker, own))
+        });
+        match loaded {
+            Ok((worker, own)) => {
+                workers.push(worker);
+                variants.extend(own);
+            }
+            Err(error) if asked.is_empty() && is_missing(&error) => {
+                let _ = writeln!(std::io::stderr(), "left out: {error}");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((workers, variants))
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(runtime::Error::Missing { .. }))
+}
+
+/// MACs per image by argmax, as a mean over batches.
+fn used(network: &Network, cost: &Cost, batches: &[Tensor]) -> Result<f64> {
     if network.spec().gate_count() == 0 {
         return Ok(cost.dense as f64);
     }
-    let output = tch::no_grad(|| network.forward(images, Pass::inference(Policy::Argmax)))?;
-    Ok(Meter::new(cost, network.device())?.used(&output.gate_values)?.mean(Kind::Double).double_value(&[]))
-}
-
-fn eager<'a>(name: &'static str, macs: Option<f64>, network: &'a Network, pass: Pass) -> Variant<'a> {
-    let run = move |images: &Tensor| {
-        tch::no_grad(|| network.forward(images, pass))?;
-        Ok(())
-    };
-    Variant { name, macs, run: Box::new(run) }
-}
-
-fn exported(
-    name: &'static str,
-    macs: Option<f64>,
-    network: &Network,
-    fold_batch_norms: bool,
-) -> Result<Variant<'static>> {
-    let options =
-        ScriptOptions { policy: Policy::Argmax, execution: Execution::Skipping, keep_gates: true, fold_batch_norms };
-    let script: Script = network.script(&options)?;
-    let run = move |images: &Tensor| {
-        script.call("forward", images)?;
-        Ok(())
-    };
-    Ok(Variant { name, macs, run: Box::new(run) })
-}
-
-/// As [`exported`], after what `torch.jit.optimize_for_inference` does.
-fn optimized(name: &'static str, macs: Option<f64>, network: &Network) -> Result<Variant<'static>> {
-    let options = ScriptOptions {
-        policy: Policy::Argmax,
-        execution: Execution::Skipping,
-        keep_gates: true,
-        fold_batch_norms: true,
-    };
-    let script = network.script(&options)?.optimized()?;
-    let run = move |images: &Tensor| {
-        script.call("forward", images)?;
-        Ok(())
-    };
-    Ok(Variant { name, macs, run: Box::new(run) })
-}
-
-/// Times every variant on `images`; those whose MACs the images decide compute the share `used`.
-fn time(variants: &[Variant], images: &Tensor, used: f64, rounds: u32) -> Result<Vec<Timing>> {
-    let batch = images.size4()?.0 as u32;
-    let wait = || {
-        if let Device::Cuda(number) = images.device() {
-            Cuda::synchronize(number as i64);
-        }
-    };
-    let mut timings: Vec<Timing> = variants
-        .iter()
-        .map(|variant| Timing { name: variant.name, batch, macs: variant.macs.unwrap_or(used), seconds: Vec::new() })
-        .collect();
-    for round in 0..WARM_UP + rounds {
-        for (variant, timing) in variants.iter().zip(&mut timings) {
-            wait();
-            let start = Instant::now();
-            (variant.run)(images)?;
-            wait();
-            if round >= WARM_UP {
-                timing.seconds.push(start.elapsed().as_secs_f64());
-            }
-        }
+    let meter = Meter::new(cost, Device::Cpu)?;
+    let mut sum = 0.0;
+    for images in batches {
+        let output = tch::no_grad(|| network.forward(images, Pass::inference(Policy::Argmax)))?;
+        sum += meter.used(&output.gate_values)?.mean(Kind::Double).double_value(&[]);
     }
-    for timing in &mut timings {
-        timing.seconds.sort_by(f64::total_cmp);
-    }
-    Ok(timings)
+    Ok(sum / batches.len() as f64)
 }
 
-/// The median of the first variant, dense, at the same batch size.
-fn dense_median(timings: &[Timing], batch: u32) -> f64 {
-    timings.iter().find(|timing| timing.batch == batch).map_or(f64::NAN, Timing::median)
+/// The median of the dense network in the same runtime at the same batch size.
+fn dense_median(timings: &[Timing], one: &Timing) -> f64 {
+    let is_dense = |timing: &&Timing| {
+        let Variant { runtime, form, .. } = timing.variant;
+        *form == Form::Dense && *runtime == one.variant.runtime && timing.batch == one.batch
+    };
+    timings.iter().find(is_dense).map_or(f64::NAN, Timing::median)
 }
 
 fn text(timings: &[Timing], name: &str, cost: &Cost, rounds: u32) -> String {
-    let heading = ["variant", "batch", "median ms", "p95 ms", "images/s", "MACs", "time", "time / MACs"];
+    let heading = ["runtime", "form", "batch", "median ms", "p95 ms", "images/s", "MACs", "time", "time / MACs"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     for timing in timings {
-        let share = timing.median() / dense_median(timings, timing.batch);
+        let share = timing.median() / dense_median(timings, timing);
         rows.push(vec![
-            timing.name.to_owned(),
+            timing.variant.runtime.to_string(),
+            timing.variant.form.name().to_owned(),
             timing.batch.to_string(),
             format!("{:.1}", 1e3 * timing.median()),
             format!("{:.1}", 1e3 * timing.quantile(0.95)),
@@ -311,7 +287,7 @@ fn text(timings: &[Timing], name: &str, cost: &Cost, rounds: u32) -> String {
         ]);
     }
     format!(
-        "{name}: {} dense; {rounds} rounds, all variants in turn, {} threads\nMACs and time are shares of the dense network's.\n\n{}",
+        "{name}: {} dense; {rounds} rounds in turn, {} threads\nMACs and time are shares of the dense network's, in the same runtime.\n\n{}",
         macs(cost.dense as f64),
         tch::get_num_threads(),
         table(&rows)
@@ -323,13 +299,14 @@ fn json(timings: &[Timing], name: &str, cost: &Cost) -> String {
         .iter()
         .map(|timing| {
             json!({
-                "variant": timing.name,
+                "runtime": timing.variant.runtime.key(),
+                "form": timing.variant.form.name(),
                 "batch": timing.batch,
                 "median_seconds": timing.median(),
                 "p95_seconds": timing.quantile(0.95),
                 "images_per_second": f64::from(timing.batch) / timing.median(),
                 "macs_share": timing.macs,
-                "time_share": timing.median() / dense_median(timings, timing.batch),
+                "time_share": timing.median() / dense_median(timings, timing),
             })
         })
         .collect();

@@ -1,7 +1,9 @@
 //! `train bench`
 
+mod forms;
 mod inference;
 mod loader;
+mod random_gates;
 mod step;
 
 use crate::done::Done;

@@ -1,0 +1,50 @@
+"""Runs networks in OpenVINO for the crate `runtime`: a request and an answer a line (protocol.rs)."""
+
+import json
+import sys
+import time
+
+import numpy
+
+try:
+    import openvino
+except ImportError as error:
+    openvino, missing = None, str(error)
+
+models = []
+
+
+def answer(request):
+    (kind, data), = request.items()
+    if kind == "load":
+        core = openvino.Core()
+        wishes = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": int(sys.argv[1]), "NUM_STREAMS": 1}
+        models.append([core.compile_model(data["file"], "CPU", wishes).create_infer_request(), None])
+        return {"done": len(models) - 1}
+    model = models[data["model"]]
+    if kind == "give":
+        element = numpy.uint8 if data["layout"]["bytes"] else numpy.float32
+        model[1] = numpy.fromfile(data["file"], element).reshape(data["layout"]["shape"])
+        return {"done": data["model"]}
+    if kind == "run":
+        logits = model[0].infer({"images": model[1]})["logits"]
+        numpy.ascontiguousarray(logits, numpy.float32).tofile(data["file"])
+        return {"written": {"shape": list(logits.shape), "bytes": False}}
+    seconds = []
+    for number in range(data["warm"] + data["timed"]):
+        start = time.perf_counter()
+        model[0].infer({"images": model[1]}, share_inputs=True, share_outputs=True)
+        if number >= data["warm"]:
+            seconds.append(time.perf_counter() - start)
+    return {"seconds": seconds}
+
+
+for line in sys.stdin:
+    if openvino is None:
+        result = {"missing": {"why": missing}}
+    else:
+        try:
+            result = answer(json.loads(line))
+        except Exception as error:
+            result = {"refused": {"message": str(error)}}
+    print(json.dumps(result), flush=True)

@@ -1,0 +1,76 @@
+//! What a process that runs networks is asked and answers: a line of JSON each, on its standard
+//! input and output.
+
+use crate::array::Layout;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::PathBuf;
+
+/// What runs a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Runtime {
+    /// This program's own forward pass.
+    Libtorch,
+    /// libtorch's interpreter of scripts, after what `torch.jit.optimize_for_inference` does.
+    TorchScript,
+    /// ONNX Runtime on the CPU.
+    OnnxRuntime,
+    /// OpenVINO on the CPU, in float32.
+    OpenVino,
+}
+
+impl Runtime {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Libtorch, Self::TorchScript, Self::OnnxRuntime, Self::OpenVino];
+
+    /// Its name in options and files.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Libtorch => "libtorch",
+            Self::TorchScript => "torchscript",
+            Self::OnnxRuntime => "onnxruntime",
+            Self::OpenVino => "openvino",
+        }
+    }
+}
+
+impl fmt::Display for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Libtorch => "libtorch",
+            Self::TorchScript => "TorchScript",
+            Self::OnnxRuntime => "ONNX Runtime",
+            Self::OpenVino => "OpenVINO",
+        })
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Request {
+    /// Load a network from a file; models count from 0. A checkpoint does not say whether what gates
+    /// close is skipped.
+    Load { file: PathBuf, skip: bool },
+    /// Give a model images that lie in a file.
+    Give { model: usize, file: PathBuf, layout: Layout },
+    /// Compute logits once and write them to a file.
+    Run { model: usize, file: PathBuf },
+    /// Compute so many times without and then with a clock.
+    Time { model: usize, warm: u32, timed: u32 },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Answer {
+    /// Done; of what has a number, it.
+    Done(usize),
+    /// Logits were written.
+    Written(Layout),
+    /// Seconds of each timed run.
+    Seconds(Vec<f64>),
+    /// The runtime is not there.
+    Missing { why: String },
+    /// It refused, in its own words.
+    Refused { message: String },
+}

@@ -1,0 +1,81 @@
+//! The side of a process that runs networks.
+
+use crate::array::Array;
+use crate::error::{Error, Result};
+use crate::models::Model;
+use crate::protocol::{Answer, Request};
+use std::io::{BufRead, Write};
+use std::path::Path;
+use std::time::Instant;
+
+/// Answers requests until there are no more. `load` makes a model of a file, and of
+/// whether what gates close is skipped; `ready` is what comes
+/// before the first request: an error of it is the answer to all.
+///
+/// # Errors
+/// If the other side cannot be read or written to.
+pub fn serve(
+    requests: impl BufRead,
+    mut answers: impl Write,
+    ready: Result<()>,
+    load: impl Fn(&Path, bool) -> Result<Box<dyn Model>>,
+) -> Result<()> {
+    let mut models = Vec::new();
+    let missing = ready.err();
+    for line in requests.lines() {
+        let request = serde_json::from_str(&line?).map_err(|error| Error::Answer(error.to_string()))?;
+        let answer = match &missing {
+            Some(error) => as_answer(error),
+            None => answer(request, &mut models, &load).unwrap_or_else(|error| as_answer(&error)),
+        };
+        let answer = serde_json::to_string(&answer).map_err(|error| Error::Answer(error.to_string()))?;
+        writeln!(answers, "{answer}")?;
+        answers.flush()?;
+    }
+    Ok(())
+}
+
+fn as_answer(error: &Error) -> Answer {
+    match error {
+        Error::Missing { why, .. } => Answer::Missing { why: why.clone() },
+        Error::Refused { message, .. } => Answer::Refused { message: message.clone() },
+        other => Answer::Refused { message: other.to_string() },
+    }
+}
+
+fn answer(
+    request: Request,
+    models: &mut Vec<Box<dyn Model>>,
+    load: &impl Fn(&Path, bool) -> Result<Box<dyn Model>>,
+) -> Result<Answer> {
+    let unknown = |model: usize| Error::Answer(format!("there is no model {model}"));
+    match request {
+        Request::Load { file, skip } => {
+            models.push(load(&file, skip)?);
+            Ok(Answer::Done(models.len() - 1))
+        }
+        Request::Give { model, file, layout } => {
+            let images = Array::read(&file, &layout)?;
+            models.get_mut(model).ok_or_else(|| unknown(model))?.give(&images)?;
+            Ok(Answer::Done(model))
+        }
+        Request::Run { model, file } => {
+            let logits = models.get_mut(model).ok_or_else(|| unknown(model))?.run()?;
+            logits.write(&file)?;
+            Ok(Answer::Written(logits.layout()))
+        }
+        Request::Time { model, warm, timed } => {
+            let model = models.get_mut(model).ok_or_else(|| unknown(model))?;
+            for _ in 0..warm {
+                model.run()?;
+            }
+            let mut seconds = Vec::new();
+            for _ in 0..timed {
+                let start = Instant::now();
+                model.run()?;
+                seconds.push(start.elapsed().as_secs_f64());
+            }
+            Ok(Answer::Seconds(seconds))
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The forms in which a gated network runs, as files for each runtime.
+
+use crate::source::Loaded;
+use anyhow::Result;
+use arch::{Cost, Decision, Execution, Network, OnnxInput, OnnxOptions, ScriptOptions};
+use gumbel_gates::{GateKind, Policy};
+use runtime::Runtime;
+use std::fs;
+use std::path::{Path, PathBuf};
+use trainer::{Checkpoint, independent_decisions};
+
+/// A form of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Without gates.
+    Dense,
+    /// All of it is computed and multiplied by the gate values.
+    Masked,
+    /// What is closed for an image is not computed.
+    Skipping,
+    /// What is closed for all images is not there.
+    Pruned,
+}
+
+impl Form {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Dense => "dense",
+            Self::Masked => "masked",
+            Self::Skipping => "skipping",
+            Self::Pruned => "pruned",
+        }
+    }
+}
+
+/// A network with what its forms need.
+pub(super) struct Forms<'a> {
+    loaded: &'a Loaded,
+    dense: Network,
+    /// If all gates ignore the image.
+    pruned: Option<Network>,
+}
+
+impl<'a> Forms<'a> {
+    pub(super) fn of(loaded: &'a Loaded) -> Result<Self> {
+        let network = &loaded.network;
+        let dense = network.prune(&vec![Decision::Open; network.spec().gate_count()])?;
+        let decisions = independent_decisions(network, Policy::Argmax, loaded.input.image_size)?;
+        let decided = !decisions.is_empty() && !decisions.contains(&Decision::Undecided);
+        let pruned = if decided { Some(network.prune(&decisions)?) } else { None };
+        Ok(Self { loaded, dense, pruned })
+    }
+
+    /// The forms that a runtime has. What gates close that ignore the image is cut from every file.
+    pub(super) fn in_runtime(&self, runtime: Runtime) -> Vec<Form> {
+        let mut gates = self.loaded.network.spec().gate_sites().map(|(_, gates)| gates.kind).peekable();
+        let gated = gates.peek().is_some();
+        let looks = gates.any(|kind| kind == GateKind::Dependent);
+        let mut forms = vec![Form::Dense];
+        if looks || (gated && runtime == Runtime::Libtorch) {
+            forms.extend([Form::Masked, Form::Skipping]);
+        }
+        if self.pruned.is_some() {
+            forms.push(Form::Pruned);
+        }
+        forms
+    }
+
+    fn network(&self, form: Form) -> &Network {
+        match (form, &self.pruned) {
+            (Form::Dense, _) => &self.dense,
+            (Form::Pruned, Some(pruned)) => pruned,
+            _ => &self.loaded.network,
+        }
+    }
+
+    /// MACs of a form; absent where the image decides.
+    pub(super) fn macs(&self, form: Form) -> Result<Option<u64>> {
+        let size = self.loaded.input.image_size as usize;
+        let cost = Cost::of(self.network(form).spec(), size, size)?;
+        Ok(match form {
+            Form::Dense | Form::Pruned => Some(cost.dense),
+            Form::Masked => Some(cost.dense + cost.gates),
+            Form::Skipping => None,
+        })
+    }
+
+    /// Writes a form as the file that a runtime reads.
+    pub(super) fn write(&self, folder: &Path, runtime: Runtime, form: Form) -> Result<PathBuf> {
+        let network = self.network(form);
+        let execution = if form == Form::Masked { Execution::Masked } else { Execution::Skipping };
+        let name = form.name();
+        let path = match runtime {
+            Runtime::Libtorch => {
+                let path = folder.join(format!("{name}.safetensors"));
+                Checkpoint::write(&path, network, &self.loaded.classes, self.loaded.input, None)?;
+                return Ok(path);
+            }
+            Runtime::TorchScript => folder.join(format!("{name}.pt")),
+            Runtime::OnnxRuntime | Runtime::OpenVino => folder.join(format!("{name}.onnx")),
+        };
+        if path.exists() {
+            return Ok(path);
+        }
+        let bytes = if runtime == Runtime::TorchScript {
+            let policy = Policy::Argmax;
+            let options = ScriptOptions { policy, execution, keep_gates: false, fold_batch_norms: true };
+            network.script(&options)?.save()?
+        } else {
+            network.onnx_bytes(&OnnxOptions {
+                policy: Policy::Argmax,
+                execution,
+                keep_gates: false,
+                input: OnnxInput::Normalized,
+                image_size: self.loaded.input.image_size as usize,
+                metadata: Vec::new(),
+            })?
+        };
+        fs::write(&path, bytes)?;
+        Ok(path)
+    }
+}

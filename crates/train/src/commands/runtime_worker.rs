@@ -1,0 +1,56 @@
+//! What `train bench inference` and others start to run networks in a process of its own.
+
+use crate::device::DeviceChoice;
+use crate::done::Done;
+use anyhow::{Context, Result, bail};
+use arch::{Execution, Pass};
+use gumbel_gates::Policy;
+use runtime::{Eager, Error, Model, OnnxRuntime, Runtime, TorchScript, Worker, serve};
+use std::io;
+use std::path::Path;
+use std::process::Command;
+use trainer::Checkpoint;
+
+/// Answer requests to run networks, for other commands of this program
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// libtorch, torchscript or onnxruntime
+    runtime: String,
+    /// Where libtorch runs
+    #[arg(long, default_value = "cpu")]
+    device: String,
+}
+
+/// Starts a process for a runtime.
+pub(crate) fn start(runtime: Runtime, device: &str) -> Result<Worker> {
+    let program = std::env::current_exe().context("where this program lies cannot be told")?;
+    let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1);
+    Ok(Worker::start(runtime, threads, || {
+        let mut command = Command::new(program);
+        command.args(["runtime-worker", runtime.key(), "--device", device]);
+        command
+    })?)
+}
+
+pub(crate) fn run(args: &Args) -> Result<Done> {
+    let Some(runtime) = Runtime::ALL.into_iter().find(|runtime| runtime.key() == args.runtime) else {
+        bail!("unknown runtime {}", args.runtime);
+    };
+    let device = args.device.parse::<DeviceChoice>().map_err(anyhow::Error::msg)?.resolve()?;
+    let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1);
+    let ready = if runtime == Runtime::OnnxRuntime { OnnxRuntime::init() } else { Ok(()) };
+    let load = |path: &Path, skip: bool| -> runtime::Result<Box<dyn Model>> {
+        Ok(match runtime {
+            Runtime::Libtorch => {
+                let refused = |error: trainer::Error| Error::Refused { runtime, message: error.to_string() };
+                let network = Checkpoint::read(path).and_then(|read| read.network(device)).map_err(refused)?;
+                let execution = if skip { Execution::Skipping } else { Execution::Masked };
+                Box::new(Eager::new(network, Pass { execution, ..Pass::inference(Policy::Argmax) }))
+            }
+            Runtime::TorchScript => Box::new(TorchScript::load(path)?),
+            Runtime::OnnxRuntime | Runtime::OpenVino => Box::new(OnnxRuntime::load(path, threads)?),
+        })
+    };
+    serve(io::stdin().lock(), io::stdout().lock(), ready, load)?;
+    Ok(Done::default())
+}
