@@ -77,28 +77,37 @@ fn files_of_pruned_networks_agree_with_them() {
 }
 
 #[test]
-fn torchscript_of_decided_networks_converts_to_the_same_network() {
+fn torchscript_converts_to_the_same_network() {
     let folder = tempfile::tempdir().unwrap();
-    let specs = gated_networks();
-    let count = specs.len();
-    for (number, spec) in specs.into_iter().enumerate() {
+    let write = |name: &str, network: &Network, options: &ScriptOptions| {
+        write(folder.path(), name, network, Policy::Argmax);
+        fs::remove_file(folder.path().join(format!("{name}.onnx"))).unwrap();
+        let script = network.script(options).unwrap().save().unwrap();
+        fs::write(folder.path().join(format!("{name}.pt")), script).unwrap();
+    };
+    let mut count = 0;
+    for (number, mut spec) in gated_networks().into_iter().enumerate() {
+        let fold_batch_norms = number % 2 == 0;
+        let options = |execution, keep_gates| {
+            let policy = Policy::Argmax;
+            ScriptOptions { policy, execution, keep_gates, fold_batch_norms }
+        };
         let network = Network::build(&spec, Device::Cpu, 3).unwrap();
         randomize(&network, number as u64);
-        let decided = random_gate_values(&spec, 9 + number as u64);
-        let decision = |open: bool| if open { Decision::Open } else { Decision::Closed };
-        let decisions: Vec<Decision> = decided.iter().flatten().map(|&open| decision(open)).collect();
-        let pruned = network.prune(&decisions).unwrap();
-        let name = format!("converted{number}");
-        write(folder.path(), &name, &pruned, Policy::Argmax);
-        fs::remove_file(folder.path().join(format!("{name}.onnx"))).unwrap();
-        let options = ScriptOptions {
-            policy: Policy::Argmax,
-            execution: Execution::Skipping,
-            keep_gates: true,
-            fold_batch_norms: number % 2 == 0,
-        };
-        let script = pruned.script(&options).unwrap().save().unwrap();
-        fs::write(folder.path().join(format!("{name}.pt")), script).unwrap();
+        decide(&network, &random_gate_values(&spec, 9 + number as u64));
+        write(&format!("cut{number}"), &network, &options(Execution::Skipping, false));
+        if number % 2 == 0 {
+            write(&format!("kept{number}"), &network, &options(Execution::Skipping, true));
+        }
+        for gates in spec.blocks.iter_mut().flat_map(|block| &mut block.gates) {
+            (gates.kind, gates.initial) = (GateKind::Dependent, (0.1, 0.1));
+        }
+        let network = Network::build(&spec, Device::Cpu, 3).unwrap();
+        randomize(&network, number as u64);
+        let (name, execution) =
+            if number % 3 == 0 { ("masked", Execution::Masked) } else { ("skipping", Execution::Skipping) };
+        write(&format!("{name}{number}"), &network, &options(execution, false));
+        count += 3 - number % 2;
     }
     if let Some(run) = onnx::assert_all_agree(folder.path()) {
         assert_eq!(run, 3 * count);

@@ -49,6 +49,8 @@ impl fmt::Display for Runtime {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Request {
+    /// Say whether the runtime is there.
+    Ready,
     /// Load a network from a file; models count from 0. A checkpoint does not say whether what gates
     /// close is skipped.
     Load { file: PathBuf, skip: bool },

@@ -50,6 +50,7 @@ fn answer(
 ) -> Result<Answer> {
     let unknown = |model: usize| Error::Answer(format!("there is no model {model}"));
     match request {
+        Request::Ready => Ok(Answer::Done(0)),
         Request::Load { file, skip } => {
             models.push(load(&file, skip)?);
             Ok(Answer::Done(models.len() - 1))

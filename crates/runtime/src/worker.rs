@@ -45,7 +45,9 @@ impl Worker {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let (requests, answers) = (child.stdin.take(), child.stdout.take());
         let answers = answers.ok_or_else(|| Error::Answer("it has no output".into()))?;
-        Ok(Self { runtime, child, requests, answers: BufReader::new(answers), folder })
+        let mut worker = Self { runtime, child, requests, answers: BufReader::new(answers), folder };
+        worker.ask(&Request::Ready)?;
+        Ok(worker)
     }
 
     /// Which runtime it is.

@@ -89,6 +89,6 @@ pub use run::dry_run::{DryRun, dry_run};
 pub use run::fit::Fit;
 pub use run::step_bench::StepBench;
 pub use states::checkpoint::{Checkpoint, is_checkpoint};
-pub use states::export::{About, OnnxExport, check_path, export_onnx, export_script, onnx_check_path};
+pub use states::export::{About, Expected, OnnxExport, check_path, export_onnx, export_script, onnx_check_path};
 pub use states::input::Input;
 pub use states::training::Training;

@@ -1,5 +1,6 @@
 //! `train export`
 
+use crate::commands::runtime_worker;
 use crate::device::DeviceChoice;
 use crate::done::Done;
 use crate::source::{Loaded, Source};
@@ -9,11 +10,12 @@ use arch::state_dict::torch_bytes;
 use arch::{Execution, Preset, ScriptOptions};
 use clap::ValueEnum;
 use gumbel_gates::Policy;
+use runtime::{Array, Runtime};
 use serde_json::json;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use trainer::{
-    About, Checkpoint, OnnxExport, check_path, export_onnx, export_script, onnx_check_path, write_atomically,
+    About, Checkpoint, Expected, OnnxExport, check_path, export_onnx, export_script, onnx_check_path, write_atomically,
 };
 
 /// Write a network for other programs
@@ -55,6 +57,13 @@ pub(crate) struct Args {
     /// State dict: whose names the tensors have [default: torchvision]
     #[arg(long, value_name = "WHOSE", value_enum)]
     names: Option<Names>,
+    /// TorchScript and ONNX: run the file and compare its logits [default: if its runtime is
+    /// installed]
+    #[arg(long, overrides_with = "no_check")]
+    check: bool,
+    /// Do not run the file
+    #[arg(long)]
+    no_check: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -112,12 +121,17 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     for path in [Some(&args.out), beside.as_ref()].into_iter().flatten() {
         refuse_existing(path)?;
     }
+    if args.check {
+        // Before anything is written.
+        runtime_worker::start(if format == Format::Onnx { Runtime::OnnxRuntime } else { Runtime::TorchScript }, "cpu")?;
+    }
     // Exports run anywhere, so they are made on the CPU.
     let loaded = args.source.load(DeviceChoice::Cpu.resolve()?)?;
     let execution = match args.mode {
         Some(Mode::Masked) => Execution::Masked,
         Some(Mode::Skip) | None => Execution::Skipping,
     };
+    let mut checked = Checked::default();
     match format {
         Format::Onnx => {
             let provenance = provenance(&loaded);
@@ -125,7 +139,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             let policy = args.policy.unwrap_or(Policy::Argmax);
             let bytes = args.input == Some(Taken::Uint8);
             let export = OnnxExport { policy, execution, keep_gates: args.keep_gates, bytes };
-            export_onnx(&loaded.network, &about, export, &args.out)?;
+            let expected = export_onnx(&loaded.network, &about, export, &args.out)?;
+            checked = check(&args, Runtime::OnnxRuntime, &expected)?;
         }
         Format::Torchscript => {
             let provenance = provenance(&loaded);
@@ -136,20 +151,77 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 keep_gates: args.keep_gates,
                 fold_batch_norms: args.fold_bn,
             };
-            export_script(&loaded.network, &about, &options, &args.out)?;
+            let expected = export_script(&loaded.network, &about, &options, &args.out)?;
+            checked = check(&args, Runtime::TorchScript, &expected)?;
         }
         Format::Safetensors => {
             Checkpoint::write(&args.out, &loaded.network, &loaded.classes, loaded.input, None)?;
         }
         Format::StateDict => state_dict(&loaded, &args)?,
     }
+    let differs = checked.difference.is_some_and(|difference| !(difference <= BOUND));
     if args.json {
         let check = beside.map(|path| data::readable(path.as_os_str()));
-        let value = json!({ "out": data::readable(args.out.as_os_str()), "check": check });
-        return Ok(Done::ok(format!("{value:#}\n")));
+        let out = data::readable(args.out.as_os_str());
+        let value = json!({ "out": out, "check": check, "difference": checked.difference });
+        return Ok(Done::with_code(format!("{value:#}\n"), u8::from(differs)));
     }
     let beside = beside.map(|path| format!("wrote {}, images to check it with\n", path.display())).unwrap_or_default();
-    Ok(Done::ok(format!("wrote {}\n{beside}", args.out.display())))
+    let text = format!("wrote {}\n{beside}{}", args.out.display(), checked.text);
+    Ok(Done { stdout: text, stderr: checked.note, code: u8::from(differs) })
+}
+
+/// The largest difference of a logit that other arithmetic explains, as a share of the largest logit.
+const BOUND: f64 = 1e-4;
+
+/// What running an exported file found.
+#[derive(Default)]
+struct Checked {
+    difference: Option<f64>,
+    text: String,
+    /// Why it was not run.
+    note: String,
+}
+
+/// Runs the file that was written, all images at once and the first by itself.
+fn check(args: &Args, runtime: Runtime, expected: &Expected) -> Result<Checked> {
+    if args.no_check {
+        return Ok(Checked::default());
+    }
+    let run = || -> Result<f64> {
+        let mut worker = runtime_worker::start(runtime, "cpu")?;
+        let model = worker.load(&args.out, false)?;
+        let mut largest: f64 = 0.0;
+        for count in [expected.images.size()[0], 1] {
+            worker.give(model, &Array::of(&expected.images.f_narrow(0, 0, count)?)?)?;
+            let found = worker.run(model)?.tensor()?;
+            let logits = expected.logits.f_narrow(0, 0, count)?;
+            if found.size() != logits.size() {
+                bail!("{runtime} gives logits of the shape {:?}, not {:?}", found.size(), logits.size());
+            }
+            let scale = logits.f_abs()?.f_max()?.f_double_value(&[])?;
+            let difference = (found - logits).f_abs()?.f_max()?.f_double_value(&[])? / scale;
+            // What is no number counts as different.
+            largest = if difference.is_nan() { f64::INFINITY } else { largest.max(difference) };
+        }
+        Ok(largest)
+    };
+    match run() {
+        Ok(difference) if difference <= BOUND => {
+            let text = format!("ran it in {runtime}: logits differ by {difference:.1e} of the largest\n");
+            Ok(Checked { difference: Some(difference), text, note: String::new() })
+        }
+        Ok(difference) => {
+            let text = format!(
+                "ran it in {runtime}: LOGITS DIFFER by {difference:.1e} of the largest; do not use this file\n"
+            );
+            Ok(Checked { difference: Some(difference), text, note: String::new() })
+        }
+        Err(error) if !args.check && matches!(error.downcast_ref(), Some(runtime::Error::Missing { .. })) => {
+            Ok(Checked { note: format!("not run: {error}\n"), ..Checked::default() })
+        }
+        Err(error) => bail!("{} was written but could not be run: {error}", args.out.display()),
+    }
 }
 
 /// What `--format` says, or the ending of `--out`; they must not contradict each other.
@@ -178,6 +250,7 @@ fn refuse_options_of_others(args: &Args, format: Format) -> Result<()> {
         (args.keep_gates, script || onnx, "--keep-gates", "torchscript and onnx"),
         (args.fold_bn, script, "--fold-bn", "torchscript; batch norms are folded in ONNX files anyway"),
         (args.policy.is_some(), script || onnx, "--policy", "torchscript and onnx"),
+        (args.check || args.no_check, script || onnx, "--check", "torchscript and onnx"),
         (args.input.is_some(), onnx, "--input", "onnx"),
         (args.names.is_some(), format == Format::StateDict, "--names", "state-dict"),
     ] {

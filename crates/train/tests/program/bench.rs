@@ -1,8 +1,8 @@
 //! Benchmarks: what they time and count.
 
 use crate::calls::{done, failure, json, stdout, train};
-use crate::fixture::sample_set;
-use crate::support::path;
+use crate::fixture::{best, sample_set};
+use crate::support::{path, program};
 
 #[test]
 fn training_steps_are_timed_side_by_side() {
@@ -43,16 +43,48 @@ fn inference_is_timed_in_all_its_forms() {
     let arguments = ["bench", "inference", "--arch", "cifar-resnet20", "--batch", "1,2", "--rounds", "2"];
     let result = json(&[&arguments[..], &["--gates", "4", "--macs", "0.6"]].concat());
     let rows = result["timings"].as_array().unwrap();
-    let share = |variant: &str, what: &str| -> f64 {
-        rows.iter().find(|row| row["variant"] == variant).unwrap()[what].as_f64().unwrap()
+    let value = |runtime: &str, form: &str, what: &str| -> f64 {
+        let row = rows.iter().find(|row| row["runtime"] == runtime && row["form"] == form);
+        row.unwrap_or_else(|| panic!("{form} in {runtime}"))[what].as_f64().unwrap()
     };
-    for variant in ["dense", "masked", "skipping", "pruned", "pruned, exported", "pruned, exported and folded"] {
-        assert!(
-            share(variant, "median_seconds") > 0.0 && share(variant, "p95_seconds") >= share(variant, "median_seconds")
-        );
+    for form in ["dense", "masked", "skipping", "pruned"] {
+        let median = value("libtorch", form, "median_seconds");
+        assert!(median > 0.0 && value("libtorch", form, "p95_seconds") >= median);
     }
-    assert!((share("skipping", "macs_share") - 0.6).abs() < 0.02);
-    assert_eq!(share("dense", "time_share"), 1.0);
-    let text = done(&[&arguments[..], &["--gates", "layer"]].concat());
+    assert!((value("libtorch", "skipping", "macs_share") - 0.6).abs() < 0.02);
+    assert!(value("torchscript", "pruned", "macs_share") < 0.7);
+    for runtime in ["libtorch", "torchscript"] {
+        assert_eq!(value(runtime, "dense", "time_share"), 1.0);
+    }
+    let text = done(&[&arguments[..], &["--gates", "layer", "--runtime", "torchscript"]].concat());
     assert!(text.contains("cifar-resnet20, gates layer, decided at random") && text.contains("time / MACs"), "{text}");
+    assert!(!text.contains("libtorch"), "{text}");
+}
+
+#[test]
+fn a_runtime_that_is_not_there_is_named() {
+    let arguments = ["bench", "inference", "--arch", "cifar-resnet20", "--batch", "1", "--rounds", "1"];
+    let missing = |more: &[&str]| {
+        let all = [&arguments[..], more].concat();
+        program().args(all).env("ORT_DYLIB_PATH", "/nowhere/libonnxruntime.so").output().unwrap()
+    };
+    let asked = missing(&["--runtime", "onnxruntime"]);
+    let error = String::from_utf8_lossy(&asked.stderr);
+    assert_eq!(asked.status.code(), Some(1));
+    assert!(error.contains("ONNX Runtime cannot be used: ORT_DYLIB_PATH names /nowhere"), "{error}");
+    // What was not asked for is left out.
+    let all = missing(&[]);
+    assert!(all.status.success() && String::from_utf8_lossy(&all.stderr).contains("left out: ONNX Runtime"));
+    assert!(stdout(&all).contains("TorchScript") && !stdout(&all).contains("ONNX Runtime"));
+}
+
+#[test]
+fn gates_look_at_the_images_of_a_folder() {
+    let data = path(sample_set());
+    let arguments = ["bench", "inference", "--arch", "cifar-resnet20", "--data", data];
+    assert!(failure(&arguments, 2).contains("gates that decide at random look at nothing"));
+    let checkpoint = best();
+    let arguments = ["bench", "inference", "--checkpoint", path(&checkpoint), "--data", data, "--batch", "2"];
+    let text = done(&[&arguments[..], &["--rounds", "2", "--runtime", "libtorch"]].concat());
+    assert!(text.contains("dense"), "{text}");
 }

@@ -289,7 +289,7 @@ fn what_cannot_be_exported_is_told_and_leaves_nothing() {
     export(path(&at("no/such.pt")), &[], 1, "is not a folder");
     export("x.check.pt", &[], 2, "NAME.check.pt and NAME.check.npz hold images to check with");
     let to = path(&out);
-    export(to, &["--policy", "threshold=1"], 1, "every gate of the network is closed");
+    export(to, &["--policy", "threshold=1"], 1, "every gate of cifar-resnet20 is closed");
     export(to, &["--policy", "topk=3"], 1, "not by topk=3");
     let folded = ["--format", "safetensors", "--fold-bn"];
     export(to, &folded, 2, "--fold-bn is for --format torchscript");

@@ -36,7 +36,7 @@ pub fn check_path(export: &Path) -> PathBuf {
 /// # Errors
 /// If the network cannot become a script, every gate is closed, or a file cannot be written; then
 /// neither is there.
-pub fn export_script(network: &Network, about: &About, options: &ScriptOptions, path: &Path) -> Result<()> {
+pub fn export_script(network: &Network, about: &About, options: &ScriptOptions, path: &Path) -> Result<Expected> {
     let Input { image_size, resize, mean, std } = about.input;
     let size = image_size as usize;
     let mut script = network.script(options)?;
@@ -61,7 +61,17 @@ pub fn export_script(network: &Network, about: &About, options: &ScriptOptions, 
     let mut check = Script::new("Check")?;
     check.tensor("images", &images, true)?;
     check.tensor("logits", &logits, true)?;
-    write_both(path, &script.save()?, &check_path(path), &check.save()?)
+    write_both(path, &script.save()?, &check_path(path), &check.save()?)?;
+    Ok(Expected { images, logits })
+}
+
+/// What an exported network must give.
+#[derive(Debug)]
+pub struct Expected {
+    /// A few images, as it takes them.
+    pub images: Tensor,
+    /// Its logits [N, classes] for them.
+    pub logits: Tensor,
 }
 
 /// How a network becomes an ONNX file.
@@ -83,7 +93,7 @@ pub struct OnnxExport {
 /// # Errors
 /// If the network cannot become such a file, every gate is closed, or a file cannot be written; then
 /// neither is there.
-pub fn export_onnx(network: &Network, about: &About, export: OnnxExport, path: &Path) -> Result<()> {
+pub fn export_onnx(network: &Network, about: &About, export: OnnxExport, path: &Path) -> Result<Expected> {
     let Input { image_size, resize, mean, std } = about.input;
     let size = image_size as usize;
     let listed = |values: [f32; 3]| values.map(|value| value.to_string()).join(", ");
@@ -109,7 +119,8 @@ pub fn export_onnx(network: &Network, about: &About, export: OnnxExport, path: &
     let (taken, images) = if export.bytes { as_bytes(&images, mean, std)? } else { (images.shallow_clone(), images) };
     let logits = logits_to_check(network, &images, export.policy)?;
     let check = npz_bytes([("images", &taken), ("logits", &logits)])?;
-    write_both(path, &file, &onnx_check_path(path), &check)
+    write_both(path, &file, &onnx_check_path(path), &check)?;
+    Ok(Expected { images: taken, logits })
 }
 
 /// Where the images and logits lie that an ONNX file is checked against: beside it.
