@@ -1,6 +1,7 @@
 """Runs networks in OpenVINO for the crate `runtime`: a request and an answer a line (protocol.rs)."""
 
 import json
+import statistics
 import sys
 import time
 
@@ -23,7 +24,7 @@ def answer(request):
     if kind == "load":
         core = openvino.Core()
         wishes = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": int(sys.argv[1]), "NUM_STREAMS": 1}
-        models.append([core.compile_model(data["file"], "CPU", wishes).create_infer_request(), None])
+        models.append([core.compile_model(data["file"], "CPU", wishes).create_infer_request(), None, data["file"], wishes])
         return {"done": len(models) - 1}
     model = models[data["model"]]
     if kind == "give":
@@ -34,6 +35,14 @@ def answer(request):
         logits = model[0].infer({"images": model[1]})["logits"]
         numpy.ascontiguousarray(logits, numpy.float32).tofile(data["file"])
         return {"written": {"shape": list(logits.shape), "bytes": False}}
+    if kind == "operations":
+        counting = openvino.Core().compile_model(model[2], "CPU", {**model[3], "PERF_COUNT": True}).create_infer_request()
+        taken = {}
+        for _ in range(data["runs"]):
+            counting.infer({"images": model[1]})
+            for operation in counting.get_profiling_info():
+                taken.setdefault(operation.node_name, []).append(operation.real_time.total_seconds())
+        return {"operations": sorted((name, statistics.median(seconds)) for name, seconds in taken.items())}
     seconds = []
     for number in range(data["warm"] + data["timed"]):
         start = time.perf_counter()

@@ -60,6 +60,8 @@ pub(crate) enum Request {
     Run { model: usize, file: PathBuf },
     /// Compute so many times without and then with a clock.
     Time { model: usize, warm: u32, timed: u32 },
+    /// Say what each operation takes.
+    Operations { model: usize, runs: u32 },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,6 +73,8 @@ pub(crate) enum Answer {
     Written(Layout),
     /// Seconds of each timed run.
     Seconds(Vec<f64>),
+    /// Seconds of each operation.
+    Operations(Vec<(String, f64)>),
     /// The runtime is not there.
     Missing { why: String },
     /// It refused, in its own words.

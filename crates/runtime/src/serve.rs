@@ -65,6 +65,10 @@ fn answer(
             logits.write(&file)?;
             Ok(Answer::Written(logits.layout()))
         }
+        Request::Operations { model, runs } => {
+            let model = models.get_mut(model).ok_or_else(|| unknown(model))?;
+            Ok(Answer::Operations(model.operations(runs)?))
+        }
         Request::Time { model, warm, timed } => {
             let model = models.get_mut(model).ok_or_else(|| unknown(model))?;
             for _ in 0..warm {

@@ -101,6 +101,18 @@ impl Worker {
         }
     }
 
+    /// Seconds of each operation of a model, by its name in the file; none where the runtime does not
+    /// tell.
+    ///
+    /// # Errors
+    /// If the runtime fails.
+    pub fn operations(&mut self, model: usize, runs: u32) -> Result<Vec<(String, f64)>> {
+        match self.ask(&Request::Operations { model, runs })? {
+            Answer::Operations(operations) => Ok(operations),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     fn ask(&mut self, request: &Request) -> Result<Answer> {
         let line = serde_json::to_string(request).map_err(|error| Error::Answer(error.to_string()))?;
         let sent = self.requests.as_mut().map(|requests| writeln!(requests, "{line}").and_then(|()| requests.flush()));

@@ -27,6 +27,8 @@ pub struct Cost {
     pub gates: u64,
     /// Per block, in order.
     pub blocks: Vec<BlockCost>,
+    /// Per convolution: the stem's, then block by block the branch's and that of the shortcut.
+    pub convs: Vec<ConvCost>,
     /// MACs outside the blocks.
     pub(crate) outside: u64,
     /// The widths that gates decide about; the first is 1, for what has none.
@@ -48,6 +50,21 @@ pub struct BlockCost {
     pub branch: u64,
     /// MACs of the shortcut.
     pub shortcut: u64,
+}
+
+/// The cost of one convolution for one image, with all gates open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConvCost {
+    /// Its path in the state dict.
+    pub name: String,
+    /// MACs.
+    pub macs: u64,
+    /// Channels it reads.
+    pub inputs: usize,
+    /// Its filters.
+    pub outputs: usize,
+    /// Values that it reads and writes, weights included.
+    pub values: u64,
 }
 
 /// The open channels of a gate site: fixed + Σ size · gate value.
@@ -110,14 +127,15 @@ impl Cost {
         let name = &spec.name;
         let too_small = |layer| Error::ImageTooSmall { name: name.clone(), layer, height, width };
         let stem = &spec.stem.conv;
-        let (outside, mut extent) = conv_macs(stem, "", (height, width)).map_err(too_small)?;
+        let (first, mut extent) = conv_cost(stem, "", (height, width)).map_err(too_small)?;
         let mut cost = Self {
             parameters: conv_parameters(stem),
             gate_parameters: 0,
             dense: 0,
             gates: 0,
             blocks: Vec::with_capacity(spec.blocks.len()),
-            outside,
+            outside: first.macs,
+            convs: vec![first],
             widths: vec![Width { fixed: 1, sizes: Vec::new() }],
             terms: Vec::new(),
         };
@@ -143,16 +161,19 @@ impl Cost {
         let number = self.blocks.len();
         let (mut branch, mut output) = (0u64, input);
         for (position, conv) in (1..).zip(&block.branch) {
-            let (macs, next) = conv_macs(conv, &block.name, output)?;
-            self.terms.push(Term::of(conv, number, macs, factors.of_branch(position)));
-            branch = branch.saturating_add(macs);
+            let (cost, next) = conv_cost(conv, &block.name, output)?;
+            self.terms.push(Term::of(conv, number, cost.macs, factors.of_branch(position)));
+            branch = branch.saturating_add(cost.macs);
+            self.convs.push(cost);
             output = next;
         }
         let shortcut = match &block.shortcut {
             Shortcut::Projection(conv) => {
-                let (macs, _) = conv_macs(conv, &block.name, input)?;
+                let (cost, _) = conv_cost(conv, &block.name, input)?;
                 let behind = factors.position(Site::Projection);
-                self.terms.push(Term::of(conv, number, macs, [0, behind, 0]));
+                self.terms.push(Term::of(conv, number, cost.macs, [0, behind, 0]));
+                let macs = cost.macs;
+                self.convs.push(cost);
                 macs
             }
             Shortcut::None | Shortcut::Identity | Shortcut::ZeroPadded { .. } => 0,
@@ -247,11 +268,16 @@ impl Factors<'_> {
     }
 }
 
-/// MACs of a convolution of that block, with all gates open, and the extent behind it.
-fn conv_macs(conv: &ConvSpec, block: &str, input: Extent) -> Fit<(u64, Extent)> {
-    let output = conv.output_extent(input.0).zip(conv.output_extent(input.1));
-    let output = output.ok_or_else(|| conv.full_name(block))?;
-    Ok((weights(conv).saturating_mul((output.0 * output.1) as u64), output))
+/// What a convolution of that block costs with all gates open, and the extent behind it.
+fn conv_cost(conv: &ConvSpec, block: &str, input: Extent) -> Fit<(ConvCost, Extent)> {
+    let name = conv.full_name(block);
+    let output = conv.output_extent(input.0).zip(conv.output_extent(input.1)).ok_or_else(|| name.clone())?;
+    let macs = weights(conv).saturating_mul((output.0 * output.1) as u64);
+    // Saturating: a spec may come from a damaged file.
+    let features = |channels: usize, extent: Extent| (channels as u64).saturating_mul((extent.0 * extent.1) as u64);
+    let values = [features(conv.inputs, input), features(conv.outputs, output)];
+    let values = values.into_iter().fold(weights(conv), u64::saturating_add);
+    Ok((ConvCost { name, macs, inputs: conv.inputs, outputs: conv.outputs, values }, output))
 }
 
 /// MACs of a convolution per output pixel: k·k·(in / groups)·out, which is also the size of its

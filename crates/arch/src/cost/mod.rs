@@ -3,5 +3,5 @@
 mod macs;
 mod meter;
 
-pub use macs::{BlockCost, Cost};
+pub use macs::{BlockCost, ConvCost, Cost};
 pub use meter::Meter;

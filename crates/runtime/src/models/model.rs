@@ -16,4 +16,14 @@ pub trait Model {
     /// # Errors
     /// If none were given, or the runtime fails.
     fn run(&mut self) -> Result<Array>;
+
+    /// Seconds of each operation, by its name in the file, as a median over runs with the images
+    /// given last; none where the runtime does not tell.
+    ///
+    /// # Errors
+    /// As [`Model::run`].
+    fn operations(&mut self, runs: u32) -> Result<Vec<(String, f64)>> {
+        let _ = runs;
+        Ok(Vec::new())
+    }
 }

@@ -8,10 +8,15 @@ use crate::protocol::Runtime;
 use ort::logging::LogLevel;
 use ort::session::Session;
 use ort::value::{DynValue, Tensor};
-use std::path::Path;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// An ONNX file in ONNX Runtime on the CPU.
 pub struct OnnxRuntime {
+    path: PathBuf,
+    threads: usize,
     session: Session,
     images: Option<DynValue>,
 }
@@ -33,14 +38,39 @@ impl OnnxRuntime {
     /// # Errors
     /// If ONNX Runtime does not take it.
     pub fn load(path: &Path, threads: usize) -> Result<Self> {
-        let session = || -> ort::Result<Session> {
-            Ok(Session::builder()?
-                .with_intra_threads(threads)?
-                .with_log_level(LogLevel::Error)?
-                .commit_from_file(path)?)
-        };
-        Ok(Self { session: session().map_err(refused)?, images: None })
+        let session = session(path, threads, None).map_err(refused)?;
+        Ok(Self { path: path.to_owned(), threads, session, images: None })
     }
+
+    /// Computes the images given with a session.
+    fn run_in(session: &mut Session, images: Option<&DynValue>) -> Result<Array> {
+        let message = || Error::Refused { runtime: Runtime::OnnxRuntime, message: "no images were given".into() };
+        let images = images.ok_or_else(message)?;
+        let mut run = || -> ort::Result<Array> {
+            let outputs = session.run(ort::inputs!["images" => images])?;
+            let (shape, logits) = outputs["logits"].try_extract_tensor::<f32>()?;
+            let shape = shape.iter().map(|&extent| extent as usize).collect();
+            Ok(Array { shape, values: Values::Floats(logits.to_vec()) })
+        };
+        run().map_err(refused)
+    }
+}
+
+/// A session; one that writes what its operations take to files that begin with `profile`.
+fn session(path: &Path, threads: usize, profile: Option<&Path>) -> ort::Result<Session> {
+    let mut builder = Session::builder()?.with_intra_threads(threads)?.with_log_level(LogLevel::Error)?;
+    if let Some(profile) = profile {
+        builder = builder.with_profiling(profile)?;
+    }
+    builder.commit_from_file(path)
+}
+
+/// An event of ONNX Runtime's profile, as far as it is needed; `dur` in microseconds.
+#[derive(Deserialize)]
+struct Profiled {
+    cat: String,
+    name: String,
+    dur: f64,
 }
 
 impl Model for OnnxRuntime {
@@ -55,15 +85,30 @@ impl Model for OnnxRuntime {
     }
 
     fn run(&mut self) -> Result<Array> {
-        let message = || Error::Refused { runtime: Runtime::OnnxRuntime, message: "no images were given".into() };
-        let images = self.images.as_ref().ok_or_else(message)?;
-        let mut run = || -> ort::Result<Array> {
-            let outputs = self.session.run(ort::inputs!["images" => images])?;
-            let (shape, logits) = outputs["logits"].try_extract_tensor::<f32>()?;
-            let shape = shape.iter().map(|&extent| extent as usize).collect();
-            Ok(Array { shape, values: Values::Floats(logits.to_vec()) })
+        Self::run_in(&mut self.session, self.images.as_ref())
+    }
+
+    fn operations(&mut self, runs: u32) -> Result<Vec<(String, f64)>> {
+        let folder = tempfile::tempdir()?;
+        let mut session = session(&self.path, self.threads, Some(&folder.path().join("profile"))).map_err(refused)?;
+        for _ in 0..runs {
+            Self::run_in(&mut session, self.images.as_ref())?;
+        }
+        let file = session.end_profiling().map_err(refused)?;
+        let text = fs::read_to_string(&file).map_err(|source| Error::File { path: file.into(), source })?;
+        let events: Vec<Profiled> = serde_json::from_str(&text).map_err(refused)?;
+        let mut operations: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for event in events.into_iter().filter(|event| event.cat == "Node") {
+            if let Some(name) = event.name.strip_suffix("_kernel_time") {
+                operations.entry(name.to_owned()).or_default().push(event.dur / 1e6);
+            }
+        }
+        // The median, as often as it runs: single runs are interrupted.
+        let of_one = |mut seconds: Vec<f64>| {
+            seconds.sort_by(f64::total_cmp);
+            seconds[seconds.len() / 2] * seconds.len() as f64 / f64::from(runs)
         };
-        run().map_err(refused)
+        Ok(operations.into_iter().map(|(name, seconds)| (name, of_one(seconds))).collect())
     }
 }
 

@@ -236,18 +236,29 @@ fn an_onnx_file_is_written_and_agrees_in_plain_python() {
         let export = ["export", "--checkpoint", path(filters), "--policy", "threshold=0.4", "--out", path(&out)];
         let told = json(&[&export[..], more].concat());
         assert_eq!(told["check"].as_str().unwrap(), path(&out.with_extension("check.npz")));
+        // It was run, if ONNX Runtime is there.
+        assert!(told["difference"].as_f64().is_none_or(|difference| difference < 1e-4), "{told}");
         let Some(pytorch) = PyTorch::find() else { continue };
         if !pytorch.command().args(["-c", "import onnxruntime"]).output().unwrap().status.success() {
             skip("no ONNX Runtime (make setup brings it)");
             continue;
         }
-        let run = pytorch.script("verify_export.py").arg(&out).args(["--rounds", "1"]).output().unwrap();
+        // Beside the dense network, over the images that this program evaluates.
+        let dense = folder.path().join("dense.pt");
+        if !dense.exists() {
+            let open = ["export", "--checkpoint", path(filters), "--policy", "always-open", "--out", path(&dense)];
+            assert!(done(&open).contains("ran it in TorchScript: logits differ by "));
+        }
+        let data = path(sample_set());
+        let arguments = ["--rounds", "1", "--dense", path(&dense), "--data", data];
+        let run = pytorch.script("verify_export.py").arg(&out).args(arguments).output().unwrap();
         let text = stdout(&run);
-        assert!(
-            run.status.success() && text.contains("  agrees") && text.contains("10 classes"),
-            "{text}{}",
-            stderr(&run)
-        );
+        let policy = ["--policy", "threshold=0.4"];
+        let measured = json(&[&["eval", "--checkpoint", path(filters), "--data", data][..], &policy].concat());
+        let top1 = format!("top-1 {:.2}% of {} images", 100.0 * measured["top1"].as_f64().unwrap(), measured["images"]);
+        let parts = ["  agrees", "10 classes", &top1, "the same label for", "% of dense"];
+        let missing = parts.iter().find(|part| !text.contains(**part));
+        assert!(run.status.success() && missing.is_none(), "{missing:?} in {text}{}", stderr(&run));
         // Another network's images and logits do not pass.
         let wrong =
             "import sys, numpy; f = dict(numpy.load(sys.argv[1])); f['logits'] += 1; numpy.savez(sys.argv[1], **f)";
@@ -257,6 +268,28 @@ fn an_onnx_file_is_written_and_agrees_in_plain_python() {
         assert_eq!(run.status.code(), Some(1));
         assert!(stdout(&run).contains("DIFFERS"), "{}", stdout(&run));
     }
+}
+
+#[test]
+fn a_browser_runs_an_onnx_file() {
+    let Some(modules) = std::env::var_os("BROWSER_MODULES") else {
+        skip("no browser (scripts/verify_browser.mjs says what to install; BROWSER_MODULES names the folder)");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (weights, out) = (folder.path().join("w.safetensors"), folder.path().join("network.onnx"));
+    let spec = arch::NetSpec::preset("mobilenet_v2", 10).unwrap();
+    let network = arch::Network::build(&spec, tch::Device::Cpu, 1).unwrap();
+    let tensors = network.tensors().iter().map(|entry| (entry.name.as_str(), &entry.tensor));
+    fs::write(&weights, arch::state_dict::safetensors::to_bytes(tensors, ("k", String::new())).unwrap()).unwrap();
+    let bytes = ["export", "--arch", "mobilenet_v2", "--weights", path(&weights), "--input", "uint8"];
+    done(&[&bytes[..], &["--out", path(&out)]].concat());
+    let gated = folder.path().join("gated.onnx");
+    done(&["export", "--checkpoint", path(&fixture().layers), "--out", path(&gated)]);
+    let script = repository().join("scripts/verify_browser.mjs");
+    let run = Command::new("node").arg(script).arg(modules).args([&out, &gated]).output().unwrap();
+    assert!(run.status.success(), "{}{}", stdout(&run), stderr(&run));
+    assert_eq!(stdout(&run).matches("agrees in HeadlessChrome").count(), 2);
 }
 
 /// Runs what must fail with `code`, say `part`, and leave nothing at `out`.
@@ -287,6 +320,9 @@ fn what_cannot_be_exported_is_told_and_leaves_nothing() {
     export(path(&taken), &[], 1, "taken.pt exists; choose another --out");
     export(path(&at("beside.pt")), &[], 1, "beside.check.pt exists");
     export(path(&at("no/such.pt")), &[], 1, "is not a folder");
+    export(path(&at("x.safetensors")), &["--check"], 2, "--check is for --format torchscript and onnx");
+    let kept = ["--format", "state-dict", "--keep-gates"];
+    export("x.pth", &kept, 2, "--keep-gates is for --format torchscript and onnx");
     export("x.check.pt", &[], 2, "NAME.check.pt and NAME.check.npz hold images to check with");
     let to = path(&out);
     export(to, &["--policy", "threshold=1"], 1, "every gate of cifar-resnet20 is closed");

@@ -74,10 +74,15 @@ impl<'a> Forms<'a> {
         }
     }
 
+    /// What a form costs, gates open.
+    pub(super) fn cost(&self, form: Form) -> Result<Cost> {
+        let size = self.loaded.input.image_size as usize;
+        Ok(Cost::of(self.network(form).spec(), size, size)?)
+    }
+
     /// MACs of a form; absent where the image decides.
     pub(super) fn macs(&self, form: Form) -> Result<Option<u64>> {
-        let size = self.loaded.input.image_size as usize;
-        let cost = Cost::of(self.network(form).spec(), size, size)?;
+        let cost = self.cost(form)?;
         Ok(match form {
             Form::Dense | Form::Pruned => Some(cost.dense),
             Form::Masked => Some(cost.dense + cost.gates),

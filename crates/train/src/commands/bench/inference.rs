@@ -1,6 +1,7 @@
 //! `train bench inference`
 
 use super::forms::{Form, Forms};
+use super::layers::Layers;
 use super::random_gates::{Share, decide};
 use crate::commands::runtime_worker;
 use crate::device::DeviceChoice;
@@ -56,6 +57,10 @@ pub(crate) struct Inference {
     /// What runs it [default: all that are installed]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_enum)]
     runtime: Vec<RuntimeChoice>,
+    /// Also name the layers of the pruned network whose time did not fall as their MACs did, in ONNX
+    /// Runtime and OpenVINO
+    #[arg(long, conflicts_with = "json")]
+    layers: bool,
     /// Images per batch
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,8,32", value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch: Vec<u32>,
@@ -136,7 +141,7 @@ pub(crate) fn inference(args: &Inference) -> Result<Done> {
     let folder = tempfile::tempdir()?;
     let (mut workers, variants) = variants(args, &forms, folder.path())?;
     let subjects: Vec<Subject> = variants.iter().map(|variant| variant.subject).collect();
-    let mut timings = Vec::new();
+    let (mut timings, mut layers) = (Vec::new(), String::new());
     for (&batch, images) in args.batch.iter().zip(&batches) {
         let used = used(&loaded.network, &cost, images)?;
         let given: Vec<Array> = images.iter().map(Array::of).collect::<Result<_, _>>()?;
@@ -146,10 +151,13 @@ pub(crate) fn inference(args: &Inference) -> Result<Done> {
             let macs = variant.macs.map_or(used, |macs| macs as f64) / cost.dense as f64;
             timings.push(Timing { variant, batch, macs, seconds });
         }
+        if args.layers {
+            layers += &layers_of(&mut workers, &variants, &forms, batch, args.rounds)?;
+        }
     }
     Ok(Done::ok(match args.json {
         true => json(&timings, &loaded.name, &cost),
-        false => text(&timings, &loaded.name, &cost, args.rounds),
+        false => text(&timings, &loaded.name, &cost, args.rounds) + &layers,
     }))
 }
 
@@ -240,6 +248,25 @@ fn variants(args: &Inference, forms: &Forms, folder: &Path) -> Result<(Vec<Worke
         }
     }
     Ok((workers, variants))
+}
+
+/// For each runtime that tells what operations take: the layers whose time did not fall.
+fn layers_of(workers: &mut [Worker], variants: &[Variant], forms: &Forms, batch: u32, rounds: u32) -> Result<String> {
+    let mut text = String::new();
+    for pruned in variants.iter().filter(|variant| variant.form == Form::Pruned) {
+        let is_dense = |one: &&Variant| one.form == Form::Dense && one.runtime == pruned.runtime;
+        let Some(dense) = variants.iter().find(is_dense) else { continue };
+        let worker = &mut workers[pruned.subject.worker];
+        let [before, after] =
+            [dense, pruned].map(|variant| worker.operations(variant.subject.model, rounds.clamp(3, 30)));
+        let (before, after) = (before?, after?);
+        if before.is_empty() {
+            continue;
+        }
+        let layers = Layers::of(&forms.cost(Form::Dense)?, &forms.cost(Form::Pruned)?, &before, &after);
+        text += &format!("\n{}, batch {batch}: {}", pruned.runtime, layers.text());
+    }
+    Ok(text)
 }
 
 fn is_missing(error: &anyhow::Error) -> bool {

@@ -2,6 +2,7 @@
 
 mod forms;
 mod inference;
+mod layers;
 mod loader;
 mod random_gates;
 mod step;
