@@ -38,9 +38,19 @@ pub enum Error {
         /// Number of gates.
         gates: usize,
     },
+    /// A budget that the narrowest network is over.
+    #[error(
+        "a budget of {budget} MACs cannot be met: the narrowest widths asked for take {least}; a smaller multiple takes less"
+    )]
+    Budget {
+        /// MACs.
+        budget: u64,
+        /// MACs of the narrowest network.
+        least: u64,
+    },
     /// Pruning would leave no branch at all.
     #[error(
-        "every gate of {network} is closed, so pruning would leave nothing of it; train it longer, with a higher target or a lower loss factor"
+        "every gate of {network} is closed, so pruning would leave nothing of it; train it longer, with a higher target or a lower loss factor, or decide by another policy"
     )]
     AllClosed {
         /// The network.

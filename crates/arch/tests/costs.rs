@@ -4,7 +4,7 @@
 
 mod support;
 
-use arch::{Cost, Level, Meter, NetSpec, Network, Preset, Shortcut, Site, SiteKind};
+use arch::{Allocation, Cost, Level, Meter, NetSpec, Network, Preset, Shortcut, Site, SiteKind};
 use gumbel_gates::{GateKind, GateValues};
 use support::{gated_networks, random_gate_values};
 use tch::{Device, Kind, Tensor};
@@ -218,4 +218,65 @@ fn macs_of_random_openings_equal_the_convolutions_really_built() {
             gate += all(true)[site].len();
         }
     }
+}
+
+/// Filter gates one by one between the convolutions of a preset, and what it costs.
+fn between(name: &str, side: usize) -> (NetSpec, Cost) {
+    let preset = Preset::named(name).unwrap();
+    let one = arch::GroupSizes { input: 1, between: 1, output: 1, fixed_open: 0 };
+    let sizes = vec![Some(one); preset.spec(10).blocks.len()];
+    let spec = preset.spec(10).with_filter_gates(GateKind::Independent, &sizes, &[SiteKind::Between]);
+    let cost = Cost::of(&spec, side, side).unwrap();
+    (spec, cost)
+}
+
+#[test]
+fn an_allocation_is_aligned_within_its_budget_and_near_it() {
+    for (name, side, align) in [("cifar-resnet20", 32, 4), ("resnet50", 64, 16), ("mobilenet_v2", 64, 8)] {
+        let (spec, cost) = between(name, side);
+        let gates = spec.gate_count() as i64;
+        let scores: Vec<f64> = Vec::try_from(torch_ext::uniform(&[gates], 3).unwrap().to_kind(Kind::Double)).unwrap();
+        for share in [0.5, 0.7, 0.9] {
+            let budget = (share * cost.dense as f64) as u64;
+            let open = Allocation { cost: &cost, scores: &scores, align, budget }.open().unwrap();
+            let spent = cost.of_gates(&open);
+            // One step of the dearest site is the most that can be left.
+            assert!(spent <= budget && spent as f64 > 0.95 * budget as f64, "{name}: {spent} of {budget}");
+            let mut first = 0;
+            for (_, gates) in spec.gate_sites() {
+                let last = first + gates.count();
+                let own = &open[first..last];
+                let count = own.iter().filter(|open| **open).count();
+                assert!(count > 0 && (count % align == 0 || count == own.len()), "{name}: {count}");
+                // Those of the highest scores.
+                let of = |wanted: bool| {
+                    let scores = scores[first..last].iter().zip(own);
+                    scores.filter(move |(_, open)| **open == wanted).map(|(score, _)| *score)
+                };
+                assert!(of(true).fold(1.0, f64::min) >= of(false).fold(0.0, f64::max));
+                first = last;
+            }
+            assert_eq!(first, open.len());
+        }
+    }
+}
+
+#[test]
+fn an_allocation_buys_what_is_worth_most_for_its_macs() {
+    let (_, cost) = between("cifar-resnet20", 32);
+    // Two blocks whose filters matter, in a network of others that do not.
+    let gates = cost.per_gate().len();
+    let scores: Vec<f64> = (0..gates).map(|gate| if gate < 32 { 1.0 } else { 1e-3 }).collect();
+    let all = vec![true; gates];
+    assert_eq!(cost.of_gates(&all), cost.dense);
+    let budget = cost.dense / 2;
+    let open = Allocation { cost: &cost, scores: &scores, align: 8, budget }.open().unwrap();
+    assert!(open[..32].iter().all(|&open| open), "what matters is kept whole");
+    assert!(open[32..].iter().filter(|open| **open).count() < gates - 32);
+    // Without a limit everything is open; below the first steps nothing can be bought.
+    let whole = Allocation { cost: &cost, scores: &scores, align: 8, budget: cost.dense };
+    assert_eq!(whole.open().unwrap(), all);
+    let error = Allocation { budget: cost.dense / 10, ..whole }.open().unwrap_err().to_string();
+    assert!(error.contains("cannot be met: the narrowest widths asked for take"), "{error}");
+    assert!(Allocation { scores: &scores[1..], ..whole }.open().is_err());
 }

@@ -84,7 +84,7 @@ fn a_script_decides_by_its_policy() {
     let spec = NetSpec::preset("resnet18", 4).unwrap().with_layer_gates(GateKind::Dependent, |_| true);
     let network = Network::build(&spec, Device::Cpu, 3).unwrap();
     let images = normal(&[3, 3, 64, 64], 1).unwrap();
-    for policy in [Policy::Threshold(0.871), Policy::AlwaysOpen] {
+    for policy in [0.871, 0.0, 1.0].map(Policy::Threshold).into_iter().chain([Policy::AlwaysOpen]) {
         let script = network.script(&ScriptOptions { policy, ..options(Execution::Skipping, false) }).unwrap();
         let expected = tch::no_grad(|| network.forward(&images, Pass::inference(policy))).unwrap();
         let found = script.call("forward_with_openings", &images).unwrap();

@@ -156,7 +156,7 @@ const ROOMS: [(&str, &[&str]); 3] = [
         "trainer",
         &["run", "learn", "method", "measure", "listeners", "states", "events", "results", "files", "error", "config"],
     ),
-    ("arch", &["export", "prune", "cost", "network", "spec", "state_dict", "error"]),
+    ("arch", &["export", "lower", "prune", "cost", "network", "spec", "state_dict", "error"]),
     ("data", &["batches", "sources", "decode", "error"]),
 ];
 

@@ -1,6 +1,6 @@
 //! What can go wrong in this crate.
 
-use crate::protocol::Runtime;
+use crate::kind::Runtime;
 use std::path::PathBuf;
 
 /// What can go wrong in this crate.
@@ -34,7 +34,9 @@ pub enum Error {
         message: String,
     },
     /// The process of a runtime ended before it answered.
-    #[error("the process of {runtime} ended without an answer ({how}); it may have run out of memory")]
+    #[error(
+        "the process of {runtime} ended without an answer ({how}); it says why above, unless the system ended it, for want of memory perhaps"
+    )]
     Ended {
         /// The runtime.
         runtime: Runtime,

@@ -1,15 +1,15 @@
 //! Where runtimes are installed on this machine.
 
 use crate::error::{Error, Result};
-use crate::protocol::Runtime;
+use crate::kind::Runtime;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// The environment that set-up made, which a link `.venv` names: beside the program's sources, or
-/// where one works.
+/// The environment that set-up made, which a link `.venv` names in a folder around this program. One
+/// where a user happens to work is none of its business.
 fn environments() -> Vec<PathBuf> {
-    let begins = [env::current_dir().ok(), env::current_exe().ok()];
-    let folders = begins.iter().flatten().flat_map(|begin| begin.ancestors());
+    let program = env::current_exe().ok();
+    let folders = program.iter().flat_map(|program| program.ancestors());
     folders.map(|folder| folder.join(".venv")).filter(|environment| environment.is_dir()).collect()
 }
 

@@ -8,6 +8,7 @@
 mod array;
 mod error;
 mod installed;
+mod kind;
 mod models;
 mod protocol;
 mod serve;
@@ -16,8 +17,8 @@ mod worker;
 
 pub use array::{Array, Values};
 pub use error::{Error, Result};
+pub use kind::Runtime;
 pub use models::{Eager, Model, OnnxRuntime, TorchScript};
-pub use protocol::Runtime;
 pub use serve::serve;
 pub use turns::{Subject, in_turn};
 pub use worker::Worker;

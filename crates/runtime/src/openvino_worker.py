@@ -5,11 +5,10 @@ import statistics
 import sys
 import time
 
-import numpy
-
 # Without it OpenVINO reports every import to its makers, from a process that may outlive this one.
 sys.modules["openvino_telemetry"] = None
 try:
+    import numpy
     import openvino
 except ImportError as error:
     openvino, missing = None, str(error)

@@ -3,7 +3,9 @@
 use crate::array::Array;
 use crate::error::{Error, Result};
 use crate::installed::{missing, python};
-use crate::protocol::{Answer, Request, Runtime};
+use crate::kind::Runtime;
+use crate::protocol::{Answer, Request};
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -17,6 +19,8 @@ pub struct Worker {
     answers: BufReader<ChildStdout>,
     /// Where images and logits are exchanged.
     folder: TempDir,
+    /// Links to files whose names are not Unicode.
+    links: usize,
 }
 
 /// OpenVINO's side of the protocol, in Python: it has no stable C interface to load at run time.
@@ -45,7 +49,7 @@ impl Worker {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let (requests, answers) = (child.stdin.take(), child.stdout.take());
         let answers = answers.ok_or_else(|| Error::Answer("it has no output".into()))?;
-        let mut worker = Self { runtime, child, requests, answers: BufReader::new(answers), folder };
+        let mut worker = Self { runtime, child, requests, answers: BufReader::new(answers), folder, links: 0 };
         worker.ask(&Request::Ready)?;
         Ok(worker)
     }
@@ -61,7 +65,16 @@ impl Worker {
     /// # Errors
     /// If the runtime is not there, or does not take the file.
     pub fn load(&mut self, file: &Path, skip: bool) -> Result<usize> {
-        match self.ask(&Request::Load { file: file.to_owned(), skip })? {
+        let mut file = std::path::absolute(file)?;
+        if file.to_str().is_none() {
+            // JSON holds Unicode alone.
+            let mut link = self.folder.path().join(format!("network-{}", self.links));
+            link.set_extension(file.extension().unwrap_or_default());
+            std::os::unix::fs::symlink(&file, &link)?;
+            self.links += 1;
+            file = link;
+        }
+        match self.ask(&Request::Load { file, skip })? {
             Answer::Done(model) => Ok(model),
             other => Err(unexpected(&other)),
         }
@@ -74,7 +87,8 @@ impl Worker {
     pub fn give(&mut self, model: usize, images: &Array) -> Result<()> {
         let file = self.folder.path().join(format!("images-{model}"));
         images.write(&file)?;
-        let answer = self.ask(&Request::Give { model, file, layout: images.layout() })?;
+        let answer = self.ask(&Request::Give { model, file: file.clone(), layout: images.layout() })?;
+        fs::remove_file(&file).map_err(|source| Error::File { path: file, source })?;
         if matches!(answer, Answer::Done(_)) { Ok(()) } else { Err(unexpected(&answer)) }
     }
 

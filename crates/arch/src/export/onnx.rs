@@ -8,7 +8,6 @@ use crate::spec::Channels;
 use gumbel_gates::Policy;
 use prost::Message;
 use tch::{Device, Kind, Tensor};
-use torch_ext::BatchNorm;
 
 /// What an ONNX network takes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -110,22 +109,22 @@ fn all_images(graph: &Graph, options: &OnnxOptions) -> Result<Printer> {
 /// Each image by itself: runtimes compute batches of images no faster than one after the other, and
 /// gathering some images of a batch, and putting them back, costs them more than it saves.
 fn each_image(graph: &Graph, options: &OnnxOptions) -> Result<Printer> {
-    let mut body = Printer { scope: "image.".into(), alone: true, ..Printer::default() };
-    let first = body.integers("image.axis", &[0]);
-    body.node("Unsqueeze", "image.position", &["image.number", &first], Vec::new());
-    body.node("Gather", "image", &["images", "image.position"], vec![int("axis", 0)]);
+    let mut body = Printer { scope: "image/".into(), alone: true, ..Printer::default() };
+    let first = body.integers("image/axis", &[0]);
+    body.node("Unsqueeze", "image/position", &["image/number", &first], Vec::new());
+    body.node("Gather", "image", &["images", "image/position"], vec![int("axis", 0)]);
     body.network(graph, options, "image")?;
-    body.node("Identity", "image.next", &["image.more"], Vec::new());
+    body.node("Identity", "image/next", &["image/more"], Vec::new());
     let gates = if graph.gate_values.is_empty() { None } else { Some("gate_values") };
     let results = std::iter::once("logits").chain(gates);
     for result in results.clone() {
-        body.node("Squeeze", &format!("image.{result}"), &[result, &first], Vec::new());
+        body.node("Squeeze", &format!("image/{result}"), &[result, &first], Vec::new());
     }
     // Names of an inner graph must not be those of the outer one.
     for node in &mut body.nodes {
         for name in node.input.iter_mut().chain(&mut node.output) {
             if results.clone().any(|result| result == name) {
-                *name = format!("image.{name}.row");
+                *name = format!("image/{name}.row");
             }
         }
     }
@@ -138,18 +137,18 @@ fn each_image(graph: &Graph, options: &OnnxOptions) -> Result<Printer> {
             }),
         }),
     };
-    let names = std::iter::once("image.next".to_owned()).chain(results.clone().map(|result| format!("image.{result}")));
+    let names = std::iter::once("image/next".to_owned()).chain(results.clone().map(|result| format!("image/{result}")));
     let body = onnx_format::Graph {
-        input: vec![scalar("image.number", DataType::Int64), scalar("image.more", DataType::Bool)],
+        input: vec![scalar("image/number", DataType::Int64), scalar("image/more", DataType::Bool)],
         output: names.map(|name| untyped(&name)).collect(),
         ..body.graph("image")
     };
     let mut printer = Printer::default();
-    printer.node("Shape", "images.shape", &["images"], Vec::new());
-    let batch = printer.add("images.axis", DataType::Int64, &[], 0_i64.to_le_bytes().to_vec());
-    printer.node("Gather", "images.count", &["images.shape", &batch], vec![int("axis", 0)]);
+    printer.node("Shape", "images/shape", &["images"], Vec::new());
+    let batch = printer.add("images/axis", DataType::Int64, &[], 0_i64.to_le_bytes().to_vec());
+    printer.node("Gather", "images/count", &["images/shape", &batch], vec![int("axis", 0)]);
     printer.nodes.push(onnx_format::Node {
-        input: vec!["images.count".into(), String::new()],
+        input: vec!["images/count".into(), String::new()],
         output: results.map(str::to_owned).collect(),
         name: Some("each_image".into()),
         op_type: Some("Loop".into()),
@@ -178,13 +177,13 @@ impl Printer {
         self.images = images.to_owned();
         if let OnnxInput::Bytes { mean, std } = options.input {
             self.normalize(images, mean, std);
-            self.images = format!("{images}.normalized");
+            self.images = format!("{images}/normalized");
         }
         self.part(&graph.whole)?;
         if !graph.gate_values.is_empty() {
             let names: Vec<&str> = graph.gate_values.iter().map(|(name, _)| name.as_str()).collect();
-            self.node("Concat", "gates.open", &names, vec![int("axis", 1)]);
-            self.node("Cast", "gate_values", &["gates.open"], vec![int("to", DataType::Float as i64)]);
+            self.node("Concat", "gates/open", &names, vec![int("axis", 1)]);
+            self.node("Cast", "gate_values", &["gates/open"], vec![int("to", DataType::Float as i64)]);
         }
         Ok(())
     }
@@ -208,11 +207,11 @@ impl Printer {
     /// A part as a graph of its own.
     fn inner(&self, name: &str, content: &Part) -> Result<onnx_format::Graph> {
         let mut inner =
-            Self { scope: format!("{name}."), alone: self.alone, images: self.images.clone(), ..Self::default() };
+            Self { scope: format!("{name}/"), alone: self.alone, images: self.images.clone(), ..Self::default() };
         inner.part(content)?;
         let mut output = content.output.clone();
         if content.nodes.is_empty() {
-            output = format!("{name}.same");
+            output = format!("{name}/same");
             inner.node("Identity", &output, &[&content.output], Vec::new());
         }
         Ok(onnx_format::Graph { output: vec![untyped(&output)], ..inner.graph(name) })
@@ -220,7 +219,7 @@ impl Printer {
 
     /// Bytes [N, H, W, 3] to what the network was trained on.
     fn normalize(&mut self, images: &str, mean: [f32; 3], std: [f32; 3]) {
-        let named = |part: &str| format!("{images}.{part}");
+        let named = |part: &str| format!("{images}/{part}");
         self.node("Cast", &named("float"), &[images], vec![int("to", DataType::Float as i64)]);
         self.node("Transpose", &named("channels"), &[&named("float")], vec![ints("perm", &[0, 3, 1, 2])]);
         let scale = self.raw(&named("scale"), &[1, 3, 1, 1], &std.map(|std| 1.0 / (255.0 * std)));
@@ -240,8 +239,9 @@ impl Printer {
                 attributes.push(int("group", *groups as i64));
                 self.node("Conv", name, &inputs, attributes);
             }
-            Operation::BatchNorm => {
-                self.node("BatchNormalization", name, &inputs, vec![float("epsilon", BatchNorm::EPSILON)])
+            // A file without batch norms is what runtimes want, so none asks for them.
+            Operation::BatchNorm | Operation::Margins => {
+                return Err(Error::Spec { faults: vec![format!("{name}: batch norms must be folded before")] });
             }
             Operation::MaxPool { kernel, stride, padding } => {
                 self.node("MaxPool", name, &inputs, window(*kernel, *stride, *padding));
@@ -256,14 +256,14 @@ impl Printer {
             Operation::Multiply => self.node("Mul", name, &inputs, Vec::new()),
             Operation::AddBias => {
                 let axes = self.integers(&self.shared("channel_axes"), &[0, 2, 3]);
-                let bias = format!("{name}.bias");
+                let bias = format!("{name}/bias");
                 self.node("Unsqueeze", &bias, &[inputs[1], &axes], Vec::new());
                 self.node("Add", name, &[inputs[0], &bias], Vec::new());
             }
             Operation::Select(channels) => self.select(name, inputs[0], channels),
             Operation::Place { channels, of } => self.place(name, inputs[0], channels, *of),
             Operation::AddInto { channels, of } => {
-                let placed = format!("{name}.placed");
+                let placed = format!("{name}/placed");
                 self.place(&placed, inputs[1], channels, *of);
                 self.node("Add", name, &[&placed, inputs[0]], Vec::new());
             }
@@ -276,30 +276,24 @@ impl Printer {
                 self.node("ReduceMean", name, &inputs, vec![ints("axes", &[2, 3]), int("keepdims", 0)]);
             }
             Operation::Mean => {
-                let mean = format!("{name}.mean");
+                let mean = format!("{name}/mean");
                 self.node("GlobalAveragePool", &mean, &inputs, Vec::new());
                 self.node("Flatten", name, &[&mean], vec![int("axis", 1)]);
             }
             Operation::Linear => self.node("Gemm", name, &inputs, vec![int("transB", 1)]),
-            Operation::Margins => {
-                let pairs = self.integers(&self.shared("pairs"), &[0, -1, 2]);
-                let logits = format!("{name}.pairs");
-                self.node("Reshape", &logits, &[inputs[0], &pairs], Vec::new());
-                self.differences(name, &logits, 2);
-            }
             Operation::SameMargins(gates) => {
-                let margins = format!("{name}.of_one");
-                self.differences(&margins, inputs[0], 1);
-                let [shape, batch, size] = ["shape", "batch", "size"].map(|part| format!("{name}.{part}"));
+                let margins = format!("{name}/of_one");
+                self.differences(&margins, inputs[0]);
+                let [shape, batch, size] = ["shape", "batch", "size"].map(|part| format!("{name}/{part}"));
                 self.node("Shape", &shape, &[inputs[1]], Vec::new());
                 let first = self.integers(&self.shared("first"), &[0]);
                 self.node("Gather", &batch, &[&shape, &first], vec![int("axis", 0)]);
-                let gates = self.integers(&format!("{name}.gates"), &[*gates as i64]);
+                let gates = self.integers(&format!("{name}/gates"), &[*gates as i64]);
                 self.node("Concat", &size, &[&batch, &gates], vec![int("axis", 0)]);
                 self.node("Expand", name, &[&margins, &size], Vec::new());
             }
             Operation::Above(threshold) => {
-                let threshold = self.number(&format!("{name}.threshold"), *threshold);
+                let threshold = self.number(&format!("{name}/threshold"), *threshold);
                 self.node("Greater", name, &[inputs[0], &threshold], Vec::new());
             }
             Operation::Spread(gates) => self.spread(name, inputs[0], gates),
@@ -307,11 +301,11 @@ impl Printer {
             Operation::Conditional { open, closed } => {
                 let branches = [("then_branch", open, "open"), ("else_branch", closed, "closed")];
                 let attributes = branches.map(|(attribute, content, which)| {
-                    Ok(part(attribute, self.inner(&format!("{}.{which}", content.name), content)?))
+                    Ok(part(attribute, self.inner(&format!("{}/{which}", content.name), content)?))
                 });
                 let attributes = attributes.into_iter().collect::<Result<_>>()?;
                 // Of one element, and some runtimes want it without dimensions too.
-                let condition = format!("{name}.condition");
+                let condition = format!("{name}/condition");
                 self.node("Squeeze", &condition, &inputs[..1], Vec::new());
                 self.node("If", name, &[&condition], attributes);
             }
@@ -319,13 +313,13 @@ impl Printer {
         Ok(())
     }
 
-    /// The second of each pair less the first, along an axis of pairs.
-    fn differences(&mut self, name: &str, pairs: &str, axis: i64) {
-        let [open, closed] = ["open", "closed"].map(|which| format!("{name}.{which}"));
+    /// The second of each pair [n, 2] less the first.
+    fn differences(&mut self, name: &str, pairs: &str) {
+        let [open, closed] = ["open", "closed"].map(|which| format!("{name}/{which}"));
         for (of, number) in [(&closed, 0_i64), (&open, 1)] {
             let number =
-                self.add(&self.shared(&format!("pair.{number}")), DataType::Int64, &[], number.to_le_bytes().to_vec());
-            self.node("Gather", of, &[pairs, &number], vec![int("axis", axis)]);
+                self.add(&self.shared(&format!("pair/{number}")), DataType::Int64, &[], number.to_le_bytes().to_vec());
+            self.node("Gather", of, &[pairs, &number], vec![int("axis", 1)]);
         }
         self.node("Sub", name, &[&open, &closed], Vec::new());
     }
@@ -336,13 +330,13 @@ impl Printer {
             return self.slice(name, x, &[first], &[end], &[1], &[1]);
         }
         let numbers: Vec<i64> = channels.numbers().map(|number| number as i64).collect();
-        let numbers = self.integers(&format!("{name}.channels"), &numbers);
+        let numbers = self.integers(&format!("{name}/channels"), &numbers);
         self.node("Gather", name, &[x, &numbers], vec![int("axis", 1)]);
     }
 
     fn slice(&mut self, name: &str, x: &str, starts: &[i64], ends: &[i64], axes: &[i64], steps: &[i64]) {
         let parts = [("starts", starts), ("ends", ends), ("axes", axes), ("steps", steps)];
-        let parts = parts.map(|(part, values)| self.integers(&format!("{name}.{part}"), values));
+        let parts = parts.map(|(part, values)| self.integers(&format!("{name}/{part}"), values));
         let inputs: Vec<&str> = std::iter::once(x).chain(parts.iter().map(String::as_str)).collect();
         self.node("Slice", name, &inputs, Vec::new());
     }
@@ -351,35 +345,35 @@ impl Printer {
     fn place(&mut self, name: &str, x: &str, channels: &Channels, of: usize) {
         if let [(first, count)] = channels.runs() {
             let (before, after) = (*first as i64, (of - first - count) as i64);
-            let pads = self.integers(&format!("{name}.pads"), &[0, before, 0, 0, 0, after, 0, 0]);
+            let pads = self.integers(&format!("{name}/pads"), &[0, before, 0, 0, 0, after, 0, 0]);
             return self.node("Pad", name, &[x, &pads], Vec::new());
         }
         let zero = channels.count() as i64;
         let mut from = vec![zero; of];
         channels.numbers().enumerate().for_each(|(position, number)| from[number] = position as i64);
-        let pads = self.integers(&format!("{name}.pads"), &[0, 0, 0, 0, 0, 1, 0, 0]);
-        let from = self.integers(&format!("{name}.from"), &from);
-        let padded = format!("{name}.padded");
+        let pads = self.integers(&format!("{name}/pads"), &[0, 0, 0, 0, 0, 1, 0, 0]);
+        let from = self.integers(&format!("{name}/from"), &from);
+        let padded = format!("{name}/padded");
         self.node("Pad", &padded, &[x, &pads], Vec::new());
         self.node("Gather", name, &[&padded, &from], vec![int("axis", 1)]);
     }
 
     /// Behind the gates' values [N, n] stands a 1 for channels that are always open.
     fn spread(&mut self, name: &str, open: &str, gates: &[Option<usize>]) {
-        let mut values = format!("{name}.values");
+        let mut values = format!("{name}/values");
         self.node("Cast", &values, &[open], vec![int("to", DataType::Float as i64)]);
         let count = gates.iter().flatten().max().map_or(0, |last| last + 1);
         if gates.contains(&None) {
-            let pads = self.integers(&format!("{name}.pads"), &[0, 0, 0, 1]);
+            let pads = self.integers(&format!("{name}/pads"), &[0, 0, 0, 1]);
             let one = self.number(&self.shared("one"), 1.0);
-            let padded = format!("{name}.padded");
+            let padded = format!("{name}/padded");
             self.node("Pad", &padded, &[&values, &pads, &one], Vec::new());
             values = padded;
         }
         if !gates.iter().copied().eq((0..count).map(Some)) {
             let from: Vec<i64> = gates.iter().map(|gate| gate.unwrap_or(count) as i64).collect();
-            let from = self.integers(&format!("{name}.gates"), &from);
-            let gathered = format!("{name}.gathered");
+            let from = self.integers(&format!("{name}/gates"), &from);
+            let gathered = format!("{name}/gathered");
             self.node("Gather", &gathered, &[&values, &from], vec![int("axis", 1)]);
             values = gathered;
         }
@@ -466,10 +460,6 @@ fn int(name: &str, value: i64) -> onnx_format::Attribute {
 
 fn ints(name: &str, values: &[i64]) -> onnx_format::Attribute {
     onnx_format::Attribute { ints: values.to_vec(), ..attribute(name, AttributeType::Ints) }
-}
-
-fn float(name: &str, value: f64) -> onnx_format::Attribute {
-    onnx_format::Attribute { f: Some(value as f32), ..attribute(name, AttributeType::Float) }
 }
 
 fn part(name: &str, content: onnx_format::Graph) -> onnx_format::Attribute {

@@ -15,7 +15,6 @@ pub(super) enum DataType {
 /// `AttributeProto.AttributeType`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AttributeType {
-    Float = 1,
     Int = 2,
     Graph = 5,
     Ints = 7,
@@ -88,8 +87,6 @@ pub(super) struct Node {
 pub(super) struct Attribute {
     #[prost(string, optional, tag = "1")]
     pub name: Option<String>,
-    #[prost(float, optional, tag = "2")]
-    pub f: Option<f32>,
     #[prost(int64, optional, tag = "3")]
     pub i: Option<i64>,
     #[prost(message, optional, tag = "6")]

@@ -43,7 +43,7 @@ fn at(root: &str, path: &str) -> String {
 
 /// A name for what has this path.
 fn identifier(path: &str) -> String {
-    let name = path.replace('.', "_");
+    let name = path.replace(['.', '/'], "_");
     let fits = !name.starts_with(|c: char| c.is_ascii_digit()) && !TAKEN.split_whitespace().any(|taken| taken == name);
     if fits { name } else { format!("y_{name}") }
 }
@@ -67,7 +67,7 @@ impl<'a> Method<'a> {
 
     /// A path below the part's own.
     fn within<'b>(&self, path: &'b str) -> &'b str {
-        path.strip_prefix(&self.part.name).and_then(|rest| rest.strip_prefix('.')).unwrap_or(path)
+        path.strip_prefix(&self.part.name).and_then(|rest| rest.strip_prefix(['.', '/'])).unwrap_or(path)
     }
 
     /// A value or constant, in the words of this method.
@@ -243,7 +243,8 @@ def replace_images(self, x: Tensor, rows: Tensor, y: Tensor) -> Tensor:
                 let rows = format!("[{}.size(0), {gates}]", inputs[1]);
                 format!("({x}.select(1, 1) - {x}.select(1, 0)).unsqueeze(0).expand({rows})")
             }
-            Operation::Above(threshold) => format!("torch.gt({x}, {threshold:?})"),
+            Operation::Above(threshold) if threshold.is_finite() => format!("torch.gt({x}, {threshold:?})"),
+            Operation::Above(threshold) => format!("torch.gt({x}, float(\"{threshold}\"))"),
             Operation::Spread(gates) => {
                 self.line(1, format!("{target} = {x}.type_as(x)"));
                 format!("{}.unsqueeze(2).unsqueeze(3)", spread(&target, gates))

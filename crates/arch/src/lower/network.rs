@@ -1,8 +1,9 @@
 //! From a network's description and tensors to its operations.
 
+use super::decided::least_margin;
 use super::fold::Folded;
 use super::graph::{Graph, Node, Operation, Part};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::network::{Execution, Network};
 use crate::spec::{Activation, BlockSpec, Channels, ConvSpec, GateSite, Shortcut, Site, in_block};
 use gumbel_gates::{GateKind, Policy};
@@ -10,7 +11,8 @@ use std::collections::HashMap;
 use tch::Tensor;
 use torch_ext::BatchNorm;
 
-/// How a network becomes operations.
+/// How a network becomes operations. Values that are not those of a layer have a slash in their names,
+/// which no layer's has.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Lowering {
     /// How gates decide: argmax, always-open or a threshold. None are left if all are open.
@@ -31,16 +33,8 @@ impl Lowering {
     /// # Errors
     /// If the policy draws noise or ranks gates, or gates leave nothing of the network open.
     pub fn of(&self, network: &Network) -> Result<Graph> {
-        let threshold = match self.policy {
-            Policy::Argmax | Policy::StraightThrough { .. } => Some(0.0),
-            // σ(margin) > p
-            Policy::Threshold(p) => Some((p / (1.0 - p)).ln() as f32),
-            Policy::AlwaysOpen => None,
-            Policy::Sample { .. } | Policy::TopK(_) => {
-                return Err(Error::NotScriptable { policy: self.policy.to_string() });
-            }
-        };
-        let cut = if self.keep_gates { None } else { network.without_decided_gates(threshold)? };
+        let threshold = least_margin(self.policy)?;
+        let cut = if self.keep_gates { None } else { network.decided(self.policy)? };
         let network = cut.as_ref().unwrap_or(network);
         let tensors = network.tensors().iter().map(|entry| (entry.name.as_str(), &entry.tensor)).collect();
         let folded = if self.fold_batch_norms { Some(network.folded()?) } else { None };
@@ -105,7 +99,7 @@ impl Lowered<'_> {
         let mut x = self.conv("images", "", &spec.stem.conv)?;
         if let Some(pool) = &spec.stem.pool {
             let (kernel, stride, padding) = (pool.kernel, pool.stride, pool.padding);
-            let pooled = self.node("pool", Operation::MaxPool { kernel, stride, padding }, &[&x]);
+            let pooled = self.node("stem/pool", Operation::MaxPool { kernel, stride, padding }, &[&x]);
             if let Some(&activation) = self.activated.get(&x) {
                 self.activated.insert(pooled.clone(), activation);
             }
@@ -120,7 +114,7 @@ impl Lowered<'_> {
             x = part.output.clone();
             self.part.nodes.push(Node { name: x.clone(), operation: Operation::Part(part), inputs });
         }
-        let pooled = self.node("pooled", Operation::Mean, &[&x]);
+        let pooled = self.node("head/pooled", Operation::Mean, &[&x]);
         let [weight, bias] = ["weight", "bias"].map(|part| self.tensor(format!("{}.{part}", spec.head.name)));
         self.part.output = self.node("logits", Operation::Linear, &[&pooled, &weight, &bias]);
         Ok(())
@@ -161,7 +155,7 @@ impl Lowered<'_> {
         if self.activated.get(&x) == Some(&activation) {
             return x;
         }
-        let y = self.node(format!("{x}.{name}"), operation, &[&x]);
+        let y = self.node(format!("{x}/{name}"), operation, &[&x]);
         self.activated.insert(y.clone(), activation);
         y
     }
@@ -190,7 +184,7 @@ impl Lowered<'_> {
         }
         let inputs: Vec<String> = inputs.into_iter().map(str::to_owned).collect();
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        let output = self.node(format!("{name}.output"), Operation::Conditional { open: opened, closed }, &inputs);
+        let output = self.node(format!("{name}/output"), Operation::Conditional { open: opened, closed }, &inputs);
         if block.activation != Activation::Identity {
             self.activated.insert(output.clone(), block.activation);
         }
@@ -207,13 +201,13 @@ impl Lowered<'_> {
         let y = self.branch(x, block, factors)?;
         let writes = block.writes.as_ref().filter(|writes| writes.count() < block.outputs);
         Ok(match (around, writes) {
-            (Some(around), None) => self.node(format!("{name}.sum"), Operation::Add, &[&y, around]),
+            (Some(around), None) => self.node(format!("{name}/sum"), Operation::Add, &[&y, around]),
             (Some(around), Some(writes)) => {
                 let operation = Operation::AddInto { channels: writes.clone(), of: block.outputs };
-                self.node(format!("{name}.sum"), operation, &[around, &y])
+                self.node(format!("{name}/sum"), operation, &[around, &y])
             }
             (None, None) => y,
-            (None, Some(writes)) => self.place(&format!("{name}.writes"), y, writes, block.outputs),
+            (None, Some(writes)) => self.place(&format!("{name}/writes"), y, writes, block.outputs),
         })
     }
 
@@ -221,21 +215,21 @@ impl Lowered<'_> {
     fn finish(&mut self, mut sum: String, block: &BlockSpec) -> String {
         if block.bias {
             let bias = self.tensor(format!("{}.bias", block.name));
-            sum = self.node(format!("{sum}.biased"), Operation::AddBias, &[&sum, &bias]);
+            sum = self.node(format!("{sum}/biased"), Operation::AddBias, &[&sum, &bias]);
         }
         self.activation(sum, block.activation)
     }
 
     /// What goes around the branch.
     fn shortcut(&mut self, x: &str, block: &BlockSpec, factors: &Factors) -> Result<Option<String>> {
-        let name = format!("{}.shortcut", block.name);
+        let name = format!("{}/shortcut", block.name);
         Ok(match &block.shortcut {
             Shortcut::None => None,
             Shortcut::Identity => Some(x.to_owned()),
             Shortcut::ZeroPadded { stride, outputs } => {
                 let mut y = x.to_owned();
                 if *stride > 1 {
-                    y = self.node(format!("{name}.strided"), Operation::Stride(*stride), &[&y]);
+                    y = self.node(format!("{name}/strided"), Operation::Stride(*stride), &[&y]);
                 }
                 let first = (outputs - block.inputs) / 2;
                 Some(self.place(&name, y, &Channels::of(first..first + block.inputs), *outputs))
@@ -255,7 +249,7 @@ impl Lowered<'_> {
         let name = &block.name;
         let mut y = x.to_owned();
         if let Some(reads) = &block.reads {
-            y = self.node(format!("{name}.reads"), Operation::Select(reads.clone()), &[&y]);
+            y = self.node(format!("{name}/reads"), Operation::Select(reads.clone()), &[&y]);
         }
         y = self.gated(y, factors.get(&Site::Input));
         for (position, conv) in (1..).zip(&block.branch) {
@@ -276,7 +270,7 @@ impl Lowered<'_> {
     /// A value times the gate values of a site, if it has gates.
     fn gated(&mut self, y: String, factor: Option<&String>) -> String {
         match factor {
-            Some(factor) => self.node(format!("{y}.gated"), Operation::Multiply, &[&y, factor]),
+            Some(factor) => self.node(format!("{y}/gated"), Operation::Multiply, &[&y, factor]),
             None => y,
         }
     }
@@ -297,19 +291,19 @@ impl Lowered<'_> {
             let margins = match gates.kind {
                 GateKind::Independent => self.same_margins(x, block, gates),
                 GateKind::Dependent => {
-                    let name = format!("{}.pooled", block.name);
+                    let name = format!("{}/pooled", block.name);
                     let pooled = pooled.get_or_insert_with(|| self.node(name, Operation::Mean, &[x]));
                     let pooled = pooled.clone();
                     self.margins(&pooled, block, gates)?
                 }
             };
             let name = in_block(&block.name, &gates.site.name());
-            let open = self.node(format!("{name}.open"), Operation::Above(threshold), &[&margins]);
+            let open = self.node(format!("{name}/open"), Operation::Above(threshold), &[&margins]);
             self.gate_values.push((open.clone(), gates.count()));
             let factor = match gates.site {
                 Site::Layer if self.skips(gates) => open,
-                Site::Layer => self.node(format!("{open}.factors"), Operation::Spread(vec![Some(0)]), &[&open]),
-                _ => self.node(format!("{open}.factors"), Operation::Spread(gates.gate_of_channel()), &[&open]),
+                Site::Layer => self.node(format!("{open}/factors"), Operation::Spread(vec![Some(0)]), &[&open]),
+                _ => self.node(format!("{open}/factors"), Operation::Spread(gates.gate_of_channel()), &[&open]),
             };
             factors.insert(gates.site, factor);
         }
@@ -320,7 +314,7 @@ impl Lowered<'_> {
     fn same_margins(&mut self, x: &str, block: &BlockSpec, gates: &GateSite) -> String {
         let name = in_block(&block.name, &gates.site.name());
         let logits = self.tensor(format!("{name}.logits"));
-        self.node(format!("{name}.margins"), Operation::SameMargins(gates.count()), &[&logits, x])
+        self.node(format!("{name}/margins"), Operation::SameMargins(gates.count()), &[&logits, x])
     }
 
     /// The margins of gates that look at the image, from the pooled input by two layers. With folded
@@ -328,7 +322,7 @@ impl Lowered<'_> {
     fn margins(&mut self, pooled: &str, block: &BlockSpec, gates: &GateSite) -> Result<String> {
         let name = in_block(&block.name, &gates.site.name());
         let [first, second] = ["fc1", "fc2"].map(|layer| format!("{name}.{layer}"));
-        let margins = format!("{name}.margins");
+        let margins = format!("{name}/margins");
         if self.folded.is_none() {
             let weight = self.tensor(format!("{first}.weight"));
             let hidden = self.node(first, Operation::Linear, &[pooled, &weight]);

@@ -217,14 +217,16 @@ impl HeadSpec {
 }
 
 /// What the module of an export has beside layers, and words of its language.
-const TAKEN: [&str; 44] = [
+const TAKEN: [&str; 46] = [
     "forward",
     "forward_with_openings",
     "classify",
     "select_channels",
     "select_images",
-    "is_alike",
-    "place_channels",
+    "replace_images",
+    "images",
+    "logits",
+    "gate_values",
     "training",
     "self",
     "image_size",

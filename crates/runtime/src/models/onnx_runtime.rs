@@ -4,7 +4,7 @@ use super::model::Model;
 use crate::array::{Array, Values};
 use crate::error::{Error, Result};
 use crate::installed::{missing, onnx_runtime};
-use crate::protocol::Runtime;
+use crate::kind::Runtime;
 use ort::logging::LogLevel;
 use ort::session::Session;
 use ort::value::{DynValue, Tensor};

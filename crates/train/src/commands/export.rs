@@ -89,8 +89,7 @@ enum Names {
 enum Format {
     /// A program and its weights, for torch.jit.load
     Torchscript,
-    /// A graph and its weights, for ONNX Runtime and others; batch norms are part of convolutions,
-    /// and what gates close that ignore the image is cut away
+    /// A graph and its weights, for ONNX Runtime and others; batch norms are part of convolutions
     Onnx,
     /// A checkpoint without the state of training
     Safetensors,
@@ -102,7 +101,7 @@ enum Format {
 enum Mode {
     /// Everything is computed
     Masked,
-    /// What is closed is not computed
+    /// A layer that a gate closes is not computed
     Skip,
 }
 
@@ -120,6 +119,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     };
     for path in [Some(&args.out), beside.as_ref()].into_iter().flatten() {
         refuse_existing(path)?;
+    }
+    if args.keep_gates && args.policy == Some(Policy::AlwaysOpen) {
+        bail!(Usage("--keep-gates contradicts --policy always-open, which leaves none".into()));
     }
     if args.check {
         // Before anything is written.
@@ -159,12 +161,17 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         }
         Format::StateDict => state_dict(&loaded, &args)?,
     }
-    let differs = checked.difference.is_some_and(|difference| !(difference <= BOUND));
+    let differs = checked.difference.is_some_and(|difference| difference > BOUND);
     if args.json {
         let check = beside.map(|path| data::readable(path.as_os_str()));
         let out = data::readable(args.out.as_os_str());
-        let value = json!({ "out": out, "check": check, "difference": checked.difference });
-        return Ok(Done::with_code(format!("{value:#}\n"), u8::from(differs)));
+        let verdict = match checked.difference {
+            None => None,
+            Some(_) if differs => Some("differs"),
+            Some(_) => Some("agrees"),
+        };
+        let value = json!({ "out": out, "check": check, "verdict": verdict, "difference": checked.difference });
+        return Ok(Done { stdout: format!("{value:#}\n"), stderr: checked.note, code: u8::from(differs) });
     }
     let beside = beside.map(|path| format!("wrote {}, images to check it with\n", path.display())).unwrap_or_default();
     let text = format!("wrote {}\n{beside}{}", args.out.display(), checked.text);
@@ -250,7 +257,8 @@ fn refuse_options_of_others(args: &Args, format: Format) -> Result<()> {
         (args.keep_gates, script || onnx, "--keep-gates", "torchscript and onnx"),
         (args.fold_bn, script, "--fold-bn", "torchscript; batch norms are folded in ONNX files anyway"),
         (args.policy.is_some(), script || onnx, "--policy", "torchscript and onnx"),
-        (args.check || args.no_check, script || onnx, "--check", "torchscript and onnx"),
+        (args.check, script || onnx, "--check", "torchscript and onnx"),
+        (args.no_check, script || onnx, "--no-check", "torchscript and onnx"),
         (args.input.is_some(), onnx, "--input", "onnx"),
         (args.names.is_some(), format == Format::StateDict, "--names", "state-dict"),
     ] {

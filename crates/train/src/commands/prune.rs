@@ -7,7 +7,7 @@ use crate::source::{Loaded, Source};
 use crate::table::{grouped, macs, percent, table};
 use crate::usage::{Usage, refuse_existing};
 use anyhow::{Result, bail};
-use arch::{BlockSpec, Cost, Decision, Network, Shortcut};
+use arch::{Allocation, BlockSpec, Cost, Decision, Network, Shortcut};
 use data::Order;
 use gumbel_gates::Policy;
 use serde_json::json;
@@ -25,7 +25,7 @@ use trainer::{
 /// again.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  train prune --checkpoint runs/resnet50-filter/checkpoints/best.safetensors --out pruned.safetensors\n  train prune --checkpoint runs/resnet50-aig/checkpoints/best.safetensors --data /data/imagenet --share 0.99 --out pruned.safetensors"
+    after_help = "Examples:\n  train prune --checkpoint runs/resnet50-filter/checkpoints/best.safetensors --out pruned.safetensors\n  train prune --checkpoint runs/resnet50-filter/checkpoints/best.safetensors --align 8 --out aligned.safetensors\n  train prune --checkpoint runs/resnet50-aig/checkpoints/best.safetensors --data /data/imagenet --share 0.99 --out pruned.safetensors"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -40,6 +40,10 @@ pub(crate) struct Args {
     /// How gates decide: argmax, threshold=P or topk=K
     #[arg(long, value_name = "POLICY", default_value = "argmax")]
     policy: Policy,
+    /// Give each site a multiple of N channels, for the same MACs: many runtimes compute those
+    /// fastest. Decides anew which gates are open, so logits change
+    #[arg(long, value_name = "N", conflicts_with = "data", value_parser = clap::value_parser!(u16).range(2..=512))]
+    align: Option<u16>,
     /// Share of the images of --data that must agree, above 0.5
     #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
     share: f64,
@@ -85,7 +89,13 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             args.policy
         )));
     }
-    let decisions = decisions(&args, &loaded)?;
+    if dependent && args.align.is_some() {
+        bail!(Usage("--align is for gates that ignore the image; these decide for each image by itself".into()));
+    }
+    let decisions = match args.align {
+        None => decisions(&args, &loaded)?,
+        Some(align) => aligned(&decisions(&args, &loaded)?, &loaded, align.into())?,
+    };
     if decisions.iter().all(|decision| *decision == Decision::Undecided) {
         let hint = match args.data {
             None => "they look at the image: give --data DIR to see which of them always decide alike",
@@ -136,6 +146,20 @@ fn decisions(args: &Args, loaded: &Loaded) -> Result<Vec<Decision>> {
     let independent = independent_decisions(network, args.policy, input.image_size)?;
     let decide = |(own, observed): (Decision, Decision)| if own == Decision::Undecided { observed } else { own };
     Ok(independent.into_iter().zip(observed).map(decide).collect())
+}
+
+/// Decisions of the same MACs that leave multiples of `align` channels, by the gates' probabilities.
+fn aligned(decisions: &[Decision], loaded: &Loaded, align: usize) -> Result<Vec<Decision>> {
+    let network = &loaded.network;
+    let size = loaded.input.image_size as usize;
+    let cost = Cost::of(network.spec(), size, size)?;
+    let open: Vec<bool> = decisions.iter().map(|decision| *decision == Decision::Open).collect();
+    let budget = cost.of_gates(&open);
+    let margins = network.independent_margins()?;
+    let probability = |margin: Option<f32>| 1.0 / (1.0 + (-f64::from(margin.unwrap_or_default())).exp());
+    let scores: Vec<f64> = margins.into_iter().map(probability).collect();
+    let open = Allocation { cost: &cost, scores: &scores, align, budget }.open()?;
+    Ok(open.into_iter().map(|open| if open { Decision::Open } else { Decision::Closed }).collect())
 }
 
 /// Filters of a block's convolutions.

@@ -237,7 +237,7 @@ fn an_onnx_file_is_written_and_agrees_in_plain_python() {
         let told = json(&[&export[..], more].concat());
         assert_eq!(told["check"].as_str().unwrap(), path(&out.with_extension("check.npz")));
         // It was run, if ONNX Runtime is there.
-        assert!(told["difference"].as_f64().is_none_or(|difference| difference < 1e-4), "{told}");
+        assert!(told["verdict"].as_str().is_none_or(|verdict| verdict == "agrees"), "{told}");
         let Some(pytorch) = PyTorch::find() else { continue };
         if !pytorch.command().args(["-c", "import onnxruntime"]).output().unwrap().status.success() {
             skip("no ONNX Runtime (make setup brings it)");

@@ -30,7 +30,7 @@ pub fn check_path(export: &Path) -> PathBuf {
 
 /// Writes `network` as a TorchScript file to `path`, and beside it ([`check_path`]) images with the
 /// logits this program computes for them. Attributes of the module: `image_size`, `resize`, `mean`,
-/// `std`, `classes`, `macs` (per image with all gates open), `provenance` and `source`, the script
+/// `std`, `classes`, `macs` (per image, with all gates open that remain), `provenance` and `source`, the script
 /// as it was compiled.
 ///
 /// # Errors
@@ -41,7 +41,7 @@ pub fn export_script(network: &Network, about: &About, options: &ScriptOptions, 
     let size = image_size as usize;
     let mut script = network.script(options)?;
     let floats = |values: [f32; 3]| values.map(f64::from);
-    let macs = Cost::of(network.spec(), size, size)?.dense;
+    let macs = macs(network, options.policy, options.keep_gates, size)?;
     let source = network.script_source(options)?;
     for (name, value) in [
         ("image_size", Attribute::Int(image_size.into())),
@@ -103,7 +103,7 @@ pub fn export_onnx(network: &Network, about: &About, export: OnnxExport, path: &
         ("mean", listed(mean)),
         ("std", listed(std)),
         ("classes", about.classes.join("\n")),
-        ("macs", Cost::of(network.spec(), size, size)?.dense.to_string()),
+        ("macs", macs(network, export.policy, export.keep_gates, size)?.to_string()),
         ("provenance", about.provenance.to_owned()),
     ];
     let options = OnnxOptions {
@@ -121,6 +121,12 @@ pub fn export_onnx(network: &Network, about: &About, export: OnnxExport, path: &
     let check = npz_bytes([("images", &taken), ("logits", &logits)])?;
     write_both(path, &file, &onnx_check_path(path), &check)?;
     Ok(Expected { images: taken, logits })
+}
+
+/// MACs per image of what is exported, with all gates open that remain.
+fn macs(network: &Network, policy: Policy, keep_gates: bool, size: usize) -> Result<u64> {
+    let decided = if keep_gates { None } else { network.decided(policy)? };
+    Ok(Cost::of(decided.as_ref().unwrap_or(network).spec(), size, size)?.dense)
 }
 
 /// Where the images and logits lie that an ONNX file is checked against: beside it.

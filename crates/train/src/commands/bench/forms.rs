@@ -2,11 +2,12 @@
 
 use crate::source::Loaded;
 use anyhow::Result;
-use arch::{Cost, Decision, Execution, Network, OnnxInput, OnnxOptions, ScriptOptions};
-use gumbel_gates::{GateKind, Policy};
+use arch::{Cost, Decision, Execution, Meter, Network, OnnxInput, OnnxOptions, Pass, ScriptOptions};
+use gumbel_gates::{GateKind, GateValues, Policy};
 use runtime::Runtime;
 use std::fs;
 use std::path::{Path, PathBuf};
+use tch::{Device, Kind, Tensor};
 use trainer::{Checkpoint, independent_decisions};
 
 /// A form of a network.
@@ -37,6 +38,8 @@ impl Form {
 pub(super) struct Forms<'a> {
     loaded: &'a Loaded,
     dense: Network,
+    /// Without the gates that ignore the image, which no file has.
+    decided: Option<Network>,
     /// If all gates ignore the image.
     pruned: Option<Network>,
 }
@@ -48,7 +51,8 @@ impl<'a> Forms<'a> {
         let decisions = independent_decisions(network, Policy::Argmax, loaded.input.image_size)?;
         let decided = !decisions.is_empty() && !decisions.contains(&Decision::Undecided);
         let pruned = if decided { Some(network.prune(&decisions)?) } else { None };
-        Ok(Self { loaded, dense, pruned })
+        let decided = if pruned.is_some() { None } else { network.decided(Policy::Argmax)? };
+        Ok(Self { loaded, dense, decided, pruned })
     }
 
     /// The forms that a runtime has. What gates close that ignore the image is cut from every file.
@@ -66,33 +70,49 @@ impl<'a> Forms<'a> {
         forms
     }
 
-    fn network(&self, form: Form) -> &Network {
+    fn network(&self, runtime: Runtime, form: Form) -> &Network {
+        let gated = if runtime == Runtime::Libtorch { None } else { self.decided.as_ref() };
         match (form, &self.pruned) {
             (Form::Dense, _) => &self.dense,
             (Form::Pruned, Some(pruned)) => pruned,
-            _ => &self.loaded.network,
+            _ => gated.unwrap_or(&self.loaded.network),
         }
     }
 
     /// What a form costs, gates open.
-    pub(super) fn cost(&self, form: Form) -> Result<Cost> {
+    pub(super) fn cost(&self, runtime: Runtime, form: Form) -> Result<Cost> {
         let size = self.loaded.input.image_size as usize;
-        Ok(Cost::of(self.network(form).spec(), size, size)?)
+        Ok(Cost::of(self.network(runtime, form).spec(), size, size)?)
     }
 
-    /// MACs of a form; absent where the image decides.
-    pub(super) fn macs(&self, form: Form) -> Result<Option<u64>> {
-        let cost = self.cost(form)?;
-        Ok(match form {
-            Form::Dense | Form::Pruned => Some(cost.dense),
-            Form::Masked => Some(cost.dense + cost.gates),
-            Form::Skipping => None,
-        })
+    /// MACs per image that a form computes, as a mean over batches. Files compute filters that gates
+    /// close for some images, and multiply them.
+    pub(super) fn macs(&self, runtime: Runtime, form: Form, batches: &[Tensor]) -> Result<f64> {
+        let cost = self.cost(runtime, form)?;
+        match form {
+            Form::Dense | Form::Pruned => return Ok(cost.dense as f64),
+            Form::Masked => return Ok((cost.dense + cost.gates) as f64),
+            Form::Skipping => {}
+        }
+        let network = self.network(runtime, form);
+        let meter = Meter::new(&cost, Device::Cpu)?;
+        let mut sum = 0.0;
+        for images in batches {
+            let output = tch::no_grad(|| network.forward(images, Pass::inference(Policy::Argmax)))?;
+            let sites = network.spec().gate_sites().zip(output.gate_values.sites());
+            let used = sites.map(|((_, gates), values)| match gates.site {
+                arch::Site::Layer => values.shallow_clone(),
+                _ if runtime == Runtime::Libtorch => values.shallow_clone(),
+                _ => values.ones_like(),
+            });
+            sum += meter.used(&GateValues::new(used.collect())?)?.mean(Kind::Double).double_value(&[]);
+        }
+        Ok(sum / batches.len() as f64)
     }
 
     /// Writes a form as the file that a runtime reads.
     pub(super) fn write(&self, folder: &Path, runtime: Runtime, form: Form) -> Result<PathBuf> {
-        let network = self.network(form);
+        let network = self.network(runtime, form);
         let execution = if form == Form::Masked { Execution::Masked } else { Execution::Skipping };
         let name = form.name();
         let path = match runtime {

@@ -11,15 +11,14 @@ use crate::source::{Loaded, Source};
 use crate::table::{macs, percent, table};
 use crate::usage::Usage;
 use anyhow::{Result, bail};
-use arch::{Cost, Meter, Network, Pass};
+use arch::{Cost, Network};
 use clap::ValueEnum;
 use data::Order;
-use gumbel_gates::Policy;
 use runtime::{Array, Runtime, Subject, Worker, in_turn};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 use torch_ext::normal;
 use trainer::{Input, to_tensors};
 
@@ -48,6 +47,9 @@ pub(crate) struct Inference {
     /// Share of the dense MACs that those gates leave, instead of --open
     #[arg(long, value_name = "SHARE")]
     macs: Option<f64>,
+    /// Those gates leave multiples of N channels, for the same MACs
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=512))]
+    align: Option<u16>,
     /// Decides which of those gates are open
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -79,7 +81,7 @@ pub(crate) struct Inference {
 enum RuntimeChoice {
     /// This program's own forward pass
     Libtorch,
-    /// libtorch's interpreter of scripts, batch norms folded, optimized for inference
+    /// libtorch's interpreter of scripts, batch norms folded
     Torchscript,
     /// ONNX Runtime
     Onnxruntime,
@@ -102,8 +104,6 @@ impl RuntimeChoice {
 struct Variant {
     runtime: Runtime,
     form: Form,
-    /// MACs per image; absent where the image decides.
-    macs: Option<u64>,
     subject: Subject,
 }
 
@@ -136,19 +136,23 @@ pub(crate) fn inference(args: &Inference) -> Result<Done> {
     let loaded = loaded(args)?;
     let size = loaded.input.image_size;
     let cost = Cost::of(loaded.network.spec(), size as usize, size as usize)?;
-    let batches = batches(args, &loaded)?;
     let forms = Forms::of(&loaded)?;
     let folder = tempfile::tempdir()?;
     let (mut workers, variants) = variants(args, &forms, folder.path())?;
+    if !args.layers {
+        // They were read; a program that is stopped cannot take them along.
+        drop(folder);
+    }
+    refuse_no_layers(args, &variants)?;
     let subjects: Vec<Subject> = variants.iter().map(|variant| variant.subject).collect();
     let (mut timings, mut layers) = (Vec::new(), String::new());
-    for (&batch, images) in args.batch.iter().zip(&batches) {
-        let used = used(&loaded.network, &cost, images)?;
+    for &batch in &args.batch {
+        let images = batches(args, &loaded, batch)?;
         let given: Vec<Array> = images.iter().map(Array::of).collect::<Result<_, _>>()?;
         let seconds = in_turn(&mut workers, &subjects, &given, args.rounds)?;
         for (variant, mut seconds) in variants.iter().zip(seconds) {
             seconds.sort_by(f64::total_cmp);
-            let macs = variant.macs.map_or(used, |macs| macs as f64) / cost.dense as f64;
+            let macs = forms.macs(variant.runtime, variant.form, &images)? / cost.dense as f64;
             timings.push(Timing { variant, batch, macs, seconds });
         }
         if args.layers {
@@ -185,37 +189,49 @@ fn loaded(args: &Inference) -> Result<Loaded> {
     let network = Network::build(&spec, Device::Cpu, args.seed)?;
     let size = small.image_size as usize;
     let share = args.macs.map_or(Share::Gates(args.open), Share::Macs);
-    decide(&network, &Cost::of(&spec, size, size)?, &share, args.seed)?;
+    decide(&network, &Cost::of(&spec, size, size)?, &share, args.align.map(usize::from), args.seed)?;
     let classes = (0..spec.head.classes).map(|class| class.to_string()).collect();
     let name = format!("{arch}, gates {}, decided at random", args.gates);
     let (input, augmentation) = (Input::of(&config), config.data.augmentation());
     Ok(Loaded { network, classes, named: false, input, augmentation, training: None, name })
 }
 
-/// For each batch size the batches that rounds take: several of real images, one of noise.
-fn batches(args: &Inference, loaded: &Loaded) -> Result<Vec<Vec<Tensor>>> {
+/// Batches of different images that rounds take in turn, at most.
+const MOST_BATCHES: usize = 32;
+
+/// The batches that rounds take: several of real images, one of noise.
+fn batches(args: &Inference, loaded: &Loaded, batch: u32) -> Result<Vec<Tensor>> {
     let size = loaded.input.image_size;
-    let mut all = Vec::new();
-    for &batch in &args.batch {
-        let Some(data) = &args.data else {
-            all.push(vec![normal(&[batch.into(), 3, size.into(), size.into()], 2)?]);
-            continue;
-        };
-        let (transform, order) = (loaded.input.transform(), Order::Shuffled(args.seed));
-        let loader = Reading::usual().loader(loaded, data, "val", transform, order, batch as usize)?;
-        let mut own = Vec::new();
-        for found in loader.epoch(0, 0)?.take(args.rounds as usize) {
-            let (images, _) = to_tensors(&found, size, Device::Cpu)?;
-            if images.size()[0] == i64::from(batch) {
-                own.push(images);
-            }
+    let Some(data) = &args.data else {
+        return Ok(vec![normal(&[batch.into(), 3, size.into(), size.into()], 2)?]);
+    };
+    let (transform, order) = (loaded.input.transform(), Order::Shuffled(args.seed));
+    let loader = Reading::usual().loader(loaded, data, "val", transform, order, batch as usize)?;
+    let mut batches = Vec::new();
+    for found in loader.epoch(0, 0)?.take(MOST_BATCHES.min(args.rounds as usize)) {
+        let (images, _) = to_tensors(&found, size, Device::Cpu)?;
+        if images.size()[0] == i64::from(batch) {
+            batches.push(images);
         }
-        if own.is_empty() {
-            bail!(Usage(format!("--batch {batch}: {} has fewer usable images", data.display())));
-        }
-        all.push(own);
     }
-    Ok(all)
+    if batches.is_empty() {
+        bail!(Usage(format!("--batch {batch}: {} has fewer usable images", data.display())));
+    }
+    Ok(batches)
+}
+
+/// `--layers` compares a pruned network with the dense one.
+fn refuse_no_layers(args: &Inference, variants: &[Variant]) -> Result<()> {
+    let tells = |variant: &Variant| {
+        variant.form == Form::Pruned && matches!(variant.runtime, Runtime::OnnxRuntime | Runtime::OpenVino)
+    };
+    if !args.layers || variants.iter().any(tells) {
+        return Ok(());
+    }
+    if variants.iter().any(|variant| variant.form == Form::Pruned) {
+        bail!(Usage("--layers: only ONNX Runtime and OpenVINO tell; neither is among the runtimes".into()));
+    }
+    bail!(Usage("--layers is for networks whose gates all ignore the image: of those a pruned form is timed".into()))
 }
 
 /// Starts the runtimes and loads every form into them.
@@ -232,7 +248,7 @@ fn variants(args: &Inference, forms: &Forms, folder: &Path) -> Result<(Vec<Worke
                 let file = forms.write(folder, runtime, form)?;
                 let model = worker.load(&file, form == Form::Skipping)?;
                 let subject = Subject { worker: workers.len(), model };
-                own.push(Variant { runtime, form, macs: forms.macs(form)?, subject });
+                own.push(Variant { runtime, form, subject });
             }
             Ok((worker, own))
         });
@@ -259,11 +275,12 @@ fn layers_of(workers: &mut [Worker], variants: &[Variant], forms: &Forms, batch:
         let worker = &mut workers[pruned.subject.worker];
         let [before, after] =
             [dense, pruned].map(|variant| worker.operations(variant.subject.model, rounds.clamp(3, 30)));
-        let (before, after) = (before?, after?);
+        let (before, after, runtime) = (before?, after?, pruned.runtime);
         if before.is_empty() {
             continue;
         }
-        let layers = Layers::of(&forms.cost(Form::Dense)?, &forms.cost(Form::Pruned)?, &before, &after);
+        let layers =
+            Layers::of(&forms.cost(runtime, Form::Dense)?, &forms.cost(runtime, Form::Pruned)?, &before, &after);
         text += &format!("\n{}, batch {batch}: {}", pruned.runtime, layers.text());
     }
     Ok(text)
@@ -271,20 +288,6 @@ fn layers_of(workers: &mut [Worker], variants: &[Variant], forms: &Forms, batch:
 
 fn is_missing(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(runtime::Error::Missing { .. }))
-}
-
-/// MACs per image by argmax, as a mean over batches.
-fn used(network: &Network, cost: &Cost, batches: &[Tensor]) -> Result<f64> {
-    if network.spec().gate_count() == 0 {
-        return Ok(cost.dense as f64);
-    }
-    let meter = Meter::new(cost, Device::Cpu)?;
-    let mut sum = 0.0;
-    for images in batches {
-        let output = tch::no_grad(|| network.forward(images, Pass::inference(Policy::Argmax)))?;
-        sum += meter.used(&output.gate_values)?.mean(Kind::Double).double_value(&[]);
-    }
-    Ok(sum / batches.len() as f64)
 }
 
 /// The median of the dense network in the same runtime at the same batch size.

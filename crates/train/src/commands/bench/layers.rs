@@ -100,7 +100,7 @@ impl Layer {
 fn seconds_of(conv: &ConvCost, operations: &[(String, f64)]) -> f64 {
     let is_own = |name: &str| {
         let rest = name.strip_prefix(conv.name.as_str());
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '_']) || rest.starts_with(".relu"))
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '_']))
     };
     operations.iter().filter(|(name, _)| is_own(name)).map(|(_, seconds)| seconds).sum()
 }
@@ -116,7 +116,7 @@ mod tests {
         let mut pruned = dense.clone();
         let conv = pruned.convs.iter_mut().find(|conv| conv.name == "layer1.0.conv1").unwrap();
         (conv.macs, conv.outputs) = (conv.macs / 2, 7);
-        let before = [("conv1_nchwc".to_owned(), 1.0), ("layer1.0.conv1.relu_nchwc".to_owned(), 2.0)];
+        let before = [("conv1_nchwc".to_owned(), 1.0), ("layer1.0.conv1/relu_nchwc".to_owned(), 2.0)];
         let after = [("conv1_nchwc".to_owned(), 1.0), ("layer1.0.conv1".to_owned(), 1.8), ("Gather".to_owned(), 0.5)];
         let text = Layers::of(&dense, &pruned, &before, &after).text();
         let row = text.lines().find(|line| line.starts_with("layer1.0.conv1")).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::usage::Usage;
 use anyhow::{Result, bail};
-use arch::{Cost, Meter, Network};
+use arch::{Allocation, Cost, Meter, Network};
 use gumbel_gates::{GateKind, GateValues};
 use tch::{Device, Kind, Tensor};
 use torch_ext::uniform;
@@ -15,8 +15,9 @@ pub(super) enum Share {
     Macs(f64),
 }
 
-/// Opens a share of the gates, which `seed` chooses.
-pub(super) fn decide(network: &Network, cost: &Cost, share: &Share, seed: u64) -> Result<()> {
+/// Opens a share of the gates, which `seed` chooses; with `align` multiples of so many channels, for
+/// the same MACs.
+pub(super) fn decide(network: &Network, cost: &Cost, share: &Share, align: Option<usize>, seed: u64) -> Result<()> {
     let count = network.spec().gate_count();
     if count == 0 {
         return Ok(());
@@ -46,7 +47,11 @@ pub(super) fn decide(network: &Network, cost: &Cost, share: &Share, seed: u64) -
             low
         }
     };
-    let decisions = gate_values(open);
+    let mut decisions = gate_values(open);
+    if let Some(align) = align {
+        let scores: Vec<f64> = order.iter().map(|place| 1.0 - place).collect();
+        decisions = Allocation { cost, scores: &scores, align, budget: cost.of_gates(&decisions) }.open()?;
+    }
     let mut left = decisions.as_slice();
     for (block, gates) in network.spec().gate_sites() {
         if gates.kind != GateKind::Independent {
