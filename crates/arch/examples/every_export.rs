@@ -6,7 +6,7 @@
 //! FOLDER/NAME.onnx and NAME-I.npz are what scripts/onnx_differences.py reads. Prints the largest
 //! difference of a logit of the TorchScript files, which are not kept, as a JSON object by NAME.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // a tool for developers
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // a tool for developers
 
 #[path = "../tests/support/mod.rs"]
 mod support;
