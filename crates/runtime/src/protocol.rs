@@ -17,7 +17,7 @@ pub(crate) enum Request {
     Give { model: usize, file: PathBuf, layout: Layout },
     /// Compute logits once and write them to a file.
     Run { model: usize, file: PathBuf },
-    /// Compute so many times without and then with a clock.
+    /// Compute so many times without a clock at least, until the processor is awake, and then with one.
     Time { model: usize, warm: u32, timed: u32 },
     /// Say what each operation takes.
     Operations { model: usize, runs: u32 },

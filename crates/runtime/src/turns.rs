@@ -23,7 +23,8 @@ const WARM_UP: u32 = 3;
 
 /// Seconds of each round, by subject, for batches of images that rounds take one after the other.
 /// Every round visits all subjects, every second one in reverse, for it makes a difference whom one
-/// follows; a visit runs a network once before it is timed.
+/// follows; a visit runs a network
+/// for some time before it is timed.
 ///
 /// # Errors
 /// If a runtime fails or does not take the images.
