@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use trainer::Checkpoint;
 
 /// A drawn set and networks trained on it.
 struct Fixture {
@@ -129,6 +130,31 @@ fn a_fine_tuned_run_resumes_with_its_own_network() {
     // What it came from may be gone by then.
     fs::remove_file(&pruned).unwrap();
     done(&["fit", "--resume", "--out", path(&out)]);
+}
+
+#[test]
+fn aligned_widths_cost_no_more_than_the_decisions_they_replace() {
+    let filters = path(&fixture().filters);
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (as_decided, aligned) = (at("as-decided.safetensors"), at("aligned.safetensors"));
+    let prune = |out: &Path, more: &[&str]| {
+        json(&[&["prune", "--checkpoint", filters, "--out", path(out)][..], &HALF, more].concat())
+    };
+    let budget = prune(&as_decided, &[])["macs"]["after"].as_u64().unwrap();
+    let result = prune(&aligned, &["--align", "4"]);
+    let (after, before) = (result["macs"]["after"].as_u64().unwrap(), result["macs"]["before"].as_u64().unwrap());
+    // Its own steps and the copies of channels that a pruned branch reads whole are what is between.
+    assert!(after < before && after as f64 <= 1.1 * budget as f64, "{after} for {budget} of {before}");
+    let network = Checkpoint::read(&aligned).unwrap().network(tch::Device::Cpu).unwrap();
+    let whole = arch::NetSpec::preset("cifar-resnet20", 10).unwrap();
+    for block in &network.spec().blocks {
+        let before = whole.blocks.iter().find(|one| one.name == block.name).unwrap();
+        for (conv, uncut) in block.branch.iter().zip(&before.branch) {
+            assert!(conv.outputs % 4 == 0 || conv.outputs == uncut.outputs, "{}: {}", block.name, conv.outputs);
+        }
+    }
+    assert_ne!(fs::read(&aligned).unwrap(), fs::read(&as_decided).unwrap());
 }
 
 #[test]
@@ -359,6 +385,7 @@ fn what_cannot_be_pruned_or_tuned_is_told_and_leaves_nothing() {
     let closed = ["--policy", "threshold=1"];
     call("prune", filters, &closed, 1, "every gate of cifar-resnet20 is closed");
     call("prune", path(layers), &["--policy", "topk=3"], 2, "ranked anew for each");
+    call("prune", path(layers), &["--align", "8"], 2, "--align is for gates that ignore the image");
     call("prune", filters, &["--policy", "sample"], 2, "a policy that decides is needed");
     call("prune", filters, &["--share", "0.5"], 2, "--share: expected a share above 0.5");
     call("prune", filters, &["--data", other], 1, "the network knows the classes");
