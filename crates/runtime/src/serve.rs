@@ -74,6 +74,7 @@ fn answer(
         }
         Request::Time { model, warm, timed } => {
             let model = models.get_mut(model).ok_or_else(|| unknown(model))?;
+            model.prepare()?;
             let start = Instant::now();
             for run in 0.. {
                 if run >= warm && start.elapsed() >= AWAKE {

@@ -11,6 +11,15 @@ pub trait Model {
     /// If the network does not take such images.
     fn give(&mut self, images: &Array) -> Result<()>;
 
+    /// Chooses the fastest way to compute the images given last, where there are several. Comes before
+    /// runs that are timed.
+    ///
+    /// # Errors
+    /// As [`Model::run`].
+    fn prepare(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// The logits [N, classes] of the images given last.
     ///
     /// # Errors

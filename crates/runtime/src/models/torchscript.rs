@@ -9,12 +9,14 @@ use std::time::Instant;
 use tch::Tensor;
 use torch_ext::Script;
 
-/// A TorchScript file: as it is, or frozen and optimized as `torch.jit.optimize_for_inference` does,
-/// whichever is faster. The latter converts layouts around what is conditional.
+/// A TorchScript file. Where it is timed it runs as it is, or frozen and optimized as
+/// `torch.jit.optimize_for_inference` does, whichever is faster: the latter converts layouts around
+/// what is conditional.
 pub struct TorchScript {
-    forms: [Script; 2],
-    /// The shape of images for which a form was chosen, and which.
-    chosen: Option<(Vec<usize>, usize)>,
+    script: Script,
+    optimized: Option<Script>,
+    /// The shape of images for which the faster form was chosen, and whether it is the optimized one.
+    chosen: Option<(Vec<i64>, bool)>,
     images: Tensor,
 }
 
@@ -27,38 +29,47 @@ impl TorchScript {
     /// # Errors
     /// If it is no TorchScript file.
     pub fn load(path: &Path) -> Result<Self> {
-        let script = Script::load(path)?;
-        let optimized = script.optimized()?;
-        Ok(Self { forms: [script, optimized], chosen: None, images: Tensor::new() })
+        Ok(Self { script: Script::load(path)?, optimized: None, chosen: None, images: Tensor::new() })
     }
+}
 
-    /// The form that computes the images given faster.
-    fn faster(&self) -> Result<usize> {
-        let mut seconds = [f64::INFINITY; 2];
-        for _ in 0..TRIALS {
-            for (form, best) in self.forms.iter().zip(&mut seconds) {
-                let start = Instant::now();
-                form.call("forward", &self.images)?;
-                *best = best.min(start.elapsed().as_secs_f64());
-            }
-        }
-        Ok(usize::from(seconds[1] < seconds[0]))
+/// The least seconds that a script takes.
+fn least_seconds(script: &Script, images: &Tensor) -> Result<f64> {
+    let mut least = f64::INFINITY;
+    for _ in 0..TRIALS {
+        let start = Instant::now();
+        script.call("forward", images)?;
+        least = least.min(start.elapsed().as_secs_f64());
     }
+    Ok(least)
 }
 
 impl Model for TorchScript {
     fn give(&mut self, images: &Array) -> Result<()> {
         self.images = images.tensor()?;
-        if self.chosen.as_ref().is_none_or(|(shape, _)| *shape != images.shape) {
-            self.chosen = Some((images.shape.clone(), self.faster()?));
+        Ok(())
+    }
+
+    fn prepare(&mut self) -> Result<()> {
+        let shape = self.images.size();
+        if self.chosen.as_ref().is_some_and(|(chosen, _)| *chosen == shape) {
+            return Ok(());
         }
+        let optimized = match self.optimized.take() {
+            Some(optimized) => optimized,
+            None => self.script.optimized()?,
+        };
+        let faster = least_seconds(&optimized, &self.images)? < least_seconds(&self.script, &self.images)?;
+        self.optimized = Some(optimized);
+        self.chosen = Some((shape, faster));
         Ok(())
     }
 
     fn run(&mut self) -> Result<Array> {
-        let refused = |message: &str| Error::Refused { runtime: Runtime::TorchScript, message: message.into() };
-        let (_, form) = self.chosen.as_ref().ok_or_else(|| refused("no images were given"))?;
-        let logits = self.forms[*form].call("forward", &self.images)?;
-        Array::of(logits.first().ok_or_else(|| refused("forward gave nothing"))?)
+        let faster = self.chosen.as_ref().is_some_and(|(shape, faster)| *faster && *shape == self.images.size());
+        let script = self.optimized.as_ref().filter(|_| faster).unwrap_or(&self.script);
+        let logits = script.call("forward", &self.images)?;
+        let none = || Error::Refused { runtime: Runtime::TorchScript, message: "forward gave nothing".into() };
+        Array::of(logits.first().ok_or_else(none)?)
     }
 }

@@ -7,7 +7,7 @@ use crate::source::{Loaded, Source};
 use crate::table::{grouped, macs, percent, table};
 use crate::usage::{Usage, refuse_existing};
 use anyhow::{Result, bail};
-use arch::{Allocation, BlockSpec, Cost, Decision, Network, Shortcut};
+use arch::{Allocation, BlockSpec, Cost, Decision, Network, Shortcut, Site};
 use data::Order;
 use gumbel_gates::Policy;
 use serde_json::json;
@@ -40,8 +40,8 @@ pub(crate) struct Args {
     /// How gates decide: argmax, threshold=P or topk=K
     #[arg(long, value_name = "POLICY", default_value = "argmax")]
     policy: Policy,
-    /// Give each site a multiple of N channels, for the same MACs: many runtimes compute those
-    /// fastest. Decides anew which gates are open, so logits change
+    /// Give each site of filters a multiple of N channels near what is decided, within the same MACs:
+    /// runtimes compute those fastest. Other gates are open than decided, so logits change
     #[arg(long, value_name = "N", conflicts_with = "data", value_parser = clap::value_parser!(u16).range(2..=512))]
     align: Option<u16>,
     /// Share of the images of --data that must agree, above 0.5
@@ -91,6 +91,10 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     }
     if dependent && args.align.is_some() {
         bail!(Usage("--align is for gates that ignore the image; these decide for each image by itself".into()));
+    }
+    let mut sites = loaded.network.spec().gate_sites();
+    if args.align.is_some() && sites.all(|(_, gates)| gates.site == Site::Layer) {
+        bail!(Usage("--align is for gates of filters: layers have no widths".into()));
     }
     let decisions = match args.align {
         None => decisions(&args, &loaded)?,
@@ -158,7 +162,7 @@ fn aligned(decisions: &[Decision], loaded: &Loaded, align: usize) -> Result<Vec<
     let margins = network.independent_margins()?;
     let probability = |margin: Option<f32>| 1.0 / (1.0 + (-f64::from(margin.unwrap_or_default())).exp());
     let scores: Vec<f64> = margins.into_iter().map(probability).collect();
-    let open = Allocation { cost: &cost, scores: &scores, align, budget }.open()?;
+    let open = Allocation { cost: &cost, decided: &open, scores: &scores, align, budget }.open()?;
     Ok(open.into_iter().map(|open| if open { Decision::Open } else { Decision::Closed }).collect())
 }
 

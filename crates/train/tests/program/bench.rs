@@ -84,6 +84,10 @@ fn gates_look_at_the_images_of_a_folder() {
     let arguments = ["bench", "inference", "--arch", "cifar-resnet20", "--data", data];
     assert!(failure(&arguments, 2).contains("gates that decide at random look at nothing"));
     let checkpoint = best();
+    let aligned = ["bench", "inference", "--checkpoint", path(&checkpoint), "--align", "8"];
+    assert!(failure(&aligned, 2).contains("train prune cuts a checkpoint"));
+    let layers = ["bench", "inference", "--arch", "cifar-resnet20", "--align", "8"];
+    assert!(failure(&layers, 2).contains("--align is for gates of filters"));
     let arguments = ["bench", "inference", "--checkpoint", path(&checkpoint), "--data", data, "--batch", "2"];
     let text = done(&[&arguments[..], &["--rounds", "2", "--runtime", "libtorch"]].concat());
     assert!(text.contains("dense"), "{text}");

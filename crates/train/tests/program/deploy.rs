@@ -144,7 +144,8 @@ fn aligned_widths_cost_no_more_than_the_decisions_they_replace() {
     let budget = prune(&as_decided, &[])["macs"]["after"].as_u64().unwrap();
     let result = prune(&aligned, &["--align", "4"]);
     let (after, before) = (result["macs"]["after"].as_u64().unwrap(), result["macs"]["before"].as_u64().unwrap());
-    // Its own steps and the copies of channels that a pruned branch reads whole are what is between.
+    // Where a branch reads all channels, because copying some would cost more, MACs are past those
+    // that gates count.
     assert!(after < before && after as f64 <= 1.1 * budget as f64, "{after} for {budget} of {before}");
     let network = Checkpoint::read(&aligned).unwrap().network(tch::Device::Cpu).unwrap();
     let whole = arch::NetSpec::preset("cifar-resnet20", 10).unwrap();

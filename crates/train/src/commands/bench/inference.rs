@@ -178,8 +178,16 @@ pub(crate) fn inference(args: &Inference) -> Result<Done> {
 /// The network: of a file, or a preset whose gates decide at random.
 fn loaded(args: &Inference) -> Result<Loaded> {
     let (Some(arch), None) = (&args.source.arch, &args.source.weights) else {
+        if args.align.is_some() || args.macs.is_some() {
+            bail!(Usage(
+                "--macs and --align are for gates that decide at random; train prune cuts a checkpoint".into()
+            ));
+        }
         return args.source.load(Device::Cpu);
     };
+    if args.align.is_some() && args.gates == "layer" {
+        bail!(Usage("--align is for gates of filters: give --gates low, or another number of filters per gate".into()));
+    }
     if args.data.is_some() {
         bail!(Usage("--data is for networks with weights: gates that decide at random look at nothing".into()));
     }

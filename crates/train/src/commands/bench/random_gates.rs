@@ -50,7 +50,8 @@ pub(super) fn decide(network: &Network, cost: &Cost, share: &Share, align: Optio
     let mut decisions = gate_values(open);
     if let Some(align) = align {
         let scores: Vec<f64> = order.iter().map(|place| 1.0 - place).collect();
-        decisions = Allocation { cost, scores: &scores, align, budget: cost.of_gates(&decisions) }.open()?;
+        let budget = cost.of_gates(&decisions);
+        decisions = Allocation { cost, decided: &decisions, scores: &scores, align, budget }.open()?;
     }
     let mut left = decisions.as_slice();
     for (block, gates) in network.spec().gate_sites() {
