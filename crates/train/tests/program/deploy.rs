@@ -139,10 +139,12 @@ fn aligned_widths_cost_no_more_than_the_decisions_they_replace() {
     let at = |name: &str| folder.path().join(name);
     let (as_decided, aligned) = (at("as-decided.safetensors"), at("aligned.safetensors"));
     let prune = |out: &Path, more: &[&str]| {
-        json(&[&["prune", "--checkpoint", filters, "--out", path(out)][..], &HALF, more].concat())
+        let most = ["--policy", "topk=90"];
+        json(&[&["prune", "--checkpoint", filters, "--out", path(out)][..], &most, more].concat())
     };
     let budget = prune(&as_decided, &[])["macs"]["after"].as_u64().unwrap();
-    let result = prune(&aligned, &["--align", "4"]);
+    // Groups have 8 filters, so multiples of 8 are what they are anyway.
+    let result = prune(&aligned, &["--align", "16"]);
     let (after, before) = (result["macs"]["after"].as_u64().unwrap(), result["macs"]["before"].as_u64().unwrap());
     // Where a branch reads all channels, because copying some would cost more, MACs are past those
     // that gates count.
@@ -152,10 +154,14 @@ fn aligned_widths_cost_no_more_than_the_decisions_they_replace() {
     for block in &network.spec().blocks {
         let before = whole.blocks.iter().find(|one| one.name == block.name).unwrap();
         for (conv, uncut) in block.branch.iter().zip(&before.branch) {
-            assert!(conv.outputs % 4 == 0 || conv.outputs == uncut.outputs, "{}: {}", block.name, conv.outputs);
+            assert!(conv.outputs % 16 == 0 || conv.outputs == uncut.outputs, "{}: {}", block.name, conv.outputs);
         }
     }
-    assert_ne!(fs::read(&aligned).unwrap(), fs::read(&as_decided).unwrap());
+    assert!(fs::read(&aligned).unwrap() != fs::read(&as_decided).unwrap(), "other gates are open");
+    // With fewer the lowest multiples alone are too much.
+    let few = ["prune", "--checkpoint", filters, "--policy", "topk=30", "--align", "16", "--out"];
+    let message = failure(&[&few[..], &[path(&at("few.safetensors"))]].concat(), 1);
+    assert!(message.contains("MACs cannot be met") && message.contains("a smaller multiple takes less"), "{message}");
 }
 
 #[test]
