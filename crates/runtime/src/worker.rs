@@ -28,7 +28,7 @@ const OPENVINO: &str = include_str!("openvino_worker.py");
 
 impl Worker {
     /// Starts a process for a runtime with so many threads. `own` is the command by which this
-    /// program serves a runtime ([`crate::serve`]), but for OpenVINO, which Python serves.
+    /// program serves a runtime ([`crate::serve()`]), but for OpenVINO, which Python serves.
     ///
     /// # Errors
     /// If the process cannot be started, or the runtime is not there.
