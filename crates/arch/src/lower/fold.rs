@@ -3,23 +3,17 @@
 use crate::error::{Error, Result};
 use crate::network::Network;
 use crate::spec::{ConvSpec, Shortcut};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use tch::Tensor;
 use torch_ext::BatchNorm;
 
-/// What folding batch norms into convolutions gives, by state dict path.
-#[derive(Default)]
-pub(crate) struct Folded {
-    /// Weight and bias of each convolution.
-    pub convs: HashMap<String, (Tensor, Tensor)>,
-    /// The batch norms that are gone.
-    pub norms: HashSet<String>,
-}
+/// Weight and bias of each convolution with its batch norm folded in, by state dict path.
+pub(crate) type Folded = HashMap<String, (Tensor, Tensor)>;
 
 impl Network {
     /// The convolutions with their batch norms folded in: w·γ/σ and β − μ·γ/σ.
     pub(crate) fn folded(&self) -> Result<Folded> {
-        let mut folded = Folded::default();
+        let mut folded = Folded::new();
         let mut fold = |prefix: &str, conv: &ConvSpec| -> Result<()> {
             let get = |name: String| {
                 let missing = || Error::Spec { faults: vec![format!("tensor '{name}' is missing")] };
@@ -30,8 +24,7 @@ impl Network {
             let name = format!("{prefix}{}", conv.name);
             let weight = get(format!("{name}.weight"))?.f_mul(&scale.f_view([-1, 1, 1, 1])?)?;
             let bias = norm("bias")?.f_sub(&norm("running_mean")?.f_mul(&scale)?)?;
-            folded.convs.insert(name, (weight, bias));
-            folded.norms.insert(format!("{prefix}{}", conv.norm));
+            folded.insert(name, (weight, bias));
             Ok(())
         };
         fold("", &self.spec().stem.conv)?;

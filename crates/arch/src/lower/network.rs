@@ -126,7 +126,7 @@ impl Lowered<'_> {
         let ConvSpec { kernel, stride, padding, groups, .. } = *conv;
         let operation = Operation::Conv { kernel, stride, padding, groups };
         let y = if let Some(folded) = &self.folded {
-            let (weight, bias) = &folded.convs[&name];
+            let (weight, bias) = &folded[&name];
             let (weight, bias) = (weight.shallow_clone(), bias.shallow_clone());
             let weight = self.constant(format!("{name}.weight"), weight);
             let bias = self.constant(format!("{name}.bias"), bias);
@@ -170,7 +170,8 @@ impl Lowered<'_> {
             return Ok(self.finish(sum, block));
         };
         let name = &block.name;
-        let ungated = Factors::from_iter(factors.iter().filter(|(site, _)| **site != Site::Layer).map(owned));
+        let mut ungated = factors.clone();
+        ungated.remove(&Site::Layer);
         let opened = self.part(name, |lowered| {
             let sum = lowered.sum(x, Some(around), block, &ungated)?;
             Ok(lowered.finish(sum, block))
@@ -182,9 +183,9 @@ impl Lowered<'_> {
                 inputs.push(read);
             }
         }
-        let inputs: Vec<String> = inputs.into_iter().map(str::to_owned).collect();
-        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        let output = self.node(format!("{name}/output"), Operation::Conditional { open: opened, closed }, &inputs);
+        let (output, inputs) = (format!("{name}/output"), inputs.into_iter().map(str::to_owned).collect());
+        let operation = Operation::Conditional { open: opened, closed };
+        self.part.nodes.push(Node { name: output.clone(), operation, inputs });
         if block.activation != Activation::Identity {
             self.activated.insert(output.clone(), block.activation);
         }
@@ -351,8 +352,4 @@ impl Lowered<'_> {
         let bias = self.constant(format!("{second}.bias"), margin_bias);
         Ok(self.node(margins, Operation::Linear, &[&hidden, &weight, &bias]))
     }
-}
-
-fn owned<'a>((site, factor): (&'a Site, &'a String)) -> (Site, String) {
-    (*site, factor.clone())
 }
