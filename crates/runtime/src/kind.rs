@@ -1,6 +1,7 @@
 //! The runtimes.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// What runs a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,5 +39,14 @@ impl fmt::Display for Runtime {
             Self::OnnxRuntime => "ONNX Runtime",
             Self::OpenVino => "OpenVINO",
         })
+    }
+}
+
+impl FromStr for Runtime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|runtime| runtime.key() == text);
+        found.ok_or_else(|| format!("expected {}", Self::ALL.map(Self::key).join(", ")))
     }
 }

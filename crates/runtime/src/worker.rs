@@ -54,11 +54,6 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Which runtime it is.
-    pub fn runtime(&self) -> Runtime {
-        self.runtime
-    }
-
     /// Loads a network; its number. `skip` says of a checkpoint whether what gates close is not
     /// computed; of other files their form says it.
     ///

@@ -2,7 +2,7 @@
 
 use crate::device::DeviceChoice;
 use crate::done::Done;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use arch::{Execution, Pass};
 use gumbel_gates::Policy;
 use runtime::{Eager, Error, Model, OnnxRuntime, Runtime, TorchScript, Worker, serve};
@@ -15,10 +15,10 @@ use trainer::Checkpoint;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// libtorch, torchscript or onnxruntime
-    runtime: String,
+    runtime: Runtime,
     /// Where libtorch runs
     #[arg(long, default_value = "cpu")]
-    device: String,
+    device: DeviceChoice,
 }
 
 /// Starts a process for a runtime.
@@ -33,10 +33,8 @@ pub(crate) fn start(runtime: Runtime, device: &str) -> Result<Worker> {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Done> {
-    let Some(runtime) = Runtime::ALL.into_iter().find(|runtime| runtime.key() == args.runtime) else {
-        bail!("unknown runtime {}", args.runtime);
-    };
-    let device = args.device.parse::<DeviceChoice>().map_err(anyhow::Error::msg)?.resolve()?;
+    let runtime = args.runtime;
+    let device = args.device.resolve()?;
     let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1);
     let ready = if runtime == Runtime::OnnxRuntime { OnnxRuntime::init() } else { Ok(()) };
     let load = |path: &Path, skip: bool| -> runtime::Result<Box<dyn Model>> {

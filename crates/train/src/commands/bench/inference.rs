@@ -12,7 +12,6 @@ use crate::table::{macs, percent, table};
 use crate::usage::Usage;
 use anyhow::{Result, bail};
 use arch::{Cost, Network};
-use clap::ValueEnum;
 use data::Order;
 use runtime::{Array, Runtime, Subject, Worker, in_turn};
 use serde_json::{Value, json};
@@ -56,9 +55,10 @@ pub(crate) struct Inference {
     /// Folder of images that gates look at [default: noise]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// What runs it [default: all that are installed]
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_enum)]
-    runtime: Vec<RuntimeChoice>,
+    /// What runs it: libtorch (this program), torchscript, onnxruntime, openvino [default: all that
+    /// are installed]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    runtime: Vec<Runtime>,
     /// Also name the layers of the pruned network whose time did not fall as their MACs did, in ONNX
     /// Runtime and OpenVINO
     #[arg(long, conflicts_with = "json")]
@@ -75,29 +75,6 @@ pub(crate) struct Inference {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum RuntimeChoice {
-    /// This program's own forward pass
-    Libtorch,
-    /// libtorch's interpreter of scripts, batch norms folded
-    Torchscript,
-    /// ONNX Runtime
-    Onnxruntime,
-    /// OpenVINO
-    Openvino,
-}
-
-impl RuntimeChoice {
-    fn runtime(self) -> Runtime {
-        match self {
-            Self::Libtorch => Runtime::Libtorch,
-            Self::Torchscript => Runtime::TorchScript,
-            Self::Onnxruntime => Runtime::OnnxRuntime,
-            Self::Openvino => Runtime::OpenVino,
-        }
-    }
 }
 
 /// A form in a runtime.
@@ -254,7 +231,7 @@ fn refuse_no_layers(args: &Inference, variants: &[Variant]) -> Result<()> {
 
 /// Starts the runtimes and loads every form into them.
 fn variants(args: &Inference, forms: &Forms, folder: &Path) -> Result<(Vec<Worker>, Vec<Variant>)> {
-    let asked: Vec<Runtime> = args.runtime.iter().map(|choice| choice.runtime()).collect();
+    let asked = &args.runtime;
     let runtimes = if asked.is_empty() { &Runtime::ALL[..] } else { &asked[..] };
     let device = args.device.to_string();
     let (mut workers, mut variants) = (Vec::new(), Vec::new());
