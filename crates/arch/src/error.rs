@@ -40,13 +40,21 @@ pub enum Error {
     },
     /// A budget that the narrowest network is over.
     #[error(
-        "a budget of {budget} MACs cannot be met: the narrowest widths asked for take {least}; a smaller multiple takes less"
+        "a budget of {budget} cannot be met: the narrowest widths asked for take {least}; a smaller multiple takes less"
     )]
     Budget {
-        /// MACs.
-        budget: u64,
-        /// MACs of the narrowest network.
-        least: u64,
+        /// In MACs, or the unit of a table of costs.
+        budget: f64,
+        /// What the narrowest network takes.
+        least: f64,
+    },
+    /// A table of costs is damaged, or belongs to another network.
+    #[error("{} is not a table of costs that fits: {reason}", origin.display())]
+    CostTable {
+        /// The file.
+        origin: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// Pruning would leave no branch at all.
     #[error(

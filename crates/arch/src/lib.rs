@@ -38,7 +38,8 @@ mod prune;
 mod spec;
 pub mod state_dict;
 
-pub use cost::{Allocation, BlockCost, ConvCost, Cost, Meter};
+pub use cost::{Allocation, BlockCost, ConvCost, Cost, Meter, Spending};
+pub use cost::{CostTable, Measured, TableBlock, TableGrid};
 pub use error::{Error, Result};
 pub use export::{OnnxInput, OnnxOptions, ScriptOptions, npz_bytes};
 pub use network::{CLASSIFIER_GROUP, Network};

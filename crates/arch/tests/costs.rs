@@ -83,11 +83,11 @@ fn macs_of_openings_are_the_open_branches_and_everything_else() {
     let cost = Cost::of(&spec, 64, 64).unwrap();
     let sites: Vec<Tensor> = (0..8).map(|i| Tensor::from_slice(&[1.0f32, (i % 2) as f32]).view([2, 1])).collect();
     let gate_values = GateValues::new(sites).unwrap();
-    let used: Vec<f64> = Vec::try_from(Meter::new(&cost, Device::Cpu).unwrap().used(&gate_values).unwrap()).unwrap();
+    let used: Vec<f64> = Vec::try_from(Meter::new(&cost.spending(), Device::Cpu).unwrap().used(&gate_values).unwrap()).unwrap();
     assert_eq!(used[0] as u64, cost.dense, "independent gates cost nothing");
     let closed: u64 = cost.blocks.iter().step_by(2).map(|block| block.branch).sum();
     assert_eq!(used[1] as u64, cost.dense - closed);
-    let share = Meter::new(&cost, Device::Cpu).unwrap().share(&gate_values).unwrap().double_value(&[]);
+    let share = Meter::new(&cost.spending(), Device::Cpu).unwrap().share(&gate_values).unwrap().double_value(&[]);
     assert!((share - (1.0 - closed as f64 / (2 * cost.dense) as f64)).abs() < 1e-6);
     // layer1 at 64 pixels: 16 × 16 positions, two 3×3 convolutions of 64 to 64 channels.
     assert_eq!(cost.blocks[0].branch, 2 * 16 * 16 * 9 * 64 * 64);
@@ -100,7 +100,7 @@ fn the_gradient_of_the_macs_is_each_branchs_share() {
     let cost = Cost::of(&spec, 64, 64).unwrap();
     let sites: Vec<Tensor> = (0..8).map(|_| Tensor::ones([3, 1], CPU).set_requires_grad(true)).collect();
     let gate_values = GateValues::new(sites.iter().map(Tensor::shallow_clone).collect()).unwrap();
-    let used = Meter::new(&cost, Device::Cpu).unwrap().used(&gate_values).unwrap();
+    let used = Meter::new(&cost.spending(), Device::Cpu).unwrap().used(&gate_values).unwrap();
     assert_eq!(used.double_value(&[0]) as u64, cost.dense + cost.gates);
     used.sum(Kind::Double).backward();
     for (site, block) in sites.iter().zip(&cost.blocks) {
@@ -185,7 +185,7 @@ fn macs_really_built(spec: &NetSpec, gate_values: &[Vec<bool>], size: i64) -> u6
 fn macs_of_random_openings_equal_the_convolutions_really_built() {
     for (number, spec) in gated_networks().iter().enumerate() {
         let cost = Cost::of(spec, 64, 64).unwrap();
-        let meter = Meter::new(&cost, Device::Cpu).unwrap();
+        let meter = Meter::new(&cost.spending(), Device::Cpu).unwrap();
         let used = |decisions: &[Vec<bool>]| {
             let site = |open: &Vec<bool>| {
                 let open: Vec<f32> = open.iter().map(|&open| f32::from(open)).collect();
@@ -210,7 +210,7 @@ fn macs_of_random_openings_equal_the_convolutions_really_built() {
                 one_closed[site][i] = false;
                 assert_eq!(
                     (open.0 - used(&one_closed).0) as u64,
-                    cost.per_gate()[gate + i],
+                    cost.spending().per_gate()[gate + i] as u64,
                     "{} {site} {i}",
                     spec.name
                 );
@@ -239,11 +239,12 @@ fn an_allocation_is_aligned_within_its_budget_and_near_it() {
         for share in [0.4, 0.6, 0.9] {
             // A random share of the gates, and the MACs that it leaves.
             let decided: Vec<bool> = scores.iter().map(|score| *score > 1.0 - share).collect();
-            let budget = cost.of_gates(&decided);
-            let allocation = Allocation { cost: &cost, decided: &decided, scores: &scores, align, budget };
+            let spending = cost.spending();
+            let budget = spending.of_gates(&decided).unwrap();
+            let allocation = Allocation { spending: &spending, decided: &decided, scores: &scores, align, budget };
             let open = allocation.open().unwrap();
-            let spent = cost.of_gates(&open);
-            assert!(spent <= budget && spent as f64 > 0.97 * budget as f64, "{name}: {spent} of {budget}");
+            let spent = spending.of_gates(&open).unwrap();
+            assert!(spent <= budget && spent > 0.97 * budget, "{name}: {spent} of {budget}");
             // Widths that are aligned stay.
             let again = Allocation { decided: &open, budget: spent, ..allocation };
             assert_eq!(again.open().unwrap(), open);
@@ -283,18 +284,19 @@ fn an_allocation_spends_what_is_left_where_it_is_worth_most() {
         })
         .collect();
     let scores: Vec<f64> = (0..gates).map(|gate| if gate < size { 1.0 } else { 1e-3 }).collect();
-    let whole =
-        Allocation { cost: &cost, decided: &decided, scores: &scores, align: 8, budget: cost.of_gates(&decided) };
+    let spending = cost.spending();
+    let budget = spending.of_gates(&decided).unwrap();
+    let whole = Allocation { spending: &spending, decided: &decided, scores: &scores, align: 8, budget };
     let open = whole.open().unwrap();
     let channels = |site: usize| open[site * size..(site + 1) * size].iter().filter(|open| **open).count();
     assert_eq!(channels(0), 16, "what matters gets what the others leave");
     assert_eq!(channels(1), 8);
     assert_eq!(channels(2), 0, "what is closed stays closed");
     // With more to spend all others are whole; with too little nothing fits.
-    let rich = Allocation { budget: cost.dense, ..whole }.open().unwrap();
+    let rich = Allocation { budget: spending.dense(), ..whole }.open().unwrap();
     let expected: Vec<bool> = (0..gates).map(|gate| gate / size != 2).collect();
     assert_eq!(rich, expected);
-    let error = Allocation { budget: cost.dense / 50, ..whole }.open().unwrap_err().to_string();
+    let error = Allocation { budget: spending.dense() / 50.0, ..whole }.open().unwrap_err().to_string();
     assert!(error.contains("cannot be met: the narrowest widths asked for take"), "{error}");
     assert!(Allocation { scores: &scores[1..], ..whole }.open().is_err());
     assert!(Allocation { decided: &decided[1..], ..whole }.open().is_err());

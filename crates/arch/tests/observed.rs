@@ -154,7 +154,7 @@ fn while_skipping_what_is_shown_is_what_the_meter_counts() {
             .zip(&seen.convolutions)
             .map(|(&position, (_, input, output))| macs(convolutions[position].1, input, output))
             .sum();
-        let meter = Meter::new(&Cost::of(&spec, 64, 64).unwrap(), Device::Cpu).unwrap();
+        let meter = Meter::new(&Cost::of(&spec, 64, 64).unwrap().spending(), Device::Cpu).unwrap();
         let used = meter.used(&output.gate_values).unwrap().double_value(&[0]) as u64;
         assert_eq!(shown + (spec.head.inputs * spec.head.classes) as u64, used, "{}", spec.name);
         assert_eq!(output.logits, network.forward(&images, pass).unwrap().logits);

@@ -100,7 +100,7 @@ fn pruned_networks_cost_what_the_openings_did() {
         decide(&network, &gate_values);
         let images = normal(&[1, 3, 64, 64], 1).unwrap();
         let made = tch::no_grad(|| network.forward(&images, Pass::inference(Policy::Argmax))).unwrap().gate_values;
-        let used = Meter::new(&Cost::of(&spec, 64, 64).unwrap(), Device::Cpu).unwrap().used(&made).unwrap();
+        let used = Meter::new(&Cost::of(&spec, 64, 64).unwrap().spending(), Device::Cpu).unwrap().used(&made).unwrap();
         let pruned = network.prune(&flat(&gate_values)).unwrap();
         let cost = Cost::of(pruned.spec(), 64, 64).unwrap();
         assert_eq!(cost.dense, used.double_value(&[0]) as u64, "{}", spec.name);

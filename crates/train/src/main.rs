@@ -6,13 +6,15 @@ mod device;
 mod done;
 mod early;
 mod images;
+mod measuring;
+mod network_file;
 mod source;
 mod table;
 mod usage;
 mod waiting;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, calibrate, config, data, eval, export, fit, inspect, predict, prune, runtime_worker};
+use commands::{bench, calibrate, config, data, eval, export, fit, inspect, measure, predict, prune, runtime_worker};
 use done::Done;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
@@ -37,6 +39,7 @@ enum Command {
     Prune(prune::Args),
     Export(export::Args),
     Bench(bench::Args),
+    Measure(measure::Args),
     Inspect(inspect::Args),
     Predict(predict::Args),
     Data(data::Args),
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Command::Prune(args) => prune::run(args),
         Command::Export(args) => export::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Measure(args) => measure::run(&args),
         Command::Inspect(args) => inspect::run(args),
         Command::Predict(args) => predict::run(args),
         Command::Data(args) => data::run(args),

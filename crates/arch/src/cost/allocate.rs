@@ -1,76 +1,72 @@
 //! How many channels each site may have within a budget.
 
-use super::macs::Cost;
+use super::spending::Spending;
 use crate::error::{Error, Result};
 
 /// Widths to be aligned, and what they may cost.
 #[derive(Debug, Clone, Copy)]
 pub struct Allocation<'a> {
-    /// What the network costs.
-    pub cost: &'a Cost,
+    /// What the network spends by the widths that gates leave.
+    pub spending: &'a Spending,
     /// The gates that are open so far, in the order of [`gumbel_gates::GateValues::joined`].
     pub decided: &'a [bool],
     /// How much each of them is worth, from 0: a probability, an importance.
     pub scores: &'a [f64],
     /// Each site of filters gets a multiple of so many channels, or all it has.
     pub align: usize,
-    /// The most MACs of the network without its gates.
-    pub budget: u64,
+    /// The most that the network without its gates may spend.
+    pub budget: f64,
 }
 
 /// A site of filters: its gates by falling score, and how many of them may be open.
 struct Site {
-    /// Its position in [`Cost::widths`].
+    /// Its position in [`Spending::widths`].
     width: usize,
     /// Numbers of its gates.
     gates: Vec<usize>,
     /// Counts of gates, ascending, each with the channels it opens and the sum of its scores.
-    levels: Vec<(usize, u64, f64)>,
+    levels: Vec<(usize, f64, f64)>,
     /// The level it has.
     level: usize,
 }
 
 impl Site {
-    fn channels(&self, level: usize) -> Option<u64> {
-        self.levels.get(level).map(|&(_, channels, _)| channels)
+    fn channels(&self) -> f64 {
+        self.levels[self.level].1
     }
 }
 
 impl Allocation<'_> {
     /// Which gates are open: of each site those of the highest scores. A site begins at the multiple
     /// below what is decided, and at the lowest if there is none below; one that is closed
-    /// altogether stays closed, and layers stay as they are. What is left of the budget buys steps,
-    /// those of the most score for a MAC first; what is over it is given back likewise.
+    /// altogether stays closed, and layers stay as they are. What is left of the budget buys wider
+    /// sites, those of the most score for what they spend first; what is over it is given back
+    /// likewise. A step may be several multiples wide, for spending need not grow evenly.
     ///
     /// # Errors
     /// If there is not one decision and one score for each gate, or the budget cannot be met.
     pub fn open(&self) -> Result<Vec<bool>> {
-        let gates: usize = self.cost.widths.iter().map(|width| width.sizes.len()).sum();
-        for given in [self.scores.len(), self.decided.len()] {
-            if given != gates {
-                return Err(Error::DecisionCount { decisions: given, gates });
+        self.spending.require(self.scores.len())?;
+        self.spending.require(self.decided.len())?;
+        let mut sites = self.sites();
+        let mut open = self.spending.open_widths(self.decided);
+        for site in &sites {
+            open[site.width] = site.channels();
+        }
+        let mut spent = self.spending.of_widths(&open);
+        let mut take = |step: Step, sites: &mut [Site], spent: &mut f64| {
+            let Some((number, level)) = self.best_step(sites, &open, *spent, step) else { return false };
+            sites[number].level = level;
+            open[sites[number].width] = sites[number].channels();
+            *spent = self.spending.of_widths(&open);
+            true
+        };
+        while spent > self.budget {
+            if !take(Step::Down, &mut sites, &mut spent) {
+                return Err(Error::Budget { budget: self.budget, least: spent });
             }
         }
-        let mut sites = self.sites();
-        let mut open = self.cost.open_widths(self.decided);
-        for site in &sites {
-            open[site.width] = site.levels[site.level].1;
-        }
-        let mut spent = self.cost.of_widths(&open);
-        while spent > self.budget {
-            // The least score for a MAC.
-            let Some((number, less)) = self.best_step(&sites, &mut open, spent, Step::Down) else {
-                return Err(Error::Budget { budget: self.budget, least: spent });
-            };
-            sites[number].level -= 1;
-            open[sites[number].width] = sites[number].levels[sites[number].level].1;
-            spent = less;
-        }
-        while let Some((number, more)) = self.best_step(&sites, &mut open, spent, Step::Up) {
-            sites[number].level += 1;
-            open[sites[number].width] = sites[number].levels[sites[number].level].1;
-            spent = more;
-        }
+        while take(Step::Up, &mut sites, &mut spent) {}
         let mut decided = self.decided.to_vec();
         for site in &sites {
             for (place, &gate) in site.gates.iter().enumerate() {
@@ -80,37 +76,40 @@ impl Allocation<'_> {
         Ok(decided)
     }
 
-    /// The site whose step up buys, or whose step down costs, the best score for a MAC, and the MACs
-    /// behind it. Steps up stay within the budget.
-    fn best_step(&self, sites: &[Site], open: &mut [u64], spent: u64, step: Step) -> Option<(usize, u64)> {
-        let mut best: Option<(f64, usize, u64)> = None;
+    /// The site and its level whose step up buys, or whose step down costs, the best score for what it
+    /// spends. Steps up stay within the budget.
+    fn best_step(&self, sites: &[Site], open: &[f64], spent: f64, step: Step) -> Option<(usize, usize)> {
+        let mut best: Option<(f64, usize, usize)> = None;
         for (number, site) in sites.iter().enumerate() {
-            let level = match step {
-                Step::Up => Some(site.level + 1),
-                Step::Down => site.level.checked_sub(1),
+            let levels = match step {
+                Step::Up => site.level + 1..site.levels.len(),
+                Step::Down => 0..site.level,
             };
-            let Some((level, channels)) = level.and_then(|level| Some((level, site.channels(level)?))) else {
-                continue;
-            };
-            let before = std::mem::replace(&mut open[site.width], channels);
-            let macs = self.cost.of_widths(open);
-            open[site.width] = before;
-            if step == Step::Up && macs > self.budget {
-                continue;
-            }
-            let score = (site.levels[level].2 - site.levels[site.level].2).abs();
-            let worth = score / macs.abs_diff(spent).max(1) as f64;
-            let worth = if step == Step::Up { worth } else { -worth };
-            if best.is_none_or(|(most, ..)| worth > most) {
-                best = Some((worth, number, macs));
+            let users = self.spending.users_of(site.width);
+            let mut open = open.to_vec();
+            let before: f64 = users.iter().map(|term| term.at(&open)).sum();
+            for level in levels {
+                open[site.width] = site.levels[level].1;
+                let more = users.iter().map(|term| term.at(&open)).sum::<f64>() - before;
+                let score = (site.levels[level].2 - site.levels[site.level].2).abs();
+                let worth = match step {
+                    Step::Up if spent + more > self.budget => continue,
+                    Step::Up if more <= 0.0 => f64::INFINITY,
+                    Step::Up => score / more,
+                    Step::Down if more >= 0.0 => continue,
+                    Step::Down => score / more,
+                };
+                if best.is_none_or(|(most, ..)| worth > most) {
+                    best = Some((worth, number, level));
+                }
             }
         }
-        best.map(|(_, number, macs)| (number, macs))
+        best.map(|(_, number, level)| (number, level))
     }
 
     fn sites(&self) -> Vec<Site> {
         let (mut first, mut sites) = (0, Vec::new());
-        for (number, width) in self.cost.widths.iter().enumerate() {
+        for (number, width) in self.spending.widths.iter().enumerate() {
             let own = first..first + width.sizes.len();
             first = own.end;
             let decided = self.decided[own.clone()].iter().filter(|open| **open).count();
@@ -126,7 +125,7 @@ impl Allocation<'_> {
                 channels += width.sizes[gate - own.start];
                 score += self.scores[gate];
                 if channels.is_multiple_of(self.align as u64) || count == gates.len() {
-                    levels.push((count, channels, score));
+                    levels.push((count, channels as f64, score));
                 }
             }
             let level = levels.iter().rposition(|&(count, ..)| count <= decided).unwrap_or(0);
@@ -141,30 +140,4 @@ impl Allocation<'_> {
 enum Step {
     Up,
     Down,
-}
-
-impl Cost {
-    /// MACs of the network without its gates, where these are open and the others closed.
-    pub fn of_gates(&self, open: &[bool]) -> u64 {
-        self.of_widths(&self.open_widths(open))
-    }
-
-    /// The open channels of each width.
-    fn open_widths(&self, open: &[bool]) -> Vec<u64> {
-        let mut left = open.iter();
-        let widths = self.widths.iter().map(|width| {
-            let open = width.sizes.iter().zip(left.by_ref()).filter(|(_, open)| **open);
-            width.fixed + open.map(|(size, _)| size).sum::<u64>()
-        });
-        widths.collect()
-    }
-
-    /// MACs of the network without its gates, for the open channels of each width.
-    fn of_widths(&self, open: &[u64]) -> u64 {
-        let terms = self.terms.iter().map(|term| {
-            let factors = term.factors.iter();
-            factors.fold(term.coefficient, |product, &factor| product.saturating_mul(open[factor]))
-        });
-        terms.fold(self.outside, u64::saturating_add)
-    }
 }

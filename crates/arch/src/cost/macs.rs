@@ -1,7 +1,7 @@
 //! What a forward pass costs, in multiply-accumulates (1 MAC = 2 FLOPs).
 
 use crate::error::{Error, Result};
-use crate::spec::{BlockSpec, ConvSpec, NetSpec, Shortcut, Site};
+use crate::spec::{BlockSpec, ConvSpec, GateSite, NetSpec, Shortcut, Site};
 use gumbel_gates::Gates;
 
 /// Height and width in pixels.
@@ -76,7 +76,7 @@ pub(crate) struct Width {
 }
 
 impl Width {
-    fn full(&self) -> u64 {
+    pub fn full(&self) -> u64 {
         self.sizes.iter().fold(self.fixed, |sum, &size| sum.saturating_add(size))
     }
 }
@@ -136,15 +136,17 @@ impl Cost {
             blocks: Vec::with_capacity(spec.blocks.len()),
             outside: first.macs,
             convs: vec![first],
-            widths: vec![Width { fixed: 1, sizes: Vec::new() }],
+            widths: widths(spec),
             terms: Vec::new(),
         };
         if let Some(pool) = &spec.stem.pool {
             let pooled = pool.output_extent(extent.0).zip(pool.output_extent(extent.1));
             extent = pooled.ok_or_else(|| too_small("pooling".into()))?;
         }
+        let mut first = 1;
         for block in &spec.blocks {
-            extent = cost.add_block(block, extent).map_err(too_small)?;
+            extent = cost.add_block(block, first, extent).map_err(too_small)?;
+            first += block.gates.len();
         }
         let classifier = (spec.head.inputs * spec.head.classes) as u64;
         cost.outside = cost.outside.saturating_add(classifier);
@@ -154,9 +156,10 @@ impl Cost {
         Ok(cost)
     }
 
-    /// Adds a block that reads features of this extent. Gives the extent behind it.
-    fn add_block(&mut self, block: &BlockSpec, input: Extent) -> Fit<Extent> {
-        let factors = Factors { block, first: self.widths.len() };
+    /// Adds a block that reads features of this extent, and whose first site has that position in
+    /// [`Cost::widths`]. Gives the extent behind it.
+    fn add_block(&mut self, block: &BlockSpec, first: usize, input: Extent) -> Fit<Extent> {
+        let factors = Factors { block, first };
         self.add_gates(block);
         let number = self.blocks.len();
         let (mut branch, mut output) = (0u64, input);
@@ -191,18 +194,11 @@ impl Cost {
         Ok(extent)
     }
 
-    /// Adds the gates of a block, and the widths they decide about.
+    /// Adds the gates of a block.
     fn add_gates(&mut self, block: &BlockSpec) {
         for site in &block.gates {
             self.gates += Gates::macs(site.kind, site.count(), block.inputs);
             self.gate_parameters += Gates::parameters(site.kind, site.count(), block.inputs);
-            self.widths.push(match site.site {
-                Site::Layer => Width { fixed: 0, sizes: vec![1] },
-                _ => Width {
-                    fixed: site.fixed_open() as u64,
-                    sizes: site.sizes().into_iter().map(|size| size as u64).collect(),
-                },
-            });
         }
     }
 
@@ -219,28 +215,26 @@ impl Cost {
         self.dense.saturating_sub(self.gated()).saturating_add(self.gates)
     }
 
-    /// For each gate the MACs saved when it alone is closed, in the order of
-    /// [`gumbel_gates::GateValues::joined`].
-    pub fn per_gate(&self) -> Vec<u64> {
-        let mut saved = Vec::new();
-        for (position, width) in self.widths.iter().enumerate().skip(1) {
-            let users: Vec<&Term> = self.terms.iter().filter(|term| term.factors.contains(&position)).collect();
-            // Linear in each width: what one of its channels costs.
-            let per_channel = users.iter().fold(0u64, |sum, term| {
-                let full = self.product(term, Width::full);
-                sum.saturating_add(full.checked_div(width.full()).unwrap_or(0))
-            });
-            saved.extend(width.sizes.iter().map(|&size| per_channel.saturating_mul(size)));
-        }
-        saved
-    }
-
     fn product(&self, term: &Term, open: impl Fn(&Width) -> u64) -> u64 {
         // Saturating: a spec may come from a damaged file.
         term.factors
             .iter()
             .fold(term.coefficient, |product, &factor| product.saturating_mul(open(&self.widths[factor])))
     }
+}
+
+/// The widths that the gates of a network decide about, in the order of its sites; the first is 1, for
+/// what has none.
+pub(super) fn widths(spec: &NetSpec) -> Vec<Width> {
+    let of_site = |site: &GateSite| match site.site {
+        Site::Layer => Width { fixed: 0, sizes: vec![1] },
+        _ => Width {
+            fixed: site.fixed_open() as u64,
+            sizes: site.sizes().into_iter().map(|size| size as u64).collect(),
+        },
+    };
+    let none = Width { fixed: 1, sizes: Vec::new() };
+    std::iter::once(none).chain(spec.gate_sites().map(|(_, site)| of_site(site))).collect()
 }
 
 /// The positions in [`Cost::widths`] of a block's sites, which begin at `first`.

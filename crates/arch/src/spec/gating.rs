@@ -73,6 +73,15 @@ impl BlockSpec {
         }
     }
 
+    /// The sites that filter gates can sit at, each with the channels that arrive there, in the order of
+    /// the branch and the projection last.
+    pub fn sites(&self) -> Vec<(Site, SiteKind, usize)> {
+        let between = (1..self.branch.len()).map(|position| (Site::Between(position), SiteKind::Between));
+        let sites = [(Site::Input, SiteKind::Input)].into_iter().chain(between);
+        let sites = sites.chain([(Site::Output, SiteKind::Output), (Site::Projection, SiteKind::Projection)]);
+        sites.filter_map(|(site, kind)| Some((site, kind, self.channels_at(site)?))).collect()
+    }
+
     /// The channels that arrive at a site, `None` if the block has no such site. In front of a
     /// depthwise convolution there is none: a channel closed there would still leave the bias of
     /// that convolution's batch norm.
@@ -152,13 +161,13 @@ impl NetSpec {
 fn filter_sites(block: &BlockSpec, kind: GateKind, sizes: GroupSizes, kinds: &[SiteKind]) -> Vec<GateSite> {
     let least = usize::from(block.shortcut == Shortcut::None);
     let fixed_open = sizes.fixed_open.max(least);
-    let between = (1..block.branch.len()).map(|position| (SiteKind::Between, Site::Between(position), sizes.between));
-    let sites = [(SiteKind::Input, Site::Input, sizes.input)].into_iter().chain(between).chain([
-        (SiteKind::Output, Site::Output, sizes.output),
-        (SiteKind::Projection, Site::Projection, sizes.output),
-    ]);
+    let size = |kind: SiteKind| match kind {
+        SiteKind::Input => sizes.input,
+        SiteKind::Between => sizes.between,
+        SiteKind::Output | SiteKind::Projection => sizes.output,
+    };
+    let sites = block.sites().into_iter().filter(|(_, kind, _)| kinds.contains(kind));
     sites
-        .filter(|(kind, ..)| kinds.contains(kind))
-        .filter_map(|(_, site, size)| GateSite::filters(site, kind, block.channels_at(site)?, size, fixed_open))
+        .filter_map(|(site, place, channels)| GateSite::filters(site, kind, channels, size(place), fixed_open))
         .collect()
 }

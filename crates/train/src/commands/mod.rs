@@ -8,6 +8,7 @@ pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod fit;
 pub(crate) mod inspect;
+pub(crate) mod measure;
 pub(crate) mod predict;
 pub(crate) mod prune;
 pub(crate) mod runtime_worker;

@@ -59,7 +59,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let network = &loaded.network;
     let input = loaded.input;
     let cost = Cost::of(network.spec(), input.image_size as usize, input.image_size as usize)?;
-    let meter = Meter::new(&cost, device)?;
+    let meter = Meter::new(&cost.spending(), device)?;
     let (transform, normalize) = (input.transform(), input.normalize());
     let options = LoaderOptions { transform, normalize, batch_size: 32, ..Default::default() };
     let loader = Loader::new(Arc::new(Split::of_files(&images_in(&args.images)?)), options)?;

@@ -158,11 +158,12 @@ fn aligned(decisions: &[Decision], loaded: &Loaded, align: usize) -> Result<Vec<
     let size = loaded.input.image_size as usize;
     let cost = Cost::of(network.spec(), size, size)?;
     let open: Vec<bool> = decisions.iter().map(|decision| *decision == Decision::Open).collect();
-    let budget = cost.of_gates(&open);
+    let spending = cost.spending();
+    let budget = spending.of_gates(&open)?;
     let margins = network.independent_margins()?;
     let probability = |margin: Option<f32>| 1.0 / (1.0 + (-f64::from(margin.unwrap_or_default())).exp());
     let scores: Vec<f64> = margins.into_iter().map(probability).collect();
-    let open = Allocation { cost: &cost, decided: &open, scores: &scores, align, budget }.open()?;
+    let open = Allocation { spending: &spending, decided: &open, scores: &scores, align, budget }.open()?;
     Ok(open.into_iter().map(|open| if open { Decision::Open } else { Decision::Closed }).collect())
 }
 

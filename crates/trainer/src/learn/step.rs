@@ -75,7 +75,7 @@ impl Learner {
         let guard = NonFiniteGuard::new(train.max_bad_steps, scaled, network.tensors(), &progress.guard)?;
         Ok(Self {
             objective: Objective::new(config, &cost),
-            meter: Rc::new(Meter::new(&cost, network.device())?),
+            meter: Rc::new(Meter::new(&cost.spending(), network.device())?),
             network,
             average,
             updates: progress.updates,

@@ -73,7 +73,7 @@ fn share(value: f64) -> String {
 impl Report<'_> {
     fn gates(&self) -> Vec<Vec<String>> {
         let mut rows = vec![row(&["gate", "block", "site", "kind", "channels", "macs", "open_rate", "state"])];
-        let macs = self.cost.per_gate();
+        let macs = self.cost.spending().per_gate();
         let mut gate = 0;
         for (block, site) in self.spec.gate_sites() {
             let channels = match site.site {

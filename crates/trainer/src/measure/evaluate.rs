@@ -72,7 +72,7 @@ impl Evaluator<'_> {
 
     /// The runs that the strategies are made of.
     fn prepare(&self, strategies: &[Strategy]) -> Result<Measured> {
-        let meter = Rc::new(Meter::new(self.cost, self.network.device())?);
+        let meter = Rc::new(Meter::new(&self.cost.spending(), self.network.device())?);
         let run = |policy, record| -> Result<Run> {
             let gate_use = match record && self.network.spec().gate_count() > 0 {
                 true => Some(GateUseSums::new(self.network)?),

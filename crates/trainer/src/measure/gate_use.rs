@@ -78,7 +78,7 @@ mod tests {
     fn classes_images_and_states_are_counted() {
         let spec = NetSpec::preset("resnet18", 3).unwrap().with_layer_gates(GateKind::Independent, |block| block < 2);
         let cost = Cost::of(&spec, 32, 32).unwrap();
-        let meter = Meter::new(&cost, Device::Cpu).unwrap();
+        let meter = Meter::new(&cost.spending(), Device::Cpu).unwrap();
         let mut sums = GateUseSums::new(&Network::build(&spec, Device::Cpu, 0).unwrap()).unwrap();
         let mut add = |labels: &[i64], items: &[usize], open: [&[f32]; 2]| {
             let count = labels.len() as i64;

@@ -96,7 +96,7 @@ mod tests {
     fn means_are_over_images_and_hits_are_counted_by_rank() {
         let spec = NetSpec::preset("resnet18", 10).unwrap().with_layer_gates(GateKind::Independent, |block| block < 2);
         let cost = Cost::of(&spec, 32, 32).unwrap();
-        let meter = Rc::new(Meter::new(&cost, Device::Cpu).unwrap());
+        let meter = Rc::new(Meter::new(&cost.spending(), Device::Cpu).unwrap());
         let mut totals = Totals::new(&meter).unwrap();
         let mut add = |labels: &[i64], loss: f64, open: [f32; 2]| {
             let count = labels.len() as i64;
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn without_gates_every_image_costs_the_dense_network() {
         let cost = Cost::of(&NetSpec::preset("resnet18", 3).unwrap(), 32, 32).unwrap();
-        let meter = Rc::new(Meter::new(&cost, Device::Cpu).unwrap());
+        let meter = Rc::new(Meter::new(&cost.spending(), Device::Cpu).unwrap());
         let mut totals = Totals::new(&meter).unwrap();
         let logits = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu));
         let output = Output { logits, gate_logits: Vec::new(), gate_values: GateValues::default() };

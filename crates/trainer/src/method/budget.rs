@@ -84,7 +84,7 @@ const UNSPENT_WORTH_A_NOTE: f64 = 0.02;
 /// Whether `gates` gates that froze at the activation `found` left more of the target unspent than the
 /// size of single gates explains.
 pub(crate) fn leaves_unspent(found: f64, target: f64, weighting: Weighting, cost: &Cost, gates: usize) -> bool {
-    let most = || cost.per_gate().into_iter().max().unwrap_or(0) as f64;
+    let most = || cost.spending().per_gate().into_iter().fold(0.0, f64::max);
     // The share of the target's whole that the gate which decides about most decides about.
     let largest = match weighting {
         Weighting::Gates => 1.0 / gates.max(1) as f64,
@@ -172,7 +172,7 @@ mod tests {
         // One of two gates is half of the whole.
         assert!(!leaves_unspent(0.0, 0.52, Weighting::Gates, &cost, 2));
         assert!(leaves_unspent(0.0, 0.53, Weighting::Gates, &cost, 2));
-        let largest = cost.per_gate().into_iter().max().unwrap() as f64 / cost.dense as f64;
+        let largest = cost.spending().per_gate().into_iter().fold(0.0, f64::max) / cost.dense as f64;
         assert!(!leaves_unspent(0.5, 0.519 + largest, Weighting::Network, &cost, 2));
         assert!(leaves_unspent(0.5, 0.521 + largest, Weighting::Network, &cost, 2));
     }

@@ -87,7 +87,7 @@ impl Objective {
     /// The objective of a configuration for a network of that cost.
     pub fn new(config: &Config, cost: &Cost) -> Self {
         let (gates, distillation) = (&config.gates, &config.distillation);
-        let macs = || cost.per_gate().into_iter().map(|macs| macs as f64).collect();
+        let macs = || cost.spending().per_gate();
         Self {
             label_smoothing: config.train.label_smoothing,
             activation: gates.loss,
@@ -229,7 +229,7 @@ mod tests {
 
     fn terms(objective: &Objective) -> [f64; 3] {
         let scheduled = scheduled(vec![0.5, 0.9], 3.0);
-        let meter = Meter::new(&cost(), Device::Cpu).unwrap();
+        let meter = Meter::new(&cost().spending(), Device::Cpu).unwrap();
         let terms = objective.terms(&output(), &labels(None), &scheduled, &meter).unwrap();
         let activation = terms.activation.unwrap();
         [terms.total, terms.cross_entropy, activation].map(|term| term.to_kind(Kind::Double).double_value(&[]))
@@ -269,7 +269,7 @@ mod tests {
         let one_sided = |target: f64| {
             let objective = Objective { activation: ActivationLoss::Batch, sides: Sides::Above, ..PLAIN };
             let scheduled = scheduled(vec![target; 2], 1.0);
-            let meter = Meter::new(&cost(), Device::Cpu).unwrap();
+            let meter = Meter::new(&cost().spending(), Device::Cpu).unwrap();
             let terms = objective.terms(&output(), &labels(None), &scheduled, &meter).unwrap();
             terms.activation.unwrap().double_value(&[])
         };
@@ -297,7 +297,7 @@ mod tests {
     }
 
     fn weighted_by(cost: &Cost) -> Objective {
-        let gate_macs = Some(cost.per_gate().into_iter().map(|macs| macs as f64).collect());
+        let gate_macs = Some(cost.spending().per_gate());
         Objective { weighting: Weighting::Macs, gate_macs, ..PLAIN }
     }
 
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn mixed_images_count_for_both_their_labels() {
         let scheduled = scheduled(vec![0.5, 0.9], 0.0);
-        let meter = Meter::new(&cost(), Device::Cpu).unwrap();
+        let meter = Meter::new(&cost().spending(), Device::Cpu).unwrap();
         let mixed = Some((Tensor::from_slice(&[1i64, 0]), 0.75));
         let terms = PLAIN.terms(&output(), &Labels { mixed, ..labels(None) }, &scheduled, &meter).unwrap();
         // The first image is undecided; the second is ¾ of class 1 with probability ¾ and ¼ of
@@ -333,7 +333,7 @@ mod tests {
         let distillation = Distillation { share: 0.25, temperature: 2.0 };
         let objective = Objective { distillation, ..PLAIN };
         let scheduled = scheduled(vec![0.5, 0.9], 0.0);
-        let meter = Meter::new(&cost(), Device::Cpu).unwrap();
+        let meter = Meter::new(&cost().spending(), Device::Cpu).unwrap();
         let total = |teacher: &[f32; 4]| {
             let labels = labels(Some(Tensor::from_slice(teacher).view([2, 2])));
             objective.terms(&output(), &labels, &scheduled, &meter).unwrap().total.double_value(&[])
@@ -349,7 +349,7 @@ mod tests {
 
     #[test]
     fn indecision_counts_by_its_weight() {
-        let meter = Meter::new(&cost(), Device::Cpu).unwrap();
+        let meter = Meter::new(&cost().spending(), Device::Cpu).unwrap();
         let total = |polarization| {
             let scheduled = Scheduled { polarization, ..scheduled(vec![0.5, 0.9], 0.0) };
             let terms = PLAIN.terms(&output(), &labels(None), &scheduled, &meter).unwrap();

@@ -1,14 +1,14 @@
 //! The forms in which a gated network runs, as files for each runtime.
 
+use crate::network_file::write_for;
 use crate::source::Loaded;
 use anyhow::Result;
-use arch::{Cost, Decision, Execution, Meter, Network, OnnxInput, OnnxOptions, Pass, ScriptOptions};
+use arch::{Cost, Decision, Execution, Meter, Network, Pass};
 use gumbel_gates::{GateKind, GateValues, Policy};
 use runtime::Runtime;
-use std::fs;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
-use trainer::{Checkpoint, independent_decisions};
+use trainer::independent_decisions;
 
 /// A form of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +70,16 @@ impl<'a> Forms<'a> {
         forms
     }
 
+    /// Without gates.
+    pub(super) fn dense(&self) -> &Network {
+        &self.dense
+    }
+
+    /// Without what gates close that all ignore the image.
+    pub(super) fn pruned(&self) -> Option<&Network> {
+        self.pruned.as_ref()
+    }
+
     fn network(&self, runtime: Runtime, form: Form) -> &Network {
         let gated = if runtime == Runtime::Libtorch { None } else { self.decided.as_ref() };
         match (form, &self.pruned) {
@@ -95,7 +105,7 @@ impl<'a> Forms<'a> {
             Form::Skipping => {}
         }
         let network = self.network(runtime, form);
-        let meter = Meter::new(&cost, Device::Cpu)?;
+        let meter = Meter::new(&cost.spending(), Device::Cpu)?;
         let mut sum = 0.0;
         for images in batches {
             let output = tch::no_grad(|| network.forward(images, Pass::inference(Policy::Argmax)))?;
@@ -114,34 +124,7 @@ impl<'a> Forms<'a> {
     pub(super) fn write(&self, folder: &Path, runtime: Runtime, form: Form) -> Result<PathBuf> {
         let network = self.network(runtime, form);
         let execution = if form == Form::Masked { Execution::Masked } else { Execution::Skipping };
-        let name = form.name();
-        let path = match runtime {
-            Runtime::Libtorch => {
-                let path = folder.join(format!("{name}.safetensors"));
-                Checkpoint::write(&path, network, &self.loaded.classes, self.loaded.input, None)?;
-                return Ok(path);
-            }
-            Runtime::TorchScript => folder.join(format!("{name}.pt")),
-            Runtime::OnnxRuntime | Runtime::OpenVino => folder.join(format!("{name}.onnx")),
-        };
-        if path.exists() {
-            return Ok(path);
-        }
-        let bytes = if runtime == Runtime::TorchScript {
-            let policy = Policy::Argmax;
-            let options = ScriptOptions { policy, execution, keep_gates: false, fold_batch_norms: true };
-            network.script(&options)?.save()?
-        } else {
-            network.onnx_bytes(&OnnxOptions {
-                policy: Policy::Argmax,
-                execution,
-                keep_gates: false,
-                input: OnnxInput::Normalized,
-                image_size: self.loaded.input.image_size as usize,
-                metadata: Vec::new(),
-            })?
-        };
-        fs::write(&path, bytes)?;
-        Ok(path)
+        let Loaded { classes, input, .. } = self.loaded;
+        write_for(runtime, network, execution, classes, *input, &folder.join(form.name()))
     }
 }

@@ -2,6 +2,7 @@
 
 use super::forms::{Form, Forms};
 use super::layers::Layers;
+use super::predicted::Predicted;
 use super::random_gates::{Share, decide};
 use crate::commands::runtime_worker;
 use crate::device::DeviceChoice;
@@ -13,10 +14,11 @@ use crate::usage::Usage;
 use anyhow::{Result, bail};
 use arch::{Cost, Network};
 use data::Order;
-use runtime::{Array, Runtime, Subject, Worker, in_turn};
+use runtime::{Array, Runtime, Subject, Turns, Worker, in_turn};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tch::{Device, Tensor};
 use torch_ext::normal;
 use trainer::{Input, to_tensors};
@@ -59,6 +61,13 @@ pub(crate) struct Inference {
     /// are installed]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     runtime: Vec<Runtime>,
+    /// A table of times (train measure): also say what it predicts for the pruned network, beside what
+    /// is measured in its runtime with its size of batches
+    #[arg(long, value_name = "FILE")]
+    times: Option<PathBuf>,
+    /// Take --times from another machine
+    #[arg(long, requires = "times")]
+    any_machine: bool,
     /// Also name the layers of the pruned network whose time did not fall as their MACs did, in ONNX
     /// Runtime and OpenVINO
     #[arg(long, conflicts_with = "json")]
@@ -116,17 +125,19 @@ pub(crate) fn inference(args: &Inference) -> Result<Done> {
     let forms = Forms::of(&loaded)?;
     let folder = tempfile::tempdir()?;
     let (mut workers, variants) = variants(args, &forms, folder.path())?;
-    if !args.layers {
+    if !args.layers && args.times.is_none() {
         // They were read; a program that is stopped cannot take them along.
         drop(folder);
     }
     refuse_no_layers(args, &variants)?;
+    let predicted = predicted(args, &forms, size, &variants)?;
     let subjects: Vec<Subject> = variants.iter().map(|variant| variant.subject).collect();
     let (mut timings, mut layers) = (Vec::new(), String::new());
     for &batch in &args.batch {
         let images = batches(args, &loaded, batch)?;
         let given: Vec<Array> = images.iter().map(Array::of).collect::<Result<_, _>>()?;
-        let seconds = in_turn(&mut workers, &subjects, &given, args.rounds)?;
+        let turns = Turns { rounds: args.rounds, visit: Duration::ZERO };
+        let seconds = in_turn(&mut workers, &subjects, &vec![&given[..]; subjects.len()], turns)?;
         let mut skipped: [Option<f64>; 2] = [None; 2];
         for (variant, mut seconds) in variants.iter().zip(seconds) {
             seconds.sort_by(f64::total_cmp);
@@ -146,9 +157,27 @@ pub(crate) fn inference(args: &Inference) -> Result<Done> {
             layers += &layers_of(&mut workers, &variants, &forms, batch, args.rounds)?;
         }
     }
+    let mut comparison = String::new();
+    for timing in &timings {
+        let Variant { runtime, form, subject } = *timing.variant;
+        let Some(predicted) = predicted.as_ref().filter(|_| form == Form::Pruned) else { continue };
+        if !predicted.is_of(runtime, timing.batch) {
+            continue;
+        }
+        let of = |model: usize, workers: &mut [Worker]| workers[subject.worker].operations(model, args.rounds.clamp(3, 30));
+        let dense = variants.iter().find(|variant| variant.form == Form::Dense && variant.runtime == runtime);
+        let dense = dense.map_or(subject.model, |dense| dense.subject.model);
+        let operations = match args.json {
+            true => None,
+            false => Some([of(dense, &mut workers)?, of(subject.model, &mut workers)?]),
+        };
+        let operations = operations.as_ref().map(|[before, after]| [before.as_slice(), after.as_slice()]);
+        comparison += "\n";
+        comparison += &predicted.text(timing.median() / dense_median(&timings, timing), operations);
+    }
     Ok(Done::ok(match args.json {
-        true => json(&timings, &loaded.name, &cost),
-        false => text(&timings, &loaded.name, &cost, args.rounds) + &layers,
+        true => json(&timings, &loaded.name, &cost, predicted.as_ref()),
+        false => text(&timings, &loaded.name, &cost, args.rounds) + &comparison + &layers,
     }))
 }
 
@@ -213,6 +242,25 @@ fn batches(args: &Inference, loaded: &Loaded, batch: u32) -> Result<Vec<Tensor>>
         bail!(Usage(format!("--batch {batch}: {} has fewer usable images", data.display())));
     }
     Ok(batches)
+}
+
+/// What `--times` predicts.
+fn predicted(args: &Inference, forms: &Forms, image_size: u32, variants: &[Variant]) -> Result<Option<Predicted>> {
+    let Some(path) = &args.times else { return Ok(None) };
+    let Some(pruned) = forms.pruned() else {
+        bail!(Usage("--times is for networks whose gates all ignore the image: it predicts their pruned form".into()));
+    };
+    let networks = [forms.dense().spec(), pruned.spec()];
+    let predicted = Predicted::read(path, networks, image_size, args.any_machine)?;
+    let is_timed = |variant: &Variant| args.batch.iter().any(|&batch| predicted.is_of(variant.runtime, batch));
+    if !variants.iter().any(is_timed) {
+        bail!(Usage(format!(
+            "--times {}: {}; give that --runtime and --batch",
+            path.display(),
+            predicted.about()
+        )));
+    }
+    Ok(Some(predicted))
 }
 
 /// `--layers` compares a pruned network with the dense one.
@@ -319,7 +367,7 @@ fn text(timings: &[Timing], name: &str, cost: &Cost, rounds: u32) -> String {
     )
 }
 
-fn json(timings: &[Timing], name: &str, cost: &Cost) -> String {
+fn json(timings: &[Timing], name: &str, cost: &Cost, predicted: Option<&Predicted>) -> String {
     let rows: Vec<Value> = timings
         .iter()
         .map(|timing| {
@@ -332,6 +380,9 @@ fn json(timings: &[Timing], name: &str, cost: &Cost) -> String {
                 "images_per_second": f64::from(timing.batch) / timing.median(),
                 "macs_share": timing.macs,
                 "time_share": timing.median() / dense_median(timings, timing),
+                "predicted_time_share": predicted
+                    .filter(|predicted| timing.variant.form == Form::Pruned && predicted.is_of(timing.variant.runtime, timing.batch))
+                    .map(Predicted::share),
             })
         })
         .collect();

@@ -3,6 +3,7 @@
 mod forms;
 mod inference;
 mod layers;
+mod predicted;
 mod loader;
 mod random_gates;
 mod step;

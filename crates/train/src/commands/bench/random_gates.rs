@@ -25,7 +25,7 @@ pub(super) fn decide(network: &Network, cost: &Cost, share: &Share, align: Optio
     let order: Vec<f64> = Vec::try_from(uniform(&[count as i64], seed)?.to_kind(Kind::Double))?;
     let mut sorted = order.clone();
     sorted.sort_by(f64::total_cmp);
-    let meter = Meter::new(cost, Device::Cpu)?;
+    let meter = Meter::new(&cost.spending(), Device::Cpu)?;
     let gate_values = |open: usize| -> Vec<bool> {
         // So many gates that come first in the order.
         let limit = if open == 0 { f64::MIN } else { sorted[open - 1] };
@@ -50,8 +50,9 @@ pub(super) fn decide(network: &Network, cost: &Cost, share: &Share, align: Optio
     let mut decisions = gate_values(open);
     if let Some(align) = align {
         let scores: Vec<f64> = order.iter().map(|place| 1.0 - place).collect();
-        let budget = cost.of_gates(&decisions);
-        decisions = Allocation { cost, decided: &decisions, scores: &scores, align, budget }.open()?;
+        let spending = cost.spending();
+        let budget = spending.of_gates(&decisions)?;
+        decisions = Allocation { spending: &spending, decided: &decisions, scores: &scores, align, budget }.open()?;
     }
     let mut left = decisions.as_slice();
     for (block, gates) in network.spec().gate_sites() {

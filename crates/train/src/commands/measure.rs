@@ -1,0 +1,111 @@
+//! `train measure`
+
+use crate::done::Done;
+use crate::measuring::Device;
+use crate::source::Source;
+use crate::table::table;
+use crate::usage::{Usage, refuse_existing};
+use anyhow::{Result, bail};
+use arch::{CostTable, NetSpec, Preset, SiteKind};
+use runtime::Runtime;
+use runtime::measure::Sampling;
+use std::path::PathBuf;
+use trainer::Checkpoint;
+
+/// Measure what a network takes on this device, by the widths of its layers
+///
+/// The table it writes is what a budget in milliseconds is spent by (gates.times), and what bench
+/// inference --times predicts from. Blocks are timed in small networks that repeat them, at several
+/// widths, in turn with the whole network.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  train measure --arch resnet50 --out times.json\n  train measure --arch mobilenet_v2 --runtime torchscript --batch 16 --out times.json"
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    source: Source,
+    /// The table to write; must not exist
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// What runs it: libtorch (this program), torchscript, onnxruntime or openvino
+    #[arg(long, value_name = "NAME", default_value = "onnxruntime")]
+    runtime: Runtime,
+    /// Images per batch
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    batch: u32,
+    /// Where filters will be gated: input, between, output, projection
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "between")]
+    sites: Vec<String>,
+    /// Measure widths that are multiples of N channels [default: what this device computes well, which is measured first]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    align: Option<u16>,
+    /// Widths of each site at most
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(2..=64))]
+    levels: u16,
+    /// Visits of each network that is timed
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+}
+
+pub(crate) fn run(args: &Args) -> Result<Done> {
+    refuse_existing(&args.out)?;
+    let (spec, image_size) = network(&args.source)?;
+    let sites = args.sites.iter().map(|name| site(name)).collect::<Result<Vec<_>>>()?;
+    let device = Device { runtime: args.runtime, batch: args.batch, rounds: args.rounds };
+    let align = match args.align {
+        Some(align) => align.into(),
+        None => device.alignment(&spec, image_size)?,
+    };
+    let sampling = Sampling { sites, levels: args.levels.into(), gates: true };
+    let table = device.table(&spec, image_size, align, &sampling)?;
+    trainer::write_atomically(&args.out, serde_json::to_string_pretty(&table)?.as_bytes())?;
+    Ok(Done::ok(text(&table, &spec)? + &format!("wrote       {}\n", args.out.display())))
+}
+
+/// The network without gates, and the side of its images.
+fn network(source: &Source) -> Result<(NetSpec, u32)> {
+    let (spec, size) = match (&source.checkpoint, &source.arch) {
+        (Some(path), _) => {
+            let checkpoint = Checkpoint::read(path)?;
+            (checkpoint.spec, checkpoint.input.image_size)
+        }
+        (None, Some(name)) => {
+            let classes = source.num_classes.unwrap_or(1000) as usize;
+            (NetSpec::preset(name, classes)?, Preset::named(name)?.image_size)
+        }
+        (None, None) => bail!(Usage("which network? Give --arch NAME, or --checkpoint FILE".into())),
+    };
+    Ok((spec.with_layer_gates(gumbel_gates::GateKind::Independent, |_| false), size))
+}
+
+fn site(name: &str) -> Result<SiteKind> {
+    Ok(match name {
+        "input" => SiteKind::Input,
+        "between" => SiteKind::Between,
+        "output" => SiteKind::Output,
+        "projection" => SiteKind::Projection,
+        other => bail!(Usage(format!("--sites {other}: expected input, between, output or projection"))),
+    })
+}
+
+fn text(found: &CostTable, spec: &NetSpec) -> Result<String> {
+    let spending = found.spending(spec)?;
+    let mut rows = vec![["block", "ms", "narrowest", "without branch"].map(str::to_owned).to_vec()];
+    for entry in &found.blocks {
+        let least = entry.grids.iter().flat_map(|grid| grid.costs.iter().copied()).fold(entry.open, f64::min);
+        let copies = if entry.names.len() > 1 { format!(" ({} alike)", entry.names.len()) } else { String::new() };
+        rows.push(vec![
+            entry.names[0].clone() + &copies,
+            format!("{:.3}", entry.open),
+            format!("{least:.3}"),
+            entry.closed.map_or(String::new(), |closed| format!("{closed:.3}")),
+        ]);
+    }
+    Ok(format!(
+        "{}\nnetwork     {:.3} ms, of which {:.3} outside the blocks\nwidths      multiples of {}\n",
+        table(&rows),
+        spending.dense(),
+        found.outside,
+        found.align
+    ))
+}

@@ -1,0 +1,104 @@
+//! Measuring what a network takes in a runtime of this machine.
+
+use crate::commands::runtime_worker;
+use crate::network_file::write_for;
+use anyhow::Result;
+use arch::{CostTable, Execution, Measured, NetSpec};
+use runtime::measure::{Group, Plan, Probe, Sampling, Timed};
+use runtime::{Array, Runtime, Subject, Turns, Worker, in_turn};
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+use torch_ext::normal;
+use trainer::{Config, Input};
+
+/// Where and how a network is timed.
+pub(crate) struct Device {
+    pub runtime: Runtime,
+    /// Images per batch.
+    pub batch: u32,
+    /// Visits of each probe.
+    pub rounds: u32,
+}
+
+/// How long a probe is timed in a visit.
+const VISIT: Duration = Duration::from_millis(50);
+
+impl Device {
+    /// By which multiples widths should be cut.
+    pub(crate) fn alignment(&self, spec: &NetSpec, image_size: u32) -> Result<usize> {
+        let plan = Plan::of_alignment(spec, image_size)?;
+        let timed = plan.groups.iter().map(|group| self.time(&plan, &group.probes)).collect::<Result<Vec<_>>>()?;
+        Ok(plan.best_alignment(&timed))
+    }
+
+    /// The table of costs of a network without gates, at widths that are multiples of `align`.
+    pub(crate) fn table(
+        &self,
+        spec: &NetSpec,
+        image_size: u32,
+        align: usize,
+        sampling: &Sampling,
+    ) -> Result<CostTable> {
+        let plan = Plan::of(spec, image_size, align, sampling)?;
+        let all: usize = plan.groups.iter().map(|group| group.probes.len()).sum();
+        let mut done = 0;
+        let mut timed = Vec::new();
+        for Group { names, probes, .. } in &plan.groups {
+            let (first, more) = (names.first().map_or("", String::as_str), names.len().saturating_sub(1));
+            let others = if more > 0 { format!(" and {more} like it") } else { String::new() };
+            let _ = writeln!(
+                std::io::stderr(),
+                "{done} of {all} networks timed; next {} for {first}{others}",
+                probes.len()
+            );
+            timed.push(self.time(&plan, probes)?);
+            done += probes.len();
+        }
+        let outside = self.time(&plan, std::slice::from_ref(&plan.outside))?;
+        Ok(plan.table(&outside, &timed, self.measured()))
+    }
+
+    fn measured(&self) -> Measured {
+        Measured {
+            machine: processor(),
+            runtime: self.runtime.key().to_owned(),
+            threads: usize::try_from(tch::get_num_threads()).unwrap_or(1),
+            batch: self.batch as usize,
+        }
+    }
+
+    /// Times the whole network and probes in turn, in a process of their own.
+    fn time(&self, plan: &Plan, probes: &[Probe]) -> Result<Timed> {
+        let folder = tempfile::tempdir()?;
+        let mut worker = runtime_worker::start(self.runtime, "cpu")?;
+        let mut subjects = Vec::new();
+        let mut images = Vec::new();
+        // Its errors would be those of all others, so it is timed several times a round.
+        let whole = std::iter::repeat_n(&plan.dense, Timed::DENSE);
+        for (number, probe) in whole.chain(probes).enumerate() {
+            let network = probe.network()?;
+            let input = Input { image_size: probe.image_size, ..Input::of(&Config::default()) };
+            let classes: Vec<String> = (0..probe.spec.head.classes).map(|class| class.to_string()).collect();
+            let stem = folder.path().join(number.to_string());
+            let file: PathBuf = write_for(self.runtime, &network, Execution::Skipping, &classes, input, &stem)?;
+            subjects.push(Subject { worker: 0, model: worker.load(&file, true)? });
+            fs::remove_file(file)?;
+            let side = i64::from(probe.image_size);
+            images.push(vec![Array::of(&normal(&[self.batch.into(), 3, side, side], 2)?)?]);
+        }
+        let batches: Vec<&[Array]> = images.iter().map(Vec::as_slice).collect();
+        let turns = Turns { rounds: self.rounds, visit: VISIT };
+        let seconds = in_turn(std::slice::from_mut::<Worker>(&mut worker), &subjects, &batches, turns)?;
+        Ok(Timed::of(&seconds))
+    }
+}
+
+/// The name of this machine's processor.
+pub(crate) fn processor() -> String {
+    let known = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = known.lines().find(|line| line.starts_with("model name") || line.starts_with("Model"));
+    let name = line.and_then(|line| line.split_once(':')).map(|(_, name)| name.trim().to_owned());
+    name.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}
