@@ -83,7 +83,8 @@ fn macs_of_openings_are_the_open_branches_and_everything_else() {
     let cost = Cost::of(&spec, 64, 64).unwrap();
     let sites: Vec<Tensor> = (0..8).map(|i| Tensor::from_slice(&[1.0f32, (i % 2) as f32]).view([2, 1])).collect();
     let gate_values = GateValues::new(sites).unwrap();
-    let used: Vec<f64> = Vec::try_from(Meter::new(&cost.spending(), Device::Cpu).unwrap().used(&gate_values).unwrap()).unwrap();
+    let used: Vec<f64> =
+        Vec::try_from(Meter::new(&cost.spending(), Device::Cpu).unwrap().used(&gate_values).unwrap()).unwrap();
     assert_eq!(used[0] as u64, cost.dense, "independent gates cost nothing");
     let closed: u64 = cost.blocks.iter().step_by(2).map(|block| block.branch).sum();
     assert_eq!(used[1] as u64, cost.dense - closed);
@@ -296,7 +297,12 @@ fn an_allocation_spends_what_is_left_where_it_is_worth_most() {
     let rich = Allocation { budget: spending.dense(), ..whole }.open().unwrap();
     let expected: Vec<bool> = (0..gates).map(|gate| gate / size != 2).collect();
     assert_eq!(rich, expected);
-    let error = Allocation { budget: spending.dense() / 50.0, ..whole }.open().unwrap_err().to_string();
+    // With little, whole branches are closed: no site is left without the other one of its block.
+    let poor = Allocation { budget: spending.dense() / 8.0, ..whole }.open().unwrap();
+    let left: Vec<usize> = poor.chunks(size).map(|site| site.iter().filter(|open| **open).count()).collect();
+    assert!(left[1..].contains(&0) && left[0] > 0, "{left:?}");
+    assert!(spending.of_gates(&poor).unwrap() <= spending.dense() / 8.0);
+    let error = Allocation { budget: spending.dense() / 500.0, ..whole }.open().unwrap_err().to_string();
     assert!(error.contains("cannot be met: the narrowest widths asked for take"), "{error}");
     assert!(Allocation { scores: &scores[1..], ..whole }.open().is_err());
     assert!(Allocation { decided: &decided[1..], ..whole }.open().is_err());

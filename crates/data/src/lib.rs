@@ -24,7 +24,7 @@ pub use check::{Check, check};
 pub use decode::formats::{BadImage, decode};
 pub use error::{Error, Result};
 pub use image_file::IMAGE_ENDINGS;
-pub use source::{Source, images_per_class};
+pub use source::{Source, fingerprint, images_per_class};
 pub use sources::archives::quoted as shell_quoted;
 pub use sources::class_names::readable;
 pub use sources::dataset::Dataset;

@@ -115,6 +115,11 @@ pub fn images_per_class(source: &dyn Source) -> Vec<usize> {
     counts
 }
 
+/// A fingerprint of bytes, which is the same everywhere and for ever.
+pub fn fingerprint(bytes: &[u8]) -> u64 {
+    fnv(FNV_OFFSET, bytes)
+}
+
 pub(crate) const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 
 /// FNV-1a, which is the same everywhere and for ever.

@@ -104,6 +104,15 @@ pub enum Error {
         /// The keys that differ, with both values.
         changes: Vec<String>,
     },
+    /// The table of costs in a run's folder is not the one it began with.
+    #[error(
+        "{} is not the table of costs that the run began with, so it cannot go on; put it back, or start a new run",
+        path.display()
+    )]
+    TimesChanged {
+        /// The table.
+        path: PathBuf,
+    },
     /// A resumed run was given other images.
     #[error("{} does not hold the files and labels the run began with ({before} training and validation images then, {now} now), so it cannot go on exactly; start a new run, with --weights {} if you like", path.display(), checkpoint.display())]
     DataChanged {

@@ -78,6 +78,7 @@ pub use method::objective::{Labels, Objective, Terms};
 pub use results::evaluation::{Deviation, Evaluation};
 pub use results::gate_use::{GateState, GateUse, ImageUse, Polarization};
 pub use results::names::{SiteName, gate_names};
+pub use results::reach::Reach;
 pub use results::run::{Activation, BlockVerdict, Outcome, Position, Verdict};
 pub use results::scheduled::Scheduled;
 pub use results::step_time::StepTime;

@@ -92,7 +92,7 @@ fn mixed_images_and_their_loss_are_torchvisions() {
     let cost = Cost::of(&spec, 32, 32).unwrap();
     let mut config = Config::default();
     config.train.label_smoothing = smoothing;
-    let objective = Objective::new(&config, &cost);
+    let objective = Objective::new(&config, &cost.spending());
     let meter = Meter::new(&cost.spending(), Device::Cpu).unwrap();
     let output = Output { logits, gate_logits: Vec::new(), gate_values: GateValues::new(Vec::new()).unwrap() };
     let scheduled = Scheduled { temperature: 1.0, ..Scheduled::default() };

@@ -2,6 +2,7 @@
 
 use super::spending::Spending;
 use crate::error::{Error, Result};
+use crate::spec::Site as Place;
 
 /// Widths to be aligned, and what they may cost.
 #[derive(Debug, Clone, Copy)]
@@ -12,7 +13,8 @@ pub struct Allocation<'a> {
     pub decided: &'a [bool],
     /// How much each of them is worth, from 0: a probability, an importance.
     pub scores: &'a [f64],
-    /// Each site of filters gets a multiple of so many channels, or all it has.
+    /// Each site of filters gets a multiple of so many channels, or all it has; or none, which closes the
+    /// branch, where there is a path around it.
     pub align: usize,
     /// The most that the network without its gates may spend.
     pub budget: f64,
@@ -22,6 +24,10 @@ pub struct Allocation<'a> {
 struct Site {
     /// Its position in [`Spending::widths`].
     width: usize,
+    /// Its block.
+    block: usize,
+    /// Whether the branch is dead without any of its channels.
+    in_branch: bool,
     /// Numbers of its gates.
     gates: Vec<usize>,
     /// Counts of gates, ascending, each with the channels it opens and the sum of its scores.
@@ -30,7 +36,20 @@ struct Site {
     level: usize,
 }
 
+/// The other sites of a site's branch.
+fn kin(sites: &[Site], number: usize) -> impl Iterator<Item = usize> + use<> {
+    let of = &sites[number];
+    let is_kin = |(other, site): &(usize, &Site)| *other != number && site.block == of.block && site.in_branch;
+    let found: Vec<usize> = sites.iter().enumerate().filter(is_kin).map(|(other, _)| other).collect();
+    found.into_iter()
+}
+
 impl Site {
+    /// Whether it closes its branch.
+    fn is_dead(&self) -> bool {
+        self.in_branch && self.channels() == 0.0
+    }
+
     fn channels(&self) -> f64 {
         self.levels[self.level].1
     }
@@ -41,7 +60,8 @@ impl Allocation<'_> {
     /// below what is decided, and at the lowest if there is none below; one that is closed
     /// altogether stays closed, and layers stay as they are. What is left of the budget buys wider
     /// sites, those of the most score for what they spend first; what is over it is given back
-    /// likewise. A step may be several multiples wide, for spending need not grow evenly.
+    /// likewise, a whole branch perhaps. A step may be several multiples wide, for spending need not
+    /// grow evenly.
     ///
     /// # Errors
     /// If there is not one decision and one score for each gate, or the budget cannot be met.
@@ -58,6 +78,13 @@ impl Allocation<'_> {
             let Some((number, level)) = self.best_step(sites, &open, *spent, step) else { return false };
             sites[number].level = level;
             open[sites[number].width] = sites[number].channels();
+            if sites[number].is_dead() {
+                // What is left of the branch would be of no use.
+                for other in kin(sites, number) {
+                    sites[other].level = 0;
+                    open[sites[other].width] = sites[other].channels();
+                }
+            }
             *spent = self.spending.of_widths(&open);
             true
         };
@@ -91,7 +118,10 @@ impl Allocation<'_> {
             for level in levels {
                 open[site.width] = site.levels[level].1;
                 let more = users.iter().map(|term| term.at(&open)).sum::<f64>() - before;
-                let score = (site.levels[level].2 - site.levels[site.level].2).abs();
+                let mut score = (site.levels[level].2 - site.levels[site.level].2).abs();
+                if site.in_branch && site.levels[level].1 == 0.0 {
+                    score += kin(sites, number).map(|other| sites[other].levels[sites[other].level].2).sum::<f64>();
+                }
                 let worth = match step {
                     Step::Up if spent + more > self.budget => continue,
                     Step::Up if more <= 0.0 => f64::INFINITY,
@@ -113,13 +143,16 @@ impl Allocation<'_> {
             let own = first..first + width.sizes.len();
             first = own.end;
             let decided = self.decided[own.clone()].iter().filter(|open| **open).count();
-            let is_layer = width.fixed == 0 && width.sizes == [1];
-            if decided == 0 || is_layer {
+            let Some((block, place)) = width.site.filter(|(_, place)| *place != Place::Layer && decided > 0) else {
                 continue;
-            }
+            };
+            let in_branch = place != Place::Projection;
             let mut gates: Vec<usize> = own.clone().collect();
             gates.sort_by(|&a, &b| self.scores[b].total_cmp(&self.scores[a]));
             let mut levels = Vec::new();
+            if in_branch && width.fixed == 0 {
+                levels.push((0, 0.0, 0.0));
+            }
             let (mut channels, mut score) = (width.fixed, 0.0);
             for (count, &gate) in (1..).zip(&gates) {
                 channels += width.sizes[gate - own.start];
@@ -128,10 +161,27 @@ impl Allocation<'_> {
                     levels.push((count, channels as f64, score));
                 }
             }
-            let level = levels.iter().rposition(|&(count, ..)| count <= decided).unwrap_or(0);
-            sites.push(Site { width: number, gates, levels, level });
+            // Not what closes it: gates were found worth being open.
+            let lowest = levels.iter().position(|&(count, ..)| count > 0).unwrap_or(0);
+            let level = levels.iter().rposition(|&(count, ..)| count <= decided).unwrap_or(0).max(lowest);
+            sites.push(Site { width: number, block, in_branch, gates, levels, level });
         }
         sites
+    }
+}
+
+impl Spending {
+    /// The least that a network spends, its gates included, whose sites of filters have a multiple of
+    /// `align` channels, or all, and whose layers are closed.
+    pub fn narrowest(&self, align: usize) -> f64 {
+        let none = vec![0.0; self.widths.iter().map(|width| width.sizes.len()).sum()];
+        let all = vec![true; none.len()];
+        let narrow = Allocation { spending: self, decided: &all, scores: &none, align, budget: 0.0 };
+        let mut open: Vec<f64> = self.widths.iter().map(|width| width.fixed as f64).collect();
+        for site in narrow.sites() {
+            open[site.width] = site.levels[0].1;
+        }
+        self.of_widths(&open) + self.gates
     }
 }
 

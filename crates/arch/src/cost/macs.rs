@@ -70,12 +70,19 @@ pub struct ConvCost {
 /// The open channels of a gate site: fixed + Σ size · gate value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Width {
+    /// The block and its site; absent for a width that no gate decides about.
+    pub site: Option<(usize, Site)>,
     pub fixed: u64,
     /// Channels behind each gate of the site.
     pub sizes: Vec<u64>,
 }
 
 impl Width {
+    /// One that no gate decides about.
+    pub fn constant(channels: u64) -> Self {
+        Self { site: None, fixed: channels, sizes: Vec::new() }
+    }
+
     pub fn full(&self) -> u64 {
         self.sizes.iter().fold(self.fixed, |sum, &size| sum.saturating_add(size))
     }
@@ -226,15 +233,17 @@ impl Cost {
 /// The widths that the gates of a network decide about, in the order of its sites; the first is 1, for
 /// what has none.
 pub(super) fn widths(spec: &NetSpec) -> Vec<Width> {
-    let of_site = |site: &GateSite| match site.site {
-        Site::Layer => Width { fixed: 0, sizes: vec![1] },
-        _ => Width {
-            fixed: site.fixed_open() as u64,
-            sizes: site.sizes().into_iter().map(|size| size as u64).collect(),
-        },
+    let of_site = |block: usize, gates: &GateSite| {
+        let (fixed, sizes) = match gates.site {
+            Site::Layer => (0, vec![1]),
+            _ => (gates.fixed_open(), gates.sizes()),
+        };
+        let sizes = sizes.into_iter().map(|size| size as u64).collect();
+        Width { site: Some((block, gates.site)), fixed: fixed as u64, sizes }
     };
-    let none = Width { fixed: 1, sizes: Vec::new() };
-    std::iter::once(none).chain(spec.gate_sites().map(|(_, site)| of_site(site))).collect()
+    let blocks = spec.blocks.iter().enumerate();
+    let sites = blocks.flat_map(|(number, block)| block.gates.iter().map(move |gates| of_site(number, gates)));
+    std::iter::once(Width::constant(1)).chain(sites).collect()
 }
 
 /// The positions in [`Cost::widths`] of a block's sites, which begin at `first`.

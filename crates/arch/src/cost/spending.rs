@@ -118,6 +118,22 @@ impl Spending {
         self.most() - self.least()
     }
 
+    /// The same, but never less where a width grows, for what learns from slopes and what searches for a
+    /// threshold: costs that were measured have noise, and runtimes have steps.
+    pub fn steady(&self) -> Self {
+        let terms = self.terms.iter().map(|term| {
+            let amount = match &term.amount {
+                Amount::Grid { sign, grid } => {
+                    let values = steady(&grid.values, grid.levels[1].len());
+                    Amount::Grid { sign: *sign, grid: Grid { values, ..grid.clone() } }
+                }
+                product @ Amount::Product { .. } => product.clone(),
+            };
+            Term { amount, ..term.clone() }
+        });
+        Self { terms: terms.collect(), ..self.clone() }
+    }
+
     /// Of the network without its gates, where these are open and the others closed, in the order of
     /// [`gumbel_gates::GateValues::joined`].
     ///
@@ -128,17 +144,30 @@ impl Spending {
         Ok(self.of_widths(&self.open_widths(open)))
     }
 
-    /// For each gate what is saved when it alone is closed, as a mean over those of its site, in the
-    /// order of [`gumbel_gates::GateValues::joined`].
+    /// Of the network with its gates, where each is open for so large a share of the images, in the order
+    /// of [`gumbel_gates::GateValues::joined`]: exact where they are 0 or 1, and for layers.
+    pub fn of_rates(&self, rates: &[f64]) -> f64 {
+        let mut left = rates.iter();
+        let widths = self.widths.iter().map(|width| {
+            let open = width.sizes.iter().zip(left.by_ref()).map(|(&size, rate)| size as f64 * rate);
+            width.fixed as f64 + open.sum::<f64>()
+        });
+        let widths: Vec<f64> = widths.collect();
+        self.of_widths(&widths) + self.gates
+    }
+
+    /// For each gate what is saved when it alone is closed, in the order of
+    /// [`gumbel_gates::GateValues::joined`]: by the size of what it closes its share of what half of
+    /// its site saves.
     pub fn per_gate(&self) -> Vec<f64> {
         let full: Vec<f64> = self.widths.iter().map(|width| width.full() as f64).collect();
         let mut saved = Vec::new();
         for (position, width) in self.widths.iter().enumerate().filter(|(_, width)| !width.sizes.is_empty()) {
-            let mut closed = full.clone();
-            closed[position] = width.fixed as f64;
-            let sum: f64 = self.users_of(position).into_iter().map(|term| term.at(&full) - term.at(&closed)).sum();
             let channels = width.sizes.iter().sum::<u64>() as f64;
-            saved.extend(width.sizes.iter().map(|&size| sum / channels * size as f64));
+            let mut half = full.clone();
+            half[position] = width.fixed as f64 + channels / 2.0;
+            let sum: f64 = self.users_of(position).into_iter().map(|term| term.at(&full) - term.at(&half)).sum();
+            saved.extend(width.sizes.iter().map(|&size| 2.0 * sum / channels * size as f64));
         }
         saved
     }
@@ -188,6 +217,29 @@ impl Term {
     }
 }
 
+/// Costs that never fall where a width grows, between the largest of what is narrower and the smallest
+/// of what is wider.
+fn steady(costs: &[f64], columns: usize) -> Vec<f64> {
+    let rows = costs.len() / columns;
+    let mut narrower = costs.to_vec();
+    let mut wider = costs.to_vec();
+    for row in 0..rows {
+        for column in 0..columns {
+            let at = row * columns + column;
+            let back = rows * columns - 1 - at;
+            if row > 0 {
+                narrower[at] = narrower[at].max(narrower[at - columns]);
+                wider[back] = wider[back].min(wider[back + columns]);
+            }
+            if column > 0 {
+                narrower[at] = narrower[at].max(narrower[at - 1]);
+                wider[back] = wider[back].min(wider[back + 1]);
+            }
+        }
+    }
+    narrower.into_iter().zip(wider).map(|(narrower, wider)| narrower.midpoint(wider)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,5 +257,12 @@ mod tests {
         assert_eq!(grid.at([1.0, 1.0]), 1.0);
         assert_eq!(grid.at([6.0, 1.0]), 4.5);
         assert_eq!(grid.at([12.0, 0.0]), 4.0);
+    }
+
+    #[test]
+    fn steady_costs_lie_between_what_is_narrower_and_what_is_wider() {
+        assert_eq!(steady(&[1.0, 4.0, 2.0, 5.0], 1), [1.0, 3.0, 3.0, 5.0]);
+        // Two widths: 6 above 2, and 1 below it, are no more than noise.
+        assert_eq!(steady(&[0.0, 6.0, 2.0, 1.0, 3.0, 7.0], 2), [0.0, 3.5, 1.5, 3.5, 3.0, 7.0]);
     }
 }

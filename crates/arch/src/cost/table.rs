@@ -225,7 +225,7 @@ impl Terms<'_> {
                 }
                 differs |= channels < most || found.and_then(gate).is_some();
                 factors[at] = found.and_then(gate).unwrap_or_else(|| {
-                    spending.widths.push(Width { fixed: channels as u64, sizes: Vec::new() });
+                    spending.widths.push(Width::constant(channels as u64));
                     spending.widths.len() - 1
                 });
             }
@@ -260,7 +260,8 @@ impl Terms<'_> {
             spending.terms.push(Term { block: number, layer, amount });
         }
         // A site without costs would be free.
-        let known = |site: Site| site == Site::Layer || entry.grids.iter().any(|grid| grid.sites.contains(&site.to_string()));
+        let known =
+            |site: Site| site == Site::Layer || entry.grids.iter().any(|grid| grid.sites.contains(&site.to_string()));
         let unknown = |gates: &&GateSite| !known(gates.site) || (gates.site == Site::Layer && entry.closed.is_none());
         match block.gates.iter().find(unknown) {
             None => Ok(()),
@@ -294,7 +295,6 @@ fn of_table(grid: &TableGrid, factors: [usize; 2], floor: Option<f64>) -> Grid {
     let single = vec![0];
     let rows = &grid.widths[0];
     let columns = grid.widths.get(1).unwrap_or(&single);
-    let known = steady(&grid.costs, columns.len());
     let pairs = grid.widths.len() == 2;
     let levels = |widths: &[usize]| -> Vec<f64> {
         let none = (floor.is_some() || widths.len() < 2).then_some(0.0);
@@ -308,7 +308,7 @@ fn of_table(grid: &TableGrid, factors: [usize; 2], floor: Option<f64>) -> Grid {
         for column in 0..levels[1].len() {
             let none = row < skipped[0] || (pairs && column < skipped[1]);
             let column = if pairs { column.saturating_sub(skipped[1]) } else { 0 };
-            let least = known[row.saturating_sub(skipped[0]) * columns.len() + column];
+            let least = grid.costs[row.saturating_sub(skipped[0]) * columns.len() + column];
             values.push(if none { floor.unwrap_or(least).min(least) } else { least });
         }
     }
@@ -327,27 +327,4 @@ fn alone(grid: &Grid, at: usize) -> Grid {
         levels: [grid.levels[at].clone(), vec![0.0, 1.0]],
         values: (0..grid.levels[at].len()).flat_map(|level| [of(level); 2]).collect(),
     }
-}
-
-/// Costs that never fall where a width grows, between the largest of what is narrower and the smallest
-/// of what is wider: what falls within a measurement's noise would draw every choice to it.
-fn steady(costs: &[f64], columns: usize) -> Vec<f64> {
-    let rows = costs.len() / columns;
-    let mut narrower = costs.to_vec();
-    let mut wider = costs.to_vec();
-    for row in 0..rows {
-        for column in 0..columns {
-            let at = row * columns + column;
-            let back = rows * columns - 1 - at;
-            if row > 0 {
-                narrower[at] = narrower[at].max(narrower[at - columns]);
-                wider[back] = wider[back].min(wider[back + columns]);
-            }
-            if column > 0 {
-                narrower[at] = narrower[at].max(narrower[at - 1]);
-                wider[back] = wider[back].min(wider[back + 1]);
-            }
-        }
-    }
-    narrower.into_iter().zip(wider).map(|(narrower, wider)| narrower.midpoint(wider)).collect()
 }

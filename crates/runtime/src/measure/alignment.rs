@@ -30,8 +30,7 @@ pub(super) fn widths_that_tell(full: usize) -> Vec<usize> {
 fn widths_of(candidate: usize, full: usize) -> Vec<usize> {
     let next = CANDIDATES.into_iter().find(|&other| other > candidate).unwrap_or(2 * candidate);
     let all = (1..=full / candidate).map(|step| step * candidate);
-    let mut own: Vec<usize> =
-        all.filter(|width| width % next != 0 && (coarsest(full)..full).contains(width)).collect();
+    let mut own: Vec<usize> = all.filter(|width| width % next != 0 && (coarsest(full)..full).contains(width)).collect();
     own.sort_by_key(|width| width.abs_diff(5 * full / 8));
     own.truncate(WIDTHS);
     own
@@ -42,8 +41,7 @@ fn widths_of(candidate: usize, full: usize) -> Vec<usize> {
 pub(super) fn best_alignment(full: usize, widths: &[usize], times: &[f64]) -> usize {
     let coarsest = coarsest(full);
     let known: Vec<(usize, f64)> = widths.iter().copied().zip(times.iter().copied()).collect();
-    let line: Vec<&(usize, f64)> =
-        known.iter().filter(|(width, _)| width % coarsest == 0 || *width == full).collect();
+    let line: Vec<&(usize, f64)> = known.iter().filter(|(width, _)| width % coarsest == 0 || *width == full).collect();
     let expected = |width: usize| {
         let around = line.windows(2).find(|pair| (pair[0].0..=pair[1].0).contains(&width))?;
         let share = (width - around[0].0) as f64 / (around[1].0 - around[0].0) as f64;

@@ -116,8 +116,7 @@ impl Group {
             group.gate = sampling.gates.then(|| group.probe(Change::Gated));
         }
         for chain in sites_of(shape, sampling) {
-            let levels: Vec<Vec<usize>> =
-                chain.iter().map(|&(_, full)| levels(full, align, sampling.levels)).collect();
+            let levels: Vec<Vec<usize>> = chain.iter().map(|&(_, full)| levels(full, align, sampling.levels)).collect();
             if let [(site, full)] = chain[..] {
                 group.grid(&[(site, full, &levels[0])]);
             }

@@ -7,14 +7,17 @@ use crate::source::{Loaded, Source};
 use crate::table::{grouped, macs, percent, table};
 use crate::usage::{Usage, refuse_existing};
 use anyhow::{Result, bail};
-use arch::{Allocation, BlockSpec, Cost, Decision, Network, Shortcut, Site};
+use arch::{Allocation, BlockSpec, Cost, CostTable, Decision, NetSpec, Network, Shortcut, Site, Spending};
 use data::Order;
 use gumbel_gates::Policy;
 use serde_json::json;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
+use trainer::config::Weighting;
 use trainer::{
-    ActivationTarget, Checkpoint, GateObserver, ImagePass, Listener, Progress, Unanimity, independent_decisions,
+    ActivationTarget, Checkpoint, GateObserver, ImagePass, Listener, Progress, Training, Unanimity,
+    independent_decisions,
 };
 
 /// Cut away gates that decide alike for every image, with what they close
@@ -114,7 +117,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let costs = [Cost::of(loaded.network.spec(), size, size)?, Cost::of(pruned.spec(), size, size)?];
     let training = loaded.training.map(|mut training| {
         training.forget_results();
-        training.keep_budget(&decisions, &costs[0], &costs[1]);
+        let [before, after] = counted(&training, [loaded.network.spec(), pruned.spec()], &costs);
+        training.keep_budget(&decisions, &before, &after);
         let left = |name: &str| pruned.spec().blocks.iter().any(|block| block.name == name);
         if let ActivationTarget::PerBlock(targets) = &mut training.config.gates.target {
             let mut blocks = loaded.network.spec().blocks.iter();
@@ -126,6 +130,22 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let networks = [&loaded.network, &pruned];
     let text = if args.json { json(networks, &costs, &decisions) } else { text(networks, &costs, &decisions, &args) };
     Ok(Done::ok(text))
+}
+
+/// What the budget of a network counts, before and after: by a table of costs, if it is still there.
+fn counted(training: &Training, specs: [&NetSpec; 2], costs: &[Cost; 2]) -> [Spending; 2] {
+    let gates = &training.config.gates;
+    let table =
+        gates.times.as_ref().filter(|_| gates.weighting == Weighting::CostTable).map(|path| CostTable::read(path));
+    let of_table = |table: CostTable| -> arch::Result<_> { Ok([table.spending(specs[0])?, table.spending(specs[1])?]) };
+    match table.map(|table| table.and_then(of_table)) {
+        Some(Ok(spendings)) => return spendings,
+        Some(Err(error)) => {
+            let _ = writeln!(std::io::stderr(), "{error}; the target of the smaller network is its share of the MACs");
+        }
+        None => {}
+    }
+    [costs[0].spending(), costs[1].spending()]
 }
 
 fn decisions(args: &Args, loaded: &Loaded) -> Result<Vec<Decision>> {

@@ -6,6 +6,7 @@ use arch::SiteKind;
 use gumbel_gates::GateKind;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// Which gates, and what pulls on them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -34,6 +35,11 @@ pub struct GatesConfig {
     pub loss_on: LossOn,
     /// What the activation is a share of.
     pub weighting: Weighting,
+    /// The table of costs that `gates.weighting = "cost-table"` counts by, such as milliseconds of a
+    /// device (`train measure`). It is copied into the run's folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-unit" = "a path"))]
+    pub times: Option<PathBuf>,
     /// Whether only an activation above the target is a loss.
     pub one_sided: bool,
     /// Weight of the activation loss beside the cross entropy; a number or a ramp.
@@ -43,6 +49,10 @@ pub struct GatesConfig {
     /// held to. A number, one number per block (1 keeps a block open without a gate), or a ramp.
     #[schemars(extend("minimum" = 0.0, "maximum" = 1.0, "x-unit" = "a target"))]
     pub target: ActivationTarget,
+    /// The same budget in the unit of `gates.times`, instead of `gates.target`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0.0, "x-unit" = "a cost"))]
+    pub target_absolute: Option<f64>,
     /// Temperature of the softmax behind the gates' gradient; a number or a ramp.
     #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub temperature: Schedule,
@@ -70,6 +80,30 @@ pub struct GatesConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0))]
     pub freeze_after: Option<f64>,
+    /// When filter gates freeze, give each site a multiple of so many channels, within the same
+    /// budget: runtimes compute those fastest. A number, or `"auto"`: what the table of
+    /// `gates.times` was measured in, else what this machine's ONNX Runtime computes well, measured at
+    /// the start. With a table it is `"auto"` by default, else 1: any number of channels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub align: Option<Align>,
+}
+
+/// The multiples of channels that widths are cut to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "expected \"auto\", or a number of channels such as 8, 16 or 32")]
+pub enum Align {
+    /// What is measured.
+    Auto(Auto),
+    /// This.
+    Channels(usize),
+}
+
+/// To be found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Auto {
+    /// What is measured.
+    Auto,
 }
 
 /// Which blocks have gates.
@@ -148,7 +182,7 @@ impl Granularity {
 
 /// What a gate counts in the activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Weighting {
     /// All the same: the activation is the share of open gates.
     Gates,
@@ -157,6 +191,9 @@ pub enum Weighting {
     /// The MACs it decides about: the activation is the share of the whole network's MACs that is
     /// used.
     Network,
+    /// What the table of `gates.times` says of it: the activation is the share of the whole network's
+    /// cost that is used. For filter gates that ignore the image and layer gates of both kinds.
+    CostTable,
 }
 
 /// The weight decay of gates.
@@ -181,12 +218,18 @@ pub struct SharedDecay {
 }
 
 impl Weighting {
+    /// Whether it is a share of the whole network's cost, which all gates are held to together.
+    pub fn is_of_network(self) -> bool {
+        matches!(self, Self::Network | Self::CostTable)
+    }
+
     /// What the activation is a share of.
     pub fn name(self) -> &'static str {
         match self {
             Self::Gates => "open",
             Self::Macs => "gated MACs",
             Self::Network => "MACs",
+            Self::CostTable => "cost",
         }
     }
 }
@@ -233,9 +276,11 @@ impl Default for GatesConfig {
             loss: ActivationLoss::PerGate,
             loss_on: LossOn::Sampled,
             weighting: Weighting::Gates,
+            times: None,
             one_sided: false,
             loss_factor: Schedule::Constant(1.0),
             target: ActivationTarget::Constant(0.6),
+            target_absolute: None,
             temperature: Schedule::Constant(1.0),
             learning_rate_factor: 1.0,
             weight_decay: GateDecay::Constant(0.0),
@@ -244,6 +289,7 @@ impl Default for GatesConfig {
             start_spread: 1.0,
             start_batches: 50,
             freeze_after: None,
+            align: None,
         }
     }
 }
@@ -256,17 +302,16 @@ impl GatesConfig {
 
     /// Reports what its keys mean together.
     pub(super) fn check(&self, check: &mut Check) {
-        let of_network = self.weighting == Weighting::Network;
-        check.require(
-            "gates.loss",
-            !of_network || self.loss == ActivationLoss::Batch,
-            "gates.weighting = \"network\" is a target for all gates together; expected \"batch\"",
-        );
-        check.require(
-            "gates.target",
-            !of_network || !matches!(self.target, ActivationTarget::PerBlock(_)),
-            "gates.weighting = \"network\" is a target for all gates together; expected one target for all blocks",
-        );
+        let of_network = self.weighting.is_of_network();
+        let together = match self.weighting {
+            Weighting::CostTable => "gates.weighting = \"cost-table\" is a target for all gates together",
+            _ => "gates.weighting = \"network\" is a target for all gates together",
+        };
+        let batch = !of_network || self.loss == ActivationLoss::Batch;
+        check.require("gates.loss", batch, &format!("{together}; expected \"batch\""));
+        let one = !of_network || !matches!(self.target, ActivationTarget::PerBlock(_));
+        check.require("gates.target", one, &format!("{together}; expected one target for all blocks"));
+        self.check_table(check);
         let sizes = match self.granularity {
             Granularity::Named(_) => vec![1],
             Granularity::Filters(size) => vec![size],
@@ -284,6 +329,28 @@ impl GatesConfig {
         }
         if self.freeze_after.is_some() {
             self.check_freezing(check);
+        }
+    }
+
+    /// What a table of costs, and widths that are aligned, ask of the other keys of gates.
+    fn check_table(&self, check: &mut Check) {
+        let counts = self.weighting == Weighting::CostTable;
+        let missing = "gates.weighting = \"cost-table\" counts by a table: train measure makes one";
+        check.require("gates.times", !counts || self.times.is_some(), missing);
+        let unread = "it is read with gates.weighting = \"cost-table\" alone";
+        check.require("gates.times", counts || self.times.is_none(), unread);
+        check.require("gates.target_absolute", counts || self.target_absolute.is_none(), unread);
+        let one = self.target_absolute.is_none() || matches!(self.target, ActivationTarget::Constant(_));
+        check.require("gates.target", one, "gates.target_absolute is the target; take this key out");
+        let layers = self.granularity == Granularity::NONE || self.granularity == Granularity::LAYER;
+        let looks = !layers && self.kind == GateKind::Dependent;
+        let independent = "filter gates that look at the image leave no widths; expected gates.kind = \"independent\"";
+        check.require("gates.weighting", !(counts && looks), independent);
+        if let Some(align) = self.align {
+            check.require("gates.align", align != Align::Channels(0), "expected at least 1 channel");
+            check.require("gates.align", !looks, independent);
+            let frozen = self.freeze_after.is_some() || align == Align::Channels(1);
+            check.require("gates.align", frozen, "widths are aligned when gates freeze; set gates.freeze_after");
         }
     }
 

@@ -21,8 +21,8 @@ pub use data::{Augment, DataConfig};
 pub use distillation::DistillationConfig;
 pub use faults::{ConfigError, Fault, Faults};
 pub use gates::{
-    ActivationLoss, GateDecay, GateStart, GatedBlocks, GatesConfig, Granularity, LossOn, NamedGranularity, PerSite,
-    SharedDecay, Weighting,
+    ActivationLoss, Align, GateDecay, GateStart, GatedBlocks, GatesConfig, Granularity, LossOn, NamedGranularity,
+    PerSite, SharedDecay, Weighting,
 };
 pub use keys::{Key, json_schema, keys, markdown};
 pub use network::NetworkConfig;

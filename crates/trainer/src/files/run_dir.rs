@@ -90,6 +90,11 @@ impl RunDir {
         self.path.join("config.toml")
     }
 
+    /// The table of costs that its gates are held to, if there is one.
+    pub fn times(&self) -> PathBuf {
+        self.path.join("times.json")
+    }
+
     /// The folder of all states.
     pub fn checkpoints(&self) -> PathBuf {
         self.path.join("checkpoints")

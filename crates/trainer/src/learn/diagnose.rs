@@ -73,7 +73,7 @@ impl Learner {
             }
             found = margins(&output.gate_logits)?;
             broken.look(&output.logits, || "the class logits".into())?;
-            let terms = self.objective.terms(&output, &part.labels, scheduled, &self.meter)?;
+            let terms = self.objective.terms(&output, &part.labels, scheduled, &self.budget_meter)?;
             broken.look(&terms.total, || "the loss".into())?;
             terms.total.f_mul_scalar(part.share)?.f_backward()?;
         }

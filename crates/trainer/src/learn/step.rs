@@ -12,7 +12,7 @@ use crate::measure::totals::Totals;
 use crate::method::objective::Objective;
 use crate::results::scheduled::Scheduled;
 use crate::states::training::Training;
-use arch::{Cost, Meter, Network, Output, Pass};
+use arch::{Cost, Meter, Network, Output, Pass, Spending};
 use gumbel_gates::Policy;
 use std::rc::Rc;
 use tch::{Kind, Tensor};
@@ -24,7 +24,7 @@ const LATER_PARTS: u64 = u64::MAX - 3;
 
 /// What a step of training works with, and all that it may change.
 ///
-/// Cost, meter and objective follow from the network's spec: where a network becomes smaller, a new
+/// Cost, spending, meters and objective follow from the network's spec: where a network becomes smaller, a new
 /// learner takes the place of the old one.
 #[derive(Debug)]
 pub(crate) struct Learner {
@@ -41,6 +41,10 @@ pub(crate) struct Learner {
     /// What the network costs.
     pub cost: Cost,
     pub meter: Rc<Meter>,
+    /// What the budget counts: MACs, or by a table of costs.
+    pub spending: Spending,
+    /// The same for the gate values of a pass.
+    pub budget_meter: Meter,
     seed: u64,
     /// Parts that a batch goes through the network in.
     parts: usize,
@@ -56,7 +60,7 @@ struct Done {
 }
 
 impl Learner {
-    /// A learner for `network`, of that cost. Its guard, and what the average has followed, go on
+    /// A learner for `network`, of that cost, that spends so much of what its budget counts. Its guard, and what the average has followed, go on
     /// from `progress`; the tensors are in place already.
     ///
     /// # Errors
@@ -64,7 +68,7 @@ impl Learner {
     pub fn new(
         config: &Config,
         network: Network,
-        cost: Cost,
+        (cost, spending): (Cost, Spending),
         optimizer: Optimizer,
         average: Option<Average>,
         teacher: Option<Teacher>,
@@ -74,7 +78,8 @@ impl Learner {
         let scaled = train.precision == Precision::Float16;
         let guard = NonFiniteGuard::new(train.max_bad_steps, scaled, network.tensors(), &progress.guard)?;
         Ok(Self {
-            objective: Objective::new(config, &cost),
+            objective: Objective::new(config, &spending),
+            budget_meter: Meter::new(&spending.steady(), network.device())?,
             meter: Rc::new(Meter::new(&cost.spending(), network.device())?),
             network,
             average,
@@ -83,6 +88,7 @@ impl Learner {
             guard,
             teacher,
             cost,
+            spending,
             seed: train.seed,
             parts: train.accumulate,
         })
@@ -127,7 +133,7 @@ impl Learner {
         for (number, part) in self.parts(batch).enumerate() {
             let part = part?;
             let output = self.network.forward(&part.images, self.pass(step, number, scheduled))?;
-            let terms = self.objective.terms(&output, &part.labels, scheduled, &self.meter)?;
+            let terms = self.objective.terms(&output, &part.labels, scheduled, &self.budget_meter)?;
             clock.done(Part::Forward);
             // The mean over the batch is that of its parts, by their sizes.
             let weighted = terms.total.f_mul_scalar(part.share)?;

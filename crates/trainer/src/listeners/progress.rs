@@ -6,7 +6,7 @@ use crate::events::{Event, Listener, PassKind};
 use crate::results::evaluation::Evaluation;
 use crate::results::step_time::StepTime;
 use crate::results::summary::Summary;
-use arch::Cost;
+use arch::{Cost, Spending};
 use data::BadImage;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Stderr, Write};
@@ -20,6 +20,7 @@ pub struct Progress<W = Stderr> {
     bar: ProgressBar,
     terminal: bool,
     cost: Cost,
+    spending: Spending,
     /// What a gate counts in the run's activation.
     weighting: Weighting,
     /// Epochs of the run; 0 where there is only an evaluation.
@@ -83,6 +84,7 @@ impl<W: Write> Progress<W> {
             bar,
             terminal,
             cost: cost.clone(),
+            spending: cost.spending(),
             weighting: Weighting::Gates,
             epochs,
             batches: 0,
@@ -99,6 +101,12 @@ impl<W: Write> Progress<W> {
             has_begun: false,
             last_line: Instant::now(),
         }
+    }
+
+    /// Says of the gates what they spend of what their budget counts.
+    pub fn counting(mut self, spending: &Spending) -> Self {
+        self.spending = spending.clone();
+        self
     }
 
     /// Writes a line; a bar steps aside for it. A closed stderr is no reason to stop training.
@@ -137,7 +145,7 @@ impl<W: Write> Progress<W> {
     /// How far the gates are from their target.
     fn activation(&self, summary: &Summary, target: Option<f64>) -> String {
         let Some(target) = target else { return String::new() };
-        let found = percent(self.weighting.activation(summary, &self.cost));
+        let found = percent(self.weighting.activation(summary, &self.spending));
         format!("  {} {found} (target {})", self.weighting.name(), percent(target))
     }
 

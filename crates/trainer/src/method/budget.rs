@@ -5,10 +5,13 @@ use crate::error::Result;
 use crate::events::{Listener, PassKind};
 use crate::measure::pass::ImagePass;
 use crate::method::objective::Objective;
-use arch::{Cost, Meter, Network, Pass};
+use arch::{Allocation, Meter, Network, Pass, Spending};
 use gumbel_gates::{GateValues, Policy, sampling};
 use std::sync::atomic::AtomicBool;
 use tch::{Kind, Tensor};
+
+/// The margin, at least, of a gate whose decision is turned around.
+const LEAST_MARGIN: f64 = 0.01;
 
 /// Closing gates changes what later gates see; so often the threshold is found anew.
 const ROUNDS: usize = 4;
@@ -19,9 +22,13 @@ pub(crate) struct Budget<'a> {
     pub network: &'a Network,
     /// Says what the activation is a share of.
     pub objective: &'a Objective,
+    /// What is counted.
+    pub spending: &'a Spending,
     pub meter: &'a Meter,
     /// The activation may be this much.
     pub target: f64,
+    /// Sites of filters get a multiple of so many channels, or all.
+    pub align: usize,
     /// The images that gates which look at the input are frozen over.
     pub pass: ImagePass<'a>,
 }
@@ -38,6 +45,7 @@ impl Budget<'_> {
     pub fn meet(&self, listeners: &mut [Box<dyn Listener>]) -> Result<f64> {
         let of = |open| Ok(self.objective.activation(&GateValues::new(vec![open])?, self.meter)?.f_double_value(&[])?);
         let dependent = self.network.spec().has_dependent_gates();
+        let aligned = self.align > 1 && !dependent;
         let margins =
             |listeners: &mut [_]| if dependent { self.margins(listeners) } else { self.margins_of_any_image() };
         // The gates' own MACs come on top of all that they decide about.
@@ -46,12 +54,57 @@ impl Budget<'_> {
             let margins = margins(listeners)?;
             let (threshold, activation) = lowest_threshold(&margins, target, of)?;
             if threshold == 0.0 {
-                return Ok(activation);
+                return if aligned { self.align_widths(target) } else { Ok(activation) };
             }
             let by = margins.f_new_full([margins.size2()?.1], -threshold, (Kind::Float, margins.device()))?;
             self.network.shift_gates(&by)?;
         }
+        if aligned {
+            return self.align_widths(target);
+        }
         of(margins(listeners)?.f_gt(0.0)?.f_to_kind(Kind::Float)?)
+    }
+
+    /// Gives each site of filters an aligned width within the target, by the gates' probabilities of
+    /// being open. The margin of a gate that decides otherwise then is turned around. Returns the
+    /// activation of the decisions.
+    fn align_widths(&self, target: f64) -> Result<f64> {
+        let margins: Vec<f64> = self
+            .network
+            .independent_margins()?
+            .into_iter()
+            .map(|margin| f64::from(margin.unwrap_or_default()))
+            .collect();
+        let decided: Vec<bool> = margins.iter().map(|margin| *margin > 0.0).collect();
+        let scores: Vec<f64> = margins.iter().map(|margin| 1.0 / (1.0 + (-margin).exp())).collect();
+        let spending = self.spending;
+        let budget = match self.objective.weighting {
+            _ if target.is_infinite() => f64::INFINITY,
+            // The gates' own come on top.
+            Weighting::Network | Weighting::CostTable => target * spending.dense() - spending.gates(),
+            Weighting::Macs => spending.least() + target * spending.gated() - spending.gates(),
+            Weighting::Gates => spending.of_gates(&decided)?,
+        };
+        let open = Allocation { spending, decided: &decided, scores: &scores, align: self.align, budget }.open()?;
+        let turned = |(margin, open): (&f64, &bool)| {
+            let size = margin.abs().max(LEAST_MARGIN);
+            if (*margin > 0.0) == *open {
+                0.0
+            } else if *open {
+                size - margin
+            } else {
+                -size - margin
+            }
+        };
+        let by: Vec<f64> = margins.iter().zip(&open).map(turned).collect();
+        let by = Tensor::f_from_slice(&by)?.f_to_kind(Kind::Float)?.f_to_device(self.network.device())?;
+        self.network.shift_gates(&by)?;
+        let used = spending.of_gates(&open)? + spending.gates();
+        Ok(match self.objective.weighting {
+            Weighting::Network | Weighting::CostTable => used / spending.dense(),
+            Weighting::Macs => (used - spending.least()) / spending.gated(),
+            Weighting::Gates => open.iter().filter(|open| **open).count() as f64 / open.len() as f64,
+        })
     }
 
     /// The margins between open and closed of all gates for many images: [N, G].
@@ -81,16 +134,18 @@ impl Budget<'_> {
 /// How far below its target frozen gates may stay unremarked, beyond what the largest gate decides about.
 const UNSPENT_WORTH_A_NOTE: f64 = 0.02;
 
-/// Whether `gates` gates that froze at the activation `found` left more of the target unspent than the
-/// size of single gates explains.
-pub(crate) fn leaves_unspent(found: f64, target: f64, weighting: Weighting, cost: &Cost, gates: usize) -> bool {
-    let most = || cost.spending().per_gate().into_iter().fold(0.0, f64::max);
+/// Whether gates that froze at the activation `found` left more of the target unspent than the size of
+/// `align` single gates, which open and close together, explains.
+pub(crate) fn leaves_unspent(found: f64, target: f64, weighting: Weighting, spending: &Spending, align: usize) -> bool {
+    let per_gate = spending.per_gate();
+    let most = per_gate.iter().copied().fold(0.0, f64::max);
     // The share of the target's whole that the gate which decides about most decides about.
     let largest = match weighting {
-        Weighting::Gates => 1.0 / gates.max(1) as f64,
-        Weighting::Macs => most() / cost.gated().max(1) as f64,
-        Weighting::Network => most() / cost.dense.max(1) as f64,
+        Weighting::Gates => 1.0 / per_gate.len().max(1) as f64,
+        Weighting::Macs => most / spending.gated().max(1.0),
+        Weighting::Network | Weighting::CostTable => most / spending.dense().max(f64::MIN_POSITIVE),
     };
+    let largest = largest * align.max(1) as f64;
     found < target - UNSPENT_WORTH_A_NOTE - largest
 }
 
@@ -132,7 +187,7 @@ fn lowest_threshold(margins: &Tensor, target: f64, activation: impl Fn(Tensor) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arch::NetSpec;
+    use arch::{Cost, NetSpec};
     use gumbel_gates::GateKind;
 
     /// With the activation as the share of what is open.
@@ -169,11 +224,12 @@ mod tests {
         let spec = NetSpec::preset("resnet18", 2).unwrap();
         let spec = spec.with_layer_gates(GateKind::Independent, |block| [1, 3].contains(&block));
         let cost = Cost::of(&spec, 32, 32).unwrap();
+        let spending = cost.spending();
         // One of two gates is half of the whole.
-        assert!(!leaves_unspent(0.0, 0.52, Weighting::Gates, &cost, 2));
-        assert!(leaves_unspent(0.0, 0.53, Weighting::Gates, &cost, 2));
-        let largest = cost.spending().per_gate().into_iter().fold(0.0, f64::max) / cost.dense as f64;
-        assert!(!leaves_unspent(0.5, 0.519 + largest, Weighting::Network, &cost, 2));
-        assert!(leaves_unspent(0.5, 0.521 + largest, Weighting::Network, &cost, 2));
+        assert!(!leaves_unspent(0.0, 0.52, Weighting::Gates, &spending, 1));
+        assert!(leaves_unspent(0.0, 0.53, Weighting::Gates, &spending, 1));
+        let largest = spending.per_gate().into_iter().fold(0.0, f64::max) / spending.dense();
+        assert!(!leaves_unspent(0.5, 0.519 + largest, Weighting::Network, &spending, 1));
+        assert!(leaves_unspent(0.5, 0.521 + largest, Weighting::Network, &spending, 1));
     }
 }

@@ -3,7 +3,7 @@
 use crate::config::{ActivationLoss, Config, LossOn, Weighting};
 use crate::error::Result;
 use crate::results::scheduled::Scheduled;
-use arch::{Cost, Meter, Output};
+use arch::{Meter, Output, Spending};
 use gumbel_gates::loss::{self, Sides};
 use gumbel_gates::{GateValues, sampling};
 use tch::{Kind, Reduction, Tensor};
@@ -21,8 +21,9 @@ pub struct Objective {
     pub weighting: Weighting,
     /// Which misses of the target it sees.
     pub sides: Sides,
-    /// What each gate counts: the MACs it decides about. Absent where all count the same.
-    pub gate_macs: Option<Vec<f64>>,
+    /// What each gate counts: the MACs, or the cost, that it decides about. Absent where all count the
+    /// same.
+    pub gate_costs: Option<Vec<f64>>,
     /// How much a teacher counts, if there is one.
     pub distillation: Distillation,
 }
@@ -84,30 +85,30 @@ pub struct Terms {
 }
 
 impl Objective {
-    /// The objective of a configuration for a network of that cost.
-    pub fn new(config: &Config, cost: &Cost) -> Self {
+    /// The objective of a configuration for a network that spends so much of what its budget counts.
+    pub fn new(config: &Config, spending: &Spending) -> Self {
         let (gates, distillation) = (&config.gates, &config.distillation);
-        let macs = || cost.spending().per_gate();
         Self {
             label_smoothing: config.train.label_smoothing,
             activation: gates.loss,
             loss_on: gates.loss_on,
             sides: if gates.one_sided { Sides::Above } else { Sides::Both },
             weighting: gates.weighting,
-            gate_macs: (gates.weighting != Weighting::Gates).then(macs),
+            gate_costs: (gates.weighting != Weighting::Gates).then(|| spending.per_gate()),
             distillation: Distillation { share: distillation.share, temperature: distillation.temperature },
         }
     }
 
     /// The mean target over the gates, each counting what it weighs; `None` without gates.
     pub fn mean_target(&self, targets: &[f64]) -> Option<f64> {
-        let weight = |gate: usize| self.gate_macs.as_ref().map_or(1.0, |macs| macs[gate]);
+        let weight = |gate: usize| self.gate_costs.as_ref().map_or(1.0, |costs| costs[gate]);
         let weights: f64 = (0..targets.len()).map(weight).sum();
         let sum: f64 = targets.iter().enumerate().map(|(gate, target)| weight(gate) * target).sum();
         (weights > 0.0).then(|| sum / weights)
     }
 
-    /// The activation of gate values, a scalar tensor: the share of open gates or of MACs.
+    /// The activation of gate values, a scalar tensor: the share of open gates, or of what `meter`
+    /// counts.
     ///
     /// # Errors
     /// If there are no gates, or the gate values belong to another network.
@@ -115,7 +116,7 @@ impl Objective {
         Ok(match self.weighting {
             Weighting::Gates => gate_values.mean()?,
             Weighting::Macs => meter.activation(gate_values)?,
-            Weighting::Network => meter.share(gate_values)?,
+            Weighting::Network | Weighting::CostTable => meter.share(gate_values)?,
         })
     }
 
@@ -142,9 +143,9 @@ impl Objective {
                 &deployed
             }
         };
-        let activation = match (self.activation, &self.gate_macs) {
-            (ActivationLoss::PerGate, macs) => {
-                loss::per_gate(gate_values, &scheduled.targets, macs.as_deref(), self.sides)?
+        let activation = match (self.activation, &self.gate_costs) {
+            (ActivationLoss::PerGate, costs) => {
+                loss::per_gate(gate_values, &scheduled.targets, costs.as_deref(), self.sides)?
             }
             (ActivationLoss::Batch, _) => loss::batch(&self.activation(gate_values, meter)?, target, self.sides)?,
         };
@@ -195,7 +196,7 @@ impl Distillation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arch::NetSpec;
+    use arch::{Cost, NetSpec};
     use gumbel_gates::GateKind;
     use tch::Device;
 
@@ -241,7 +242,7 @@ mod tests {
         loss_on: LossOn::Sampled,
         weighting: Weighting::Gates,
         sides: Sides::Both,
-        gate_macs: None,
+        gate_costs: None,
         distillation: Distillation { share: 0.5, temperature: 2.0 },
     };
 
@@ -297,8 +298,7 @@ mod tests {
     }
 
     fn weighted_by(cost: &Cost) -> Objective {
-        let gate_macs = Some(cost.spending().per_gate());
-        Objective { weighting: Weighting::Macs, gate_macs, ..PLAIN }
+        Objective { weighting: Weighting::Macs, gate_costs: Some(cost.spending().per_gate()), ..PLAIN }
     }
 
     #[test]

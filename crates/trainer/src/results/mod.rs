@@ -3,6 +3,7 @@
 pub(crate) mod evaluation;
 pub(crate) mod gate_use;
 pub(crate) mod names;
+pub(crate) mod reach;
 pub(crate) mod run;
 pub(crate) mod scheduled;
 pub(crate) mod step_time;

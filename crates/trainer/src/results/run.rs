@@ -1,6 +1,7 @@
 //! How far a run is, how it ended and what came of it.
 
 use super::evaluation::Evaluation;
+use super::reach::Reach;
 use crate::config::Config;
 use crate::files::run_dir::RunDir;
 use arch::Cost;
@@ -36,6 +37,8 @@ pub struct Verdict {
     pub evaluation: Evaluation,
     /// Per block its gates' mean target and open rate, `None` for blocks without a gate.
     pub blocks: Vec<Option<BlockVerdict>>,
+    /// What the gates can reach, in the unit of their budget.
+    pub reach: Reach,
     /// What the gates are held to and what they are in the last evaluation, `None` without gates.
     pub activation: Option<Activation>,
     /// Epoch (from 1) and value of the best evaluation, by `checkpoints.best_by`.

@@ -1,7 +1,7 @@
 //! What was measured over the images of an epoch, or of a part of it.
 
 use crate::config::{Metric, Weighting};
-use arch::Cost;
+use arch::Spending;
 use serde::{Deserialize, Serialize};
 
 /// Means over the images of an epoch or a part of it.
@@ -77,12 +77,14 @@ impl Sums {
 }
 
 impl Weighting {
-    /// The activation of a network of that cost that used `summary`: what is held to the target.
-    pub fn activation(self, summary: &Summary, cost: &Cost) -> f64 {
+    /// The activation of a network that used `summary`: what is held to the target. `spending` is of
+    /// MACs, or by the table that is counted by.
+    pub fn activation(self, summary: &Summary, spending: &Spending) -> f64 {
         match self {
             Self::Gates => summary.open_rate(),
-            Self::Macs => (summary.macs - cost.constant() as f64) / cost.gated().max(1) as f64,
-            Self::Network => summary.macs / cost.dense as f64,
+            Self::Macs => (summary.macs - spending.least()) / spending.gated().max(1.0),
+            Self::Network => summary.macs / spending.dense(),
+            Self::CostTable => spending.of_rates(&summary.rates) / spending.dense(),
         }
     }
 }

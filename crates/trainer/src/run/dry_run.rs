@@ -6,6 +6,7 @@ use crate::learn::batch::PreparedBatch;
 use crate::learn::clock::Clock;
 use crate::measure::pass::to_tensors;
 use crate::measure::totals::Totals;
+use crate::results::reach::Reach;
 use crate::results::step_time::StepTime;
 use crate::run::changes::Resume;
 use crate::run::fit::Fit;
@@ -24,6 +25,8 @@ const STEPS: usize = 2;
 pub struct DryRun {
     /// What the run would say first.
     pub notes: Vec<String>,
+    /// What its gates can reach, if it has any.
+    pub reach: Option<Reach>,
     /// Learned numbers of the network and of its gates.
     pub parameters: (u64, u64),
     /// Peak memory in bytes, of the process on the CPU and of the tensors on a GPU; absent where it
@@ -91,7 +94,18 @@ pub fn dry_run(config: Config, out: Option<&Path>, device: Device) -> Result<Dry
     // It names a folder that will not be there.
     let notes = fit.notes.iter().map(|note| note.split("; writing ").next().unwrap_or(note).to_owned()).collect();
     let calibration = fit.config.train.calibrate_batches;
-    Ok(DryRun { calibration, notes, parameters, memory: peak_memory(device), step, evaluation, checkpoint, length })
+    let reach = fit.gates.has_gates().then(|| fit.reach.clone());
+    Ok(DryRun {
+        calibration,
+        reach,
+        notes,
+        parameters,
+        memory: peak_memory(device),
+        step,
+        evaluation,
+        checkpoint,
+        length,
+    })
 }
 
 /// The list of images is in a folder that goes.

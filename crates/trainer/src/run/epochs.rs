@@ -361,7 +361,7 @@ impl Fit {
         let EpochResult { evaluation, bad } = last;
         let scheduled = self.scheduled(self.progress.step.saturating_sub(1));
         let activation = scheduled.target.map(|target| {
-            let found = self.config.gates.weighting.activation(&evaluation.summary, &self.learner.cost);
+            let found = self.config.gates.weighting.activation(&evaluation.summary, &self.learner.spending);
             Activation { target, found }
         });
         let metric = self.config.checkpoints.best_by;
@@ -371,6 +371,7 @@ impl Fit {
             best_is_over_budget: self.progress.best.is_some_and(|(best, _)| self.progress.over_budget.contains(&best)),
             best: self.progress.best.unwrap_or((self.progress.epoch, metric.of(&evaluation.summary))),
             evaluation,
+            reach: self.reach,
             bad,
             seconds,
             epochs,

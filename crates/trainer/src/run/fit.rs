@@ -9,11 +9,12 @@ use crate::learn::step::Learner;
 use crate::measure::pass::{Extent, ImagePass};
 use crate::method::lifecycle::GateLifecycle;
 use crate::results::names::SiteName;
+use crate::results::reach::Reach;
 use crate::results::run::Position;
 use crate::results::scheduled::Scheduled;
 use crate::run::images::Images;
 use crate::states::training::Training;
-use arch::Cost;
+use arch::{Cost, Spending};
 use data::Loader;
 use gumbel_gates::Policy;
 use std::fs::File;
@@ -29,6 +30,8 @@ pub struct Fit {
     /// When what happens to the gates.
     pub(super) gates: GateLifecycle,
     pub(super) images: Images,
+    /// What its gates can reach.
+    pub(super) reach: Reach,
     /// How far it is.
     pub(super) progress: Training,
     /// What the last state on the disk holds, if there is one.
@@ -62,6 +65,11 @@ impl Fit {
     /// What the network costs.
     pub fn cost(&self) -> &Cost {
         &self.learner.cost
+    }
+
+    /// What its budget counts: MACs, or by a table of costs.
+    pub fn spending(&self) -> &Spending {
+        &self.learner.spending
     }
 
     /// The MACs of the published network of its name, where its own was made smaller.

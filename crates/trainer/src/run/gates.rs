@@ -1,6 +1,6 @@
 //! What happens to a run's gates between steps: their start, and what their life cycle says.
 
-use crate::config::{GateStart, Weighting};
+use crate::config::{Align, GateStart, Weighting};
 use crate::error::Result;
 use crate::events::{Event, Listener, notify};
 use crate::learn::average::Average;
@@ -34,7 +34,7 @@ impl Fit {
         self.learner.restart_average()
     }
 
-    /// The Taylor importance of every gate, where gates count by their MACs per MAC.
+    /// The Taylor importance of every gate, where gates count by their cost per cost.
     fn taylor(&mut self, listeners: &mut [Box<dyn Listener>], interrupt: &AtomicBool) -> Result<Vec<f64>> {
         // Gradients of a loss that is not scaled: 16 bits could not hold them.
         self.learner.network.compute_in(None);
@@ -42,9 +42,12 @@ impl Fit {
         let importance = importance::taylor(&self.learner.network, &pass, listeners, interrupt);
         self.learner.network.compute_in(self.config.train.precision.half());
         let importance = importance?;
-        Ok(match &self.learner.objective.gate_macs {
-            // What counts is what a gate saves.
-            Some(macs) => importance.iter().zip(macs).map(|(importance, macs)| importance / macs.max(1.0)).collect(),
+        Ok(match &self.learner.objective.gate_costs {
+            // What counts is what a gate saves. What hardly saves anything would matter beyond all measure.
+            Some(costs) => {
+                let least = costs.iter().sum::<f64>() / costs.len().max(1) as f64 / 100.0;
+                importance.iter().zip(costs).map(|(importance, cost)| importance / cost.max(least)).collect()
+            }
             None => importance,
         })
     }
@@ -81,7 +84,7 @@ impl Fit {
         let name = weighting.name();
         let note = format!("gates are frozen: {name} {} (target {})", percent(found), percent(target));
         notify(listeners, &Event::Note(&note))?;
-        if leaves_unspent(found, target, weighting, &self.learner.cost, self.gates.blocks().len()) {
+        if leaves_unspent(found, target, weighting, &self.learner.spending, self.align()) {
             let why = "what is left could not be spent: gates that are alike can only be frozen alike; let them learn longer (gates.freeze_after), or start \
                        them by importance (gates.start)";
             notify(listeners, &Event::Note(why))?;
@@ -100,13 +103,23 @@ impl Fit {
         Ok(())
     }
 
+    /// The multiples of channels that sites are frozen at.
+    fn align(&self) -> usize {
+        match self.config.gates.align {
+            Some(Align::Channels(align)) => align,
+            Some(Align::Auto(_)) | None => 1,
+        }
+    }
+
     /// The compute that a network may use when its gates freeze.
     fn budget<'a>(&'a self, network: &'a Network, target: f64) -> Budget<'a> {
         Budget {
             network,
             objective: &self.learner.objective,
-            meter: &self.learner.meter,
+            spending: &self.learner.spending,
+            meter: &self.learner.budget_meter,
             target,
+            align: self.align(),
             // As the network will see images when it is deployed: a random crop can look quite
             // unlike them.
             pass: self.training_pass(&self.images.train_as_deployed, BUDGET_BATCHES),

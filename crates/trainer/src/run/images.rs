@@ -50,7 +50,7 @@ impl Images {
 pub(crate) fn refuse_odd_paths(config: &Config) -> Result<()> {
     let network = &config.network;
     let teacher = &config.distillation.teacher;
-    let paths = [&config.data.path, &network.weights, &network.checkpoint, teacher];
+    let paths = [&config.data.path, &network.weights, &network.checkpoint, teacher, &config.gates.times];
     match paths.into_iter().flatten().find(|path| path.to_str().is_none()) {
         Some(path) => Err(Error::PathNotText { path: path.clone() }),
         None => Ok(()),

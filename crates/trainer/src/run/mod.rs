@@ -12,5 +12,6 @@ mod origin;
 mod prepare;
 mod saving;
 pub(crate) mod step_bench;
+mod times;
 
 pub use changes::Resume;

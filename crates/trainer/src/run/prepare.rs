@@ -1,6 +1,6 @@
 //! Everything that has to be right before a run starts.
 
-use crate::config::{ALL_ALIKE, Config, Fault, Faults, GateStart, MOVES_MARGINS, Weighting};
+use crate::config::{ALL_ALIKE, Align, Config, Fault, Faults, GateStart, MOVES_MARGINS};
 use crate::error::{Error, Result};
 use crate::files::atomic::write_atomically;
 use crate::files::run_dir::RunDir;
@@ -8,12 +8,14 @@ use crate::learn::optimizer::Optimizer;
 use crate::learn::step::Learner;
 use crate::learn::teacher::Teacher;
 use crate::method::lifecycle::GateLifecycle;
+use crate::results::reach::Reach;
 use crate::run::changes::Resume;
 use crate::run::fit::Fit;
 use crate::run::images::{Images, open, refuse_odd_paths};
 use crate::run::origin::{Damaged, Folder, Origin, Start};
+use crate::run::times::{Times, settle, spending};
 use crate::states::retention::step_back;
-use arch::{Cost, NetSpec, Network};
+use arch::{Cost, NetSpec, Network, Spending};
 use data::Dataset;
 use std::fs::File;
 use std::path::PathBuf;
@@ -39,7 +41,7 @@ impl Fit {
     /// As [`Self::prepare`].
     pub fn prepare_on(
         dataset: Dataset,
-        config: Config,
+        mut config: Config,
         out: Option<PathBuf>,
         resume: Resume,
         device: Device,
@@ -56,27 +58,33 @@ impl Fit {
         let spec = origin.spec(&config, &dataset)?;
         let size = config.data.image_size as usize;
         let cost = Cost::of(&spec, size, size)?;
+        let times = Times::read(&config, &folder, &origin, &spec)?;
+        let spending = spending(&spec, &cost, times.as_ref())?;
+        notes.extend(settle(&mut config, &spec, &spending, times.as_ref()));
+        refuse_unmeasured_alignment(&config)?;
+        let reach = reach(&config, &spec, &spending, times.as_ref());
         let network = build(&config, &spec, device)?;
         let mut optimizer = Optimizer::new(network.tensors(), spec.gate_count(), &config.optimizer, &config.gates)?;
         let start = origin.load(&config, resume, &dataset, &network, &mut optimizer, &mut notes)?;
         let about = about(&spec, &dataset, device);
         // Behind what a run that goes on may not change.
         if spec.gate_count() > 0 {
-            refuse_unreachable_targets(&config, &origin, &cost)?;
+            refuse_unreachable_targets(&config, &origin, &cost, &reach)?;
         }
         let is_resumed = origin.is_resumed();
         let damaged = origin.into_damaged();
         let teacher = Teacher::of(&config, dataset.classes(), device)?;
         let images = Images::load(dataset, &config)?;
-        let Start { progress, fresh_gates, average } = start;
+        let Start { mut progress, fresh_gates, average } = start;
+        progress.times = times.as_ref().map(Times::fingerprint);
         let gates = GateLifecycle::new(&spec, &config.gates, images.train.batches());
         refuse_untimely_freezing(&config, &spec, &gates, fresh_gates)?;
         notes.extend(note_on_late_freezing(&config, &gates));
-        let learner = Learner::new(&config, network, cost, optimizer, average, teacher, &progress)?;
+        let learner = Learner::new(&config, network, (cost, spending), optimizer, average, teacher, &progress)?;
 
         // Last of all: from here on there is something on the disk.
         let begins_again = matches!(folder, Folder::BegunAgain(..));
-        let (run, lock) = claim(folder, &config, &mut notes)?;
+        let (run, lock) = claim(folder, &config, times.as_ref(), &mut notes)?;
         if resume != Resume::No {
             run.remove_scratch();
         }
@@ -91,6 +99,7 @@ impl Fit {
             learner,
             gates,
             images,
+            reach,
             progress,
             fresh_gates,
             notes,
@@ -130,19 +139,23 @@ fn about(spec: &NetSpec, dataset: &Dataset, device: Device) -> String {
 }
 
 /// Makes the run's folder, or takes the one that is there, and claims it.
-fn claim(folder: Folder, config: &Config, notes: &mut Vec<String>) -> Result<(RunDir, File)> {
+fn claim(folder: Folder, config: &Config, times: Option<&Times>, notes: &mut Vec<String>) -> Result<(RunDir, File)> {
     let run = match folder {
         Folder::Resumed(run, lock) => return Ok((run, lock)),
         Folder::BegunAgain(run, lock) => {
             notes.push("nothing was saved yet, so it begins once more".into());
             write_atomically(&run.config(), config.to_toml()?.as_bytes())?;
+            if let Some(times) = times {
+                write_atomically(&run.times(), times.text.as_bytes())?;
+            }
             return Ok((run, lock));
         }
         Folder::New(Some(path)) => RunDir::create(&path)?,
         Folder::New(None) => RunDir::create_numbered(&config.train.name)?,
     };
     let text = config.to_toml().map_err(Error::from);
-    if let Err(error) = text.and_then(|text| write_atomically(&run.config(), text.as_bytes())) {
+    let table = || times.map_or(Ok(()), |times| write_atomically(&run.times(), times.text.as_bytes()));
+    if let Err(error) = text.and_then(|text| write_atomically(&run.config(), text.as_bytes())).and_then(|()| table()) {
         // An empty run would stand in the way of the next try; the write's error is the one to
         // tell.
         let _ = std::fs::remove_dir_all(run.path());
@@ -162,24 +175,36 @@ fn set_damaged_aside(run: &RunDir, damaged: &Damaged, notes: &mut Vec<String>) -
     Ok(())
 }
 
+/// What the gates of a run can reach.
+fn reach(config: &Config, spec: &NetSpec, spending: &Spending, times: Option<&Times>) -> Reach {
+    let align = match config.gates.align {
+        Some(Align::Channels(align)) if config.gates.freeze_after.is_some() => align,
+        _ => 1,
+    };
+    Reach::of(spec, spending, align, times.map(|times| &times.table))
+}
+
+/// Whoever measures this machine does so before.
+fn refuse_unmeasured_alignment(config: &Config) -> Result<()> {
+    match config.gates.align {
+        Some(Align::Auto(_)) => {
+            let message = "\"auto\" is measured before a run is prepared, or comes from a table of costs (gates.times); \
+                           expected a number of channels";
+            Err(fault("gates.align", message.to_owned()))
+        }
+        Some(Align::Channels(_)) | None => Ok(()),
+    }
+}
+
 /// Targets must fit a network that only a checkpoint knows, and no network can spend less than what
 /// no gate decides about.
-fn refuse_unreachable_targets(config: &Config, origin: &Origin, cost: &Cost) -> Result<()> {
+fn refuse_unreachable_targets(config: &Config, origin: &Origin, cost: &Cost, reach: &Reach) -> Result<()> {
     if origin.checkpoint().is_some()
         && let Some(message) = config.gates.target.fault(Some(cost.blocks.len()))
     {
         return Err(fault("gates.target", message));
     }
-    let least = cost.constant() as f64 / cost.dense as f64;
-    let target = config.gates.target.last();
-    if config.gates.weighting != Weighting::Network || target >= least.min(1.0) {
-        return Ok(());
-    }
-    let message = format!(
-        "{target} of the network's MACs cannot be reached: {least:.3} of them are spent with all gates closed; raise the target or \
-         gate more sites (gates.sites, gates.granularity)"
-    );
-    Err(fault("gates.target", message))
+    reach.fault(config).map_or(Ok(()), |message| Err(fault("gates.target", message)))
 }
 
 /// Gates that have neither learned nor started by importance cannot be told apart, and statistics

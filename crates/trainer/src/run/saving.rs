@@ -74,7 +74,7 @@ impl Fit {
     fn is_over_budget(&self, evaluation: &Summary) -> bool {
         let last = self.config.train.epochs * self.steps_per_epoch() as u64;
         let target = self.scheduled(last.saturating_sub(1)).target;
-        let found = self.config.gates.weighting.activation(evaluation, &self.learner.cost);
+        let found = self.config.gates.weighting.activation(evaluation, &self.learner.spending);
         target.is_some_and(|target| found > target + OVER)
     }
 

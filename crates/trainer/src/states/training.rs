@@ -4,7 +4,7 @@ use crate::config::schedule::Shape;
 use crate::config::{Config, Weighting};
 use crate::results::run::Position;
 use crate::results::summary::{Summary, Sums};
-use arch::{Cost, Decision};
+use arch::{Decision, Spending};
 use serde::{Deserialize, Serialize};
 
 /// Where training stood.
@@ -24,6 +24,9 @@ pub struct Training {
     /// Those of them that the average of weights follows, since it began.
     #[serde(default)]
     pub updates: u64,
+    /// A fingerprint of the table of costs that its gates are held to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<u64>,
     /// Whether its gates are frozen.
     #[serde(default, alias = "decided")]
     pub frozen: bool,
@@ -72,6 +75,7 @@ impl Training {
             batch: 0,
             step: 0,
             updates: 0,
+            times: None,
             frozen: false,
             evaluation: None,
             best: None,
@@ -117,17 +121,17 @@ impl Training {
     }
 
     /// Holds a network that was made smaller by these decisions to the same budget, given what it
-    /// cost and costs.
-    pub fn keep_budget(&mut self, decisions: &[Decision], before: &Cost, after: &Cost) {
+    /// spent and spends of what the budget counts.
+    pub fn keep_budget(&mut self, decisions: &[Decision], before: &Spending, after: &Spending) {
         let count = |wanted: Decision| decisions.iter().filter(|found| **found == wanted).count() as f64;
         // What the target is a share of, then and now, and what of it is spent for good now.
         let (then, now, for_good) = match self.config.gates.weighting {
             Weighting::Gates => (decisions.len() as f64, count(Decision::Undecided), count(Decision::Open)),
             Weighting::Macs => {
-                let for_good = after.constant() as f64 - before.constant() as f64;
-                (before.gated() as f64, after.gated() as f64, for_good)
+                let for_good = after.least() - before.least();
+                (before.gated(), after.gated(), for_good)
             }
-            Weighting::Network => (before.dense as f64, after.dense as f64, 0.0),
+            Weighting::Network | Weighting::CostTable => (before.dense(), after.dense(), 0.0),
         };
         if now > 0.0 {
             let gates = &mut self.config.gates;
@@ -148,7 +152,7 @@ mod tests {
     use super::*;
     use crate::config::parse;
     use crate::config::schedule::ActivationTarget;
-    use arch::NetSpec;
+    use arch::{Cost, NetSpec};
     use gumbel_gates::GateKind;
 
     fn training(gates: &str, frozen: bool) -> Training {
@@ -178,8 +182,8 @@ mod tests {
         };
         // Of eight equal gates two are open for good and two closed: their blocks' branches are
         // gone.
-        let before = Cost::of(&spec(|_| true), 64, 64).unwrap();
-        let after = Cost::of(&spec(|block| block < 4), 64, 64).unwrap();
+        let before = Cost::of(&spec(|_| true), 64, 64).unwrap().spending();
+        let after = Cost::of(&spec(|block| block < 4), 64, 64).unwrap().spending();
         let decisions = [vec![Decision::Undecided; 4], vec![Decision::Open; 2], vec![Decision::Closed; 2]].concat();
         let target = |gates: &str| {
             let mut training = training(gates, true);
@@ -190,9 +194,9 @@ mod tests {
         assert!((target("target = 0.625") - 0.75).abs() < 1e-12, "5 of 8, less 2, of 4");
         assert_eq!((target("target = 0.1"), target("target = 0.9")), (0.0, 1.0));
         let network = |share: f64| target(&format!("loss = \"batch\"\nweighting = \"network\"\ntarget = {share}"));
-        assert!((network(0.5) * after.dense as f64 - 0.5 * before.dense as f64).abs() < 1.0);
+        assert!((network(0.5) * after.dense() - 0.5 * before.dense()).abs() < 1.0);
         let macs = target("weighting = \"macs\"\ntarget = 0.8");
-        let spent = after.constant() as f64 + macs * after.gated() as f64;
-        assert!((spent - before.constant() as f64 - 0.8 * before.gated() as f64).abs() < 1.0);
+        let spent = after.least() + macs * after.gated();
+        assert!((spent - before.least() - 0.8 * before.gated()).abs() < 1.0);
     }
 }

@@ -164,7 +164,8 @@ pub(crate) fn inference(args: &Inference) -> Result<Done> {
         if !predicted.is_of(runtime, timing.batch) {
             continue;
         }
-        let of = |model: usize, workers: &mut [Worker]| workers[subject.worker].operations(model, args.rounds.clamp(3, 30));
+        let of =
+            |model: usize, workers: &mut [Worker]| workers[subject.worker].operations(model, args.rounds.clamp(3, 30));
         let dense = variants.iter().find(|variant| variant.form == Form::Dense && variant.runtime == runtime);
         let dense = dense.map_or(subject.model, |dense| dense.subject.model);
         let operations = match args.json {
@@ -254,11 +255,7 @@ fn predicted(args: &Inference, forms: &Forms, image_size: u32, variants: &[Varia
     let predicted = Predicted::read(path, networks, image_size, args.any_machine)?;
     let is_timed = |variant: &Variant| args.batch.iter().any(|&batch| predicted.is_of(variant.runtime, batch));
     if !variants.iter().any(is_timed) {
-        bail!(Usage(format!(
-            "--times {}: {}; give that --runtime and --batch",
-            path.display(),
-            predicted.about()
-        )));
+        bail!(Usage(format!("--times {}: {}; give that --runtime and --batch", path.display(), predicted.about())));
     }
     Ok(Some(predicted))
 }

@@ -3,8 +3,8 @@
 mod forms;
 mod inference;
 mod layers;
-mod predicted;
 mod loader;
+mod predicted;
 mod random_gates;
 mod step;
 

@@ -30,7 +30,11 @@ impl Predicted {
         let [dense, pruned] = networks;
         table.require(&dense.name, image_size)?;
         if table.unit != "ms" {
-            bail!(Usage(format!("--times {}: it counts {}, which is not what is timed here", path.display(), table.unit)));
+            bail!(Usage(format!(
+                "--times {}: it counts {}, which is not what is timed here",
+                path.display(),
+                table.unit
+            )));
         }
         let (there, here) = (&table.measured.machine, processor());
         if *there != here && !anywhere {
@@ -91,9 +95,8 @@ impl Predicted {
     /// The blocks whose predicted share of their time is furthest from the measured one.
     fn worst(&self, [before, after]: [&[(String, f64)]; 2]) -> String {
         let seconds = |name: &str, operations: &[(String, f64)]| -> f64 {
-            let own = |operation: &str| {
-                operation.strip_prefix(name).is_some_and(|rest| rest.starts_with(['.', '/', '_']))
-            };
+            let own =
+                |operation: &str| operation.strip_prefix(name).is_some_and(|rest| rest.starts_with(['.', '/', '_']));
             operations.iter().filter(|(operation, _)| own(operation)).map(|(_, seconds)| seconds).sum()
         };
         let mut rows: Vec<(f64, [String; 4])> = Vec::new();

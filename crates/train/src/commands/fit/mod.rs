@@ -4,8 +4,11 @@ mod report;
 
 use crate::device::DeviceChoice;
 use crate::done::Done;
+use crate::measuring::Device;
 use crate::usage::{Usage, overrides, quoted};
 use anyhow::{Result, bail};
+use gumbel_gates::GateKind;
+use runtime::Runtime;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
@@ -13,6 +16,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use trainer::config::Align;
 use trainer::{Checkpoint, Config, Fit, Listener, MetricsFile, Outcome, Progress, Resume, RunDir, TensorBoard};
 
 /// Train a network
@@ -65,7 +69,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
-    let config = config(&args)?;
+    let mut config = config(&args)?;
+    settle_alignment(&args, &mut config)?;
     let device = args.device.resolve()?;
     if args.dry_run {
         let about = "preparing all of it, then two training steps and a batch of the evaluation; nothing is kept";
@@ -88,7 +93,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let dense = fit.cost().dense;
     let run = fit.run_dir().clone();
     let mut listeners: Vec<Box<dyn Listener>> = vec![
-        Box::new(Progress::new(fit.cost(), epochs)),
+        Box::new(Progress::new(fit.cost(), epochs).counting(fit.spending())),
         Box::new(MetricsFile::open(&run.metrics(), fit.resumed_after())?),
         Box::new(TensorBoard::create(&run.tensorboard(), fit.sites(), dense, fit.resumed_after())?),
     ];
@@ -105,6 +110,34 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         Err(error @ trainer::Error::Write { .. }) => bail!("{error}; then go on with: {go_on}"),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Finds out by which multiples of channels this machine computes well, where that is asked for and no
+/// table of costs says it. A run that goes on has found it out.
+fn settle_alignment(args: &Args, config: &mut Config) -> Result<()> {
+    if !matches!(config.gates.align, Some(Align::Auto(_))) || config.gates.times.is_some() {
+        return Ok(());
+    }
+    if args.resume {
+        let run = args.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(&config.train.name));
+        config.gates.align = Config::read_saved(&RunDir::at(&run).config(), &[])?.gates.align;
+        return Ok(());
+    }
+    let spec = match &config.network.checkpoint {
+        Some(path) => Checkpoint::read(path)?.spec,
+        None => config.spec(1000)?,
+    };
+    let spec = spec.with_layer_gates(GateKind::Independent, |_| false);
+    let find = |runtime| Device { runtime, batch: 1, rounds: 7 }.alignment(&spec, config.data.image_size);
+    let (runtime, align) = match find(Runtime::OnnxRuntime) {
+        Ok(align) => (Runtime::OnnxRuntime, align),
+        Err(_) => (Runtime::TorchScript, find(Runtime::TorchScript)?),
+    };
+    let about =
+        format!("{runtime} computes multiples of {align} channels well here, so gates freeze at those (gates.align)");
+    let _ = writeln!(std::io::stderr(), "{about}");
+    config.gates.align = Some(Align::Channels(align));
+    Ok(())
 }
 
 /// What is set at the first signal that asks the program to stop. The second one stops it.
@@ -165,7 +198,9 @@ fn config(args: &Args) -> Result<Config> {
     // Absolute, so that the run can be continued from any folder.
     let network = &mut config.network;
     let teacher = &mut config.distillation.teacher;
-    for path in [&mut config.data.path, &mut network.weights, &mut network.checkpoint, teacher].into_iter().flatten() {
+    let paths =
+        [&mut config.data.path, &mut network.weights, &mut network.checkpoint, teacher, &mut config.gates.times];
+    for path in paths.into_iter().flatten() {
         *path = std::path::absolute(&*path).unwrap_or_else(|_| path.clone());
     }
     if args.resume && config.data.path.is_none() {

@@ -28,7 +28,8 @@ pub(super) fn dry_text(found: &DryRun) -> String {
         ("checkpoint", bytes(found.checkpoint as u64)),
         ("length", format!("about {length} for {epochs} epochs of {each}, at this pace")),
     ];
-    notes + &lines([("parameters", parameters)].into_iter().chain(memory).chain(facts))
+    let reach = found.reach.as_ref().map(|reach| ("budget", reach.to_string()));
+    notes + &lines([("parameters", parameters)].into_iter().chain(memory).chain(reach).chain(facts))
 }
 
 pub(super) fn dry_json(found: &DryRun) -> String {
@@ -44,6 +45,12 @@ pub(super) fn dry_json(found: &DryRun) -> String {
         "steps_per_epoch": steps,
         "evaluation_batches": evaluations,
         "projected_seconds": found.projected(),
+        "reach": found.reach.as_ref().map(|reach| json!({
+            "unit": reach.unit,
+            "least": reach.least,
+            "most": reach.most,
+            "dense": reach.dense,
+        })),
     });
     format!("{value:#}\n")
 }
@@ -163,6 +170,15 @@ fn costs(verdict: &Verdict, published: Option<u64>) -> Vec<Fact> {
         ("MACs", format!("{used} per image, {of_dense}{target}")),
         ("time", format!("{minutes:.1} min for {epochs} epoch{plural}")),
     ];
+    if let Some(activation) = verdict.activation.filter(|_| verdict.config.gates.weighting == Weighting::CostTable) {
+        let (dense, unit) = (verdict.reach.dense, &verdict.reach.unit);
+        let (share, used) = (percent(activation.found), activation.found * dense);
+        let of_cost = self::target(verdict, Weighting::CostTable);
+        facts.push((
+            "cost",
+            format!("{used:.3} {unit} by gates.times, {share} of the dense {dense:.3} {unit}{of_cost}"),
+        ));
+    }
     if verdict.bad > 0 {
         let left_out = format!("{} images that could not be used, in the last epoch", verdict.bad);
         facts.push(("left out", left_out));
@@ -213,6 +229,7 @@ pub(super) fn json(verdict: &Verdict) -> String {
         "activation": verdict.activation.map(|activation| activation.found),
         "macs": summary.macs,
         "macs_dense": cost.dense,
+        "budget": { "unit": verdict.reach.unit, "dense": verdict.reach.dense },
         "blocks": blocks,
         "bad_images": verdict.bad,
         "seconds": verdict.seconds,
