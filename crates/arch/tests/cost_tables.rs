@@ -6,7 +6,7 @@ use arch::{Allocation, Cost, CostTable, Decision, GroupSizes, Measured, Meter, N
 use arch::{SiteKind, TableBlock, TableGrid};
 use gumbel_gates::{GateKind, GateValues};
 use std::path::PathBuf;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind};
 
 /// One gate for each filter at all sites.
 fn filters(name: &str) -> (NetSpec, u32) {

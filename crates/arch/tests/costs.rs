@@ -302,6 +302,17 @@ fn an_allocation_spends_what_is_left_where_it_is_worth_most() {
     let left: Vec<usize> = poor.chunks(size).map(|site| site.iter().filter(|open| **open).count()).collect();
     assert!(left[1..].contains(&0) && left[0] > 0, "{left:?}");
     assert!(spending.of_gates(&poor).unwrap() <= spending.dense() / 8.0);
+    // Where one site of a branch is closed, the others are of no use.
+    let both = vec![Some(arch::GroupSizes::uniform(1, 0)); 9];
+    let preset = Preset::named("cifar-resnet20").unwrap().spec(10);
+    let both = preset.with_filter_gates(GateKind::Independent, &both, &[SiteKind::Between, SiteKind::Output]);
+    let spending_of_both = Cost::of(&both, 32, 32).unwrap().spending();
+    let mut halves = vec![true; both.gate_count()];
+    halves[..size].fill(false);
+    let all = vec![1.0; halves.len()];
+    let dead = Allocation { spending: &spending_of_both, decided: &halves, scores: &all, ..whole };
+    let dead = Allocation { budget: spending_of_both.dense(), ..dead }.open().unwrap();
+    assert!(!dead[..2 * size].contains(&true) && !dead[2 * size..].contains(&false));
     let error = Allocation { budget: spending.dense() / 500.0, ..whole }.open().unwrap_err().to_string();
     assert!(error.contains("cannot be met: the narrowest widths asked for take"), "{error}");
     assert!(Allocation { scores: &scores[1..], ..whole }.open().is_err());

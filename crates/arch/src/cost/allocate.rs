@@ -137,7 +137,21 @@ impl Allocation<'_> {
         best.map(|(_, number, level)| (number, level))
     }
 
+    /// The blocks whose branch is dead, for one of its sites is closed altogether.
+    fn dead_blocks(&self) -> Vec<usize> {
+        let mut left = self.decided;
+        let dead = self.spending.widths.iter().filter_map(|width| {
+            let (own, rest) = left.split_at(width.sizes.len());
+            left = rest;
+            let (block, place) = width.site.filter(|_| width.fixed == 0)?;
+            let in_branch = !matches!(place, Place::Layer | Place::Projection);
+            (in_branch && !own.contains(&true)).then_some(block)
+        });
+        dead.collect()
+    }
+
     fn sites(&self) -> Vec<Site> {
+        let dead = self.dead_blocks();
         let (mut first, mut sites) = (0, Vec::new());
         for (number, width) in self.spending.widths.iter().enumerate() {
             let own = first..first + width.sizes.len();
@@ -147,23 +161,30 @@ impl Allocation<'_> {
                 continue;
             };
             let in_branch = place != Place::Projection;
+            let is_dead = in_branch && dead.contains(&block);
             let mut gates: Vec<usize> = own.clone().collect();
             gates.sort_by(|&a, &b| self.scores[b].total_cmp(&self.scores[a]));
             let mut levels = Vec::new();
-            if in_branch && width.fixed == 0 {
-                levels.push((0, 0.0, 0.0));
+            let fits = |channels: u64| channels.is_multiple_of(self.align as u64);
+            if fits(width.fixed) && (in_branch || width.fixed > 0) {
+                levels.push((0, width.fixed as f64, 0.0));
             }
             let (mut channels, mut score) = (width.fixed, 0.0);
             for (count, &gate) in (1..).zip(&gates) {
                 channels += width.sizes[gate - own.start];
                 score += self.scores[gate];
-                if channels.is_multiple_of(self.align as u64) || count == gates.len() {
+                if fits(channels) || count == gates.len() {
                     levels.push((count, channels as f64, score));
                 }
             }
             // Not what closes it: gates were found worth being open.
-            let lowest = levels.iter().position(|&(count, ..)| count > 0).unwrap_or(0);
+            let lowest = levels.iter().position(|&(_, channels, _)| channels > 0.0).unwrap_or(0);
             let level = levels.iter().rposition(|&(count, ..)| count <= decided).unwrap_or(0).max(lowest);
+            if is_dead {
+                // What is left of the branch would be of no use.
+                levels.truncate(1);
+            }
+            let level = level.min(levels.len() - 1);
             sites.push(Site { width: number, block, in_branch, gates, levels, level });
         }
         sites

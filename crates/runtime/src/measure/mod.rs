@@ -6,6 +6,7 @@
 
 mod alignment;
 mod plan;
+mod portable;
 mod probe;
 mod shapes;
 mod times;

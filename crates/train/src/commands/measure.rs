@@ -4,11 +4,12 @@ use crate::done::Done;
 use crate::measuring::Device;
 use crate::source::Source;
 use crate::table::table;
-use crate::usage::{Usage, refuse_existing};
+use crate::usage::{Usage, quoted, refuse_existing};
 use anyhow::{Result, bail};
 use arch::{CostTable, NetSpec, Preset, SiteKind};
 use runtime::Runtime;
-use runtime::measure::Sampling;
+use runtime::measure::{Plan, Sampling};
+use std::io::{Cursor, Write};
 use std::path::PathBuf;
 use trainer::Checkpoint;
 
@@ -19,14 +20,18 @@ use trainer::Checkpoint;
 /// widths, in turn with the whole network.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  train measure --arch resnet50 --out times.json\n  train measure --arch mobilenet_v2 --runtime torchscript --batch 16 --out times.json"
+    after_help = "Examples:\n  train measure --arch resnet50 --out times.json\n  train measure --arch mobilenet_v2 --runtime torchscript --batch 16 --out times.json\n  train measure --arch resnet50 --align 8 --probes probes.zip"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
     source: Source,
     /// The table to write; must not exist
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "probes")]
+    out: Option<PathBuf>,
+    /// Write the networks to be timed to one file instead, for a device that this program does not run on:
+    /// scripts/measure_times.py makes the table there, with ONNX Runtime alone
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["out", "runtime", "batch", "rounds"], requires = "align")]
+    probes: Option<PathBuf>,
     /// What runs it: libtorch (this program), torchscript, onnxruntime or openvino
     #[arg(long, value_name = "NAME", default_value = "onnxruntime")]
     runtime: Runtime,
@@ -48,18 +53,36 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Done> {
-    refuse_existing(&args.out)?;
+    args.out.iter().chain(&args.probes).try_for_each(|path| refuse_existing(path))?;
     let (spec, image_size) = network(&args.source)?;
     let sites = args.sites.iter().map(|name| site(name)).collect::<Result<Vec<_>>>()?;
+    let sampling = Sampling { sites, levels: args.levels.into(), gates: true };
+    let Some(out) = &args.out else { return probes(args, &spec, image_size, &sampling) };
     let device = Device { runtime: args.runtime, batch: args.batch, rounds: args.rounds };
     let align = match args.align {
         Some(align) => align.into(),
         None => device.alignment(&spec, image_size)?,
     };
-    let sampling = Sampling { sites, levels: args.levels.into(), gates: true };
     let table = device.table(&spec, image_size, align, &sampling)?;
-    trainer::write_atomically(&args.out, serde_json::to_string_pretty(&table)?.as_bytes())?;
-    Ok(Done::ok(text(&table, &spec)? + &format!("wrote       {}\n", args.out.display())))
+    trainer::write_atomically(out, serde_json::to_string_pretty(&table)?.as_bytes())?;
+    Ok(Done::ok(text(&table, &spec)? + &format!("wrote       {}\n", out.display())))
+}
+
+/// Writes what another device times.
+fn probes(args: &Args, spec: &NetSpec, image_size: u32, sampling: &Sampling) -> Result<Done> {
+    let align = args.align.unwrap_or(1).into();
+    let plan = Plan::of(spec, image_size, align, sampling)?;
+    let path = args.probes.clone().unwrap_or_default();
+    let mut bytes = Vec::new();
+    let told = |done: usize, all: usize| {
+        if done.is_multiple_of(50) || done == all {
+            let _ = writeln!(std::io::stderr(), "{done} of {all} networks written");
+        }
+    };
+    plan.write_probes(Cursor::new(&mut bytes), &path, told)?;
+    trainer::write_atomically(&path, &bytes)?;
+    let next = format!("python3 scripts/measure_times.py {} --out times.json", quoted(&path));
+    Ok(Done::ok(format!("wrote       {}\nnext        on the device: {next}\n", path.display())))
 }
 
 /// The network without gates, and the side of its images.

@@ -6,6 +6,7 @@ mod budget;
 mod health;
 mod measuring;
 mod states;
+mod times;
 
 use data::synth::{SampleSet, draw};
 use data::{Dataset, Loader, LoaderOptions, Order, Source, Transform};
