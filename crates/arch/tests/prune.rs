@@ -78,12 +78,39 @@ fn pruned_networks_compute_what_masked_ones_do() {
         let pruned = network.prune(&flat(&gate_values)).unwrap();
         assert_eq!(pruned.spec().gate_count(), 0);
         assert_alike(&pruned, &network, number as u64);
+        // Padded, it computes the same.
+        let padded = network.prune_padded(&flat(&gate_values), 8).unwrap();
+        assert_alike(&padded, &network, number as u64);
         // Nothing is left to decide.
         let again = pruned.prune(&[]).unwrap();
         assert_eq!(again.spec(), pruned.spec());
         for (a, b) in again.tensors().iter().zip(pruned.tensors()) {
             assert_eq!(a.tensor, b.tensor);
         }
+    }
+}
+
+#[test]
+fn padded_networks_have_multiples_of_channels() {
+    for name in ["cifar-resnet20", "resnet50", "mobilenet_v2"] {
+        let preset = Preset::named(name).unwrap().spec(4);
+        let sizes = vec![Some(arch::GroupSizes::uniform(1, 0)); preset.blocks.len()];
+        let spec = preset.with_filter_gates(GateKind::Independent, &sizes, &SiteKind::ALL);
+        let network = Network::build(&spec, Device::Cpu, 3).unwrap();
+        let drawn = torch_ext::uniform(&[spec.gate_count() as i64], 9).unwrap();
+        let drawn: Vec<f32> = Vec::try_from(drawn).unwrap();
+        let decisions: Vec<Decision> =
+            drawn.iter().map(|value| if *value < 0.6 { Decision::Open } else { Decision::Closed }).collect();
+        let padded = network.prune_padded(&decisions, 8).unwrap();
+        assert_eq!(padded.spec().blocks.len(), spec.blocks.len());
+        for block in &padded.spec().blocks {
+            for conv in &block.branch {
+                assert_eq!((conv.inputs % 8, conv.outputs % 8), (0, 0), "{name} {} {}", block.name, conv.name);
+            }
+        }
+        let size = |network: &Network| Cost::of(network.spec(), 64, 64).unwrap().dense;
+        let plain = network.prune(&decisions).unwrap();
+        assert!(size(&plain) < size(&padded) && size(&padded) < size(&network), "{name}");
     }
 }
 

@@ -4,6 +4,7 @@ use crate::commands::runtime_worker;
 use crate::network_file::write_for;
 use anyhow::Result;
 use arch::{CostTable, Execution, Measured, NetSpec};
+use gumbel_gates::GateKind;
 use runtime::measure::{Group, Plan, Probe, Sampling, Timed};
 use runtime::{Array, Runtime, Subject, Turns, Worker, in_turn};
 use std::fs;
@@ -20,6 +21,23 @@ pub(crate) struct Device {
     pub batch: u32,
     /// Visits of each probe.
     pub rounds: u32,
+}
+
+/// By which multiples of channels this machine computes a network without gates well, in ONNX Runtime or,
+/// without that, TorchScript, one image at a time; says so.
+pub(crate) fn best_alignment(spec: &NetSpec, image_size: u32) -> Result<usize> {
+    let find = |runtime| Device { runtime, batch: 1, rounds: 7 }.alignment(spec, image_size);
+    let (runtime, align) = match find(Runtime::OnnxRuntime) {
+        Ok(align) => (Runtime::OnnxRuntime, align),
+        Err(_) => (Runtime::TorchScript, find(Runtime::TorchScript)?),
+    };
+    let _ = writeln!(std::io::stderr(), "{runtime} computes multiples of {align} channels well here");
+    Ok(align)
+}
+
+/// A network without its gates.
+pub(crate) fn without_gates(spec: NetSpec) -> NetSpec {
+    spec.with_layer_gates(GateKind::Independent, |_| false)
 }
 
 /// How long a probe is timed in a visit.

@@ -5,9 +5,9 @@ use crate::source::{Source, network_with_weights};
 use crate::table::{grouped, macs, metric_value, of_published, percent, table};
 use crate::usage::Usage;
 use anyhow::{Result, bail};
-use arch::{BlockSpec, Cost, GateSite, NetSpec, Preset, Site};
+use arch::{BlockSpec, Cost, CostTable, GateSite, Measured, NetSpec, Preset, Site, Spending};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tch::Device;
 use trainer::{Checkpoint, Training};
 
@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// Side of the images the cost is for, in pixels [default: the checkpoint's or preset's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     image_size: Option<u32>,
+    /// A table of costs (train measure): also say what each block costs by it, and what gates can reach
+    #[arg(long, value_name = "FILE")]
+    times: Option<PathBuf>,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -52,20 +55,66 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     };
     let size = args.image_size.unwrap_or(size);
     let cost = Cost::of(&spec, size as usize, size as usize)?;
-    Ok(Done::ok(if args.json { json(&spec, size, &cost, training)? } else { text(&spec, size, &cost, training) }))
+    let times = args.times.as_ref().map(|path| Times::read(path, &spec, size)).transpose()?;
+    Ok(Done::ok(match args.json {
+        true => json(&spec, size, &cost, training, times.as_ref())?,
+        false => text(&spec, size, &cost, training, times.as_ref()),
+    }))
 }
 
-fn text(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> String {
+/// What a table of costs says of a network.
+struct Times {
+    table: CostTable,
+    spending: Spending,
+}
+
+impl Times {
+    fn read(path: &Path, spec: &NetSpec, size: u32) -> Result<Self> {
+        let table = CostTable::read(path)?;
+        table.require(&spec.name, size)?;
+        Ok(Self { spending: table.spending(spec)?, table })
+    }
+
+    /// The cost of a block by the table.
+    fn of_block(&self, block: usize) -> String {
+        self.spending.blocks().get(block).map_or(String::new(), |cost| format!("{cost:.3}"))
+    }
+
+    /// The most and the least, as shares.
+    fn text(&self) -> String {
+        let Self { table, spending } = self;
+        let Measured { machine, runtime, threads, batch } = &table.measured;
+        let (dense, unit) = (spending.dense(), &table.unit);
+        let share = |cost: f64| format!("{cost:.3} {unit} ({})", percent(cost / dense));
+        format!(
+            "{dense:.3} {unit}, of which {:.3} outside the blocks; gates can reach {} to {}; multiples of {} channels; \
+             {runtime}, batches of {batch}, {threads} threads, {machine}",
+            table.outside,
+            share(spending.narrowest(table.align)),
+            share(spending.most()),
+            table.align
+        )
+    }
+}
+
+fn text(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>, times: Option<&Times>) -> String {
     let mut rows = vec![["block", "channels", "output", "parameters", "MACs", "gates"].map(str::to_owned).to_vec()];
-    for (block, cost) in spec.blocks.iter().zip(&cost.blocks) {
-        rows.push(vec![
+    if let Some(times) = times {
+        rows[0].insert(5, times.table.unit.clone());
+    }
+    for (number, (block, cost)) in spec.blocks.iter().zip(&cost.blocks).enumerate() {
+        let mut row = vec![
             block.name.clone(),
             format!("{} → {}", block.inputs, block.outputs),
             format!("{}×{}", cost.extent.0, cost.extent.1),
             grouped(cost.parameters),
             macs(cost.macs() as f64),
             gates(block),
-        ]);
+        ];
+        if let Some(times) = times {
+            row.insert(5, times.of_block(number));
+        }
+        rows.push(row);
     }
     let mut text =
         format!("{}, {} classes, images of {size}×{size} pixels\n\n{}\n", spec.name, spec.head.classes, table(&rows));
@@ -84,6 +133,9 @@ fn text(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> S
                 percent(cost.gated() as f64 / cost.dense as f64)
             ),
         );
+    }
+    if let Some(times) = times {
+        fact("cost", times.text());
     }
     if let Some(training) = training {
         let of = training.config.train.epochs;
@@ -124,7 +176,7 @@ fn gates(block: &BlockSpec) -> String {
     format!("{}, {kind}", block.gates.iter().map(describe).collect::<Vec<_>>().join(" + "))
 }
 
-fn json(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> Result<String> {
+fn json(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>, times: Option<&Times>) -> Result<String> {
     let blocks: Vec<_> = spec
         .blocks
         .iter()
@@ -157,6 +209,13 @@ fn json(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>) -> R
         "gate_parameters": cost.gate_parameters,
         "gate_macs": cost.gates,
         "gated_macs": cost.gated(),
+        "times": times.map(|Times { table, spending }| json!({
+            "unit": table.unit,
+            "dense": spending.dense(),
+            "least": spending.narrowest(table.align),
+            "most": spending.most(),
+            "blocks": spending.blocks(),
+        })),
         "blocks": blocks,
         "training": training.map(|training| json!({
             "epochs_done": training.epoch,

@@ -1,7 +1,7 @@
 //! `train measure`
 
 use crate::done::Done;
-use crate::measuring::Device;
+use crate::measuring::{Device, without_gates};
 use crate::source::Source;
 use crate::table::table;
 use crate::usage::{Usage, quoted, refuse_existing};
@@ -98,7 +98,7 @@ fn network(source: &Source) -> Result<(NetSpec, u32)> {
         }
         (None, None) => bail!(Usage("which network? Give --arch NAME, or --checkpoint FILE".into())),
     };
-    Ok((spec.with_layer_gates(gumbel_gates::GateKind::Independent, |_| false), size))
+    Ok((without_gates(spec), size))
 }
 
 fn site(name: &str) -> Result<SiteKind> {

@@ -3,6 +3,7 @@
 use crate::device::DeviceChoice;
 use crate::done::Done;
 use crate::images::{Reading, refuse_share};
+use crate::measuring::{best_alignment, without_gates};
 use crate::source::{Loaded, Source};
 use crate::table::{grouped, macs, percent, table};
 use crate::usage::{Usage, refuse_existing};
@@ -28,7 +29,7 @@ use trainer::{
 /// again.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  train prune --checkpoint runs/resnet50-filter/checkpoints/best.safetensors --out pruned.safetensors\n  train prune --checkpoint runs/resnet50-filter/checkpoints/best.safetensors --align 8 --out aligned.safetensors\n  train prune --checkpoint runs/resnet50-aig/checkpoints/best.safetensors --data /data/imagenet --share 0.99 --out pruned.safetensors"
+    after_help = "Examples:\n  train prune --checkpoint runs/resnet50-filter/checkpoints/best.safetensors --out pruned.safetensors\n  train prune --checkpoint runs/resnet50-filter/checkpoints/best.safetensors --align auto --out aligned.safetensors\n  train prune --checkpoint runs/resnet50-aig/checkpoints/best.safetensors --data /data/imagenet --share 0.99 --out pruned.safetensors"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -44,9 +45,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "POLICY", default_value = "argmax")]
     policy: Policy,
     /// Give each site of filters a multiple of N channels near what is decided, within the same MACs:
-    /// runtimes compute those fastest. Other gates are open than decided, so logits change
-    #[arg(long, value_name = "N", conflicts_with = "data", value_parser = clap::value_parser!(u16).range(2..=512))]
-    align: Option<u16>,
+    /// runtimes compute those fastest. Other gates are open than decided, so logits change. "auto"
+    /// measures what ONNX Runtime computes well on this machine
+    #[arg(long, value_name = "N|auto", value_parser = multiple)]
+    align: Option<Multiple>,
+    /// With --align, keep what is decided and the logits: sites get filters of zeros up to a multiple,
+    /// for more MACs
+    #[arg(long, requires = "align")]
+    pad: bool,
     /// Share of the images of --data that must agree, above 0.5
     #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
     share: f64,
@@ -64,6 +70,21 @@ pub(crate) struct Args {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
+}
+
+/// Multiples of channels.
+#[derive(Debug, Clone, Copy)]
+enum Multiple {
+    Auto,
+    Of(usize),
+}
+
+fn multiple(text: &str) -> Result<Multiple, String> {
+    match text.parse() {
+        _ if text == "auto" => Ok(Multiple::Auto),
+        Ok(channels @ 2..=512) => Ok(Multiple::Of(channels)),
+        _ => Err("expected auto, or 2 to 512 channels".to_owned()),
+    }
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
@@ -92,17 +113,26 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             args.policy
         )));
     }
-    if dependent && args.align.is_some() {
+    if args.align.is_some() && !args.pad && args.data.is_some() {
+        bail!(Usage("--align decides anew about gates that ignore the image; with --data give --pad too".into()));
+    }
+    if dependent && args.align.is_some() && !args.pad {
         bail!(Usage("--align is for gates that ignore the image; these decide for each image by itself".into()));
     }
     let mut sites = loaded.network.spec().gate_sites();
     if args.align.is_some() && sites.all(|(_, gates)| gates.site == Site::Layer) {
         bail!(Usage("--align is for gates of filters: layers have no widths".into()));
     }
-    let decisions = match args.align {
-        None => decisions(&args, &loaded)?,
-        Some(align) => aligned(&decisions(&args, &loaded)?, &loaded, align.into())?,
+    let size = loaded.input.image_size as usize;
+    let align = match args.align {
+        None => 1,
+        Some(Multiple::Of(channels)) => channels,
+        Some(Multiple::Auto) => best_alignment(&without_gates(loaded.network.spec().clone()), loaded.input.image_size)?,
     };
+    let mut decisions = decisions(&args, &loaded)?;
+    if align > 1 && !args.pad {
+        decisions = aligned(&decisions, &loaded, align)?;
+    }
     if decisions.iter().all(|decision| *decision == Decision::Undecided) {
         let hint = match args.data {
             None => "they look at the image: give --data DIR to see which of them always decide alike",
@@ -112,8 +142,12 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         };
         bail!("the {gates} gates of {} are undecided, so there is nothing to prune; {hint}", loaded.name);
     }
-    let pruned = loaded.network.prune(&decisions)?;
-    let size = loaded.input.image_size as usize;
+    let padded = if args.pad { align } else { 1 };
+    let pruned = loaded.network.prune_padded(&decisions, padded)?;
+    let added = match padded {
+        1 => None,
+        _ => Some(Cost::of(loaded.network.prune(&decisions)?.spec(), size, size)?.dense),
+    };
     let costs = [Cost::of(loaded.network.spec(), size, size)?, Cost::of(pruned.spec(), size, size)?];
     let training = loaded.training.map(|mut training| {
         training.forget_results();
@@ -128,7 +162,11 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     });
     Checkpoint::write(&args.out, &pruned, &loaded.classes, loaded.input, training.as_ref())?;
     let networks = [&loaded.network, &pruned];
-    let text = if args.json { json(networks, &costs, &decisions) } else { text(networks, &costs, &decisions, &args) };
+    let added = added.map(|without| costs[1].dense.saturating_sub(without));
+    let text = match args.json {
+        true => json(networks, &costs, &decisions, added),
+        false => text(networks, &costs, &decisions, added, &args),
+    };
     Ok(Done::ok(text))
 }
 
@@ -207,7 +245,13 @@ fn count(decisions: &[Decision], wanted: Decision) -> usize {
     decisions.iter().filter(|decision| **decision == wanted).count()
 }
 
-fn text([before, after]: [&Network; 2], costs: &[Cost; 2], decisions: &[Decision], args: &Args) -> String {
+fn text(
+    [before, after]: [&Network; 2],
+    costs: &[Cost; 2],
+    decisions: &[Decision],
+    added: Option<u64>,
+    args: &Args,
+) -> String {
     let mut rows = vec![["block", "filters", "left", "parameters", "left", "MACs", "left"].map(str::to_owned).to_vec()];
     for block in &before.spec().blocks {
         let [old, new] = [of_block(before, &costs[0], &block.name), of_block(after, &costs[1], &block.name)];
@@ -229,6 +273,10 @@ fn text([before, after]: [&Network; 2], costs: &[Cost; 2], decisions: &[Decision
         Policy::Threshold(_) if undecided > 0 => format!("; use them with --policy {}", args.policy),
         _ => String::new(),
     };
+    let padding = match added {
+        Some(added) => format!(", of which {} of zeros that pad widths", macs(added as f64)),
+        None => String::new(),
+    };
     let nothing = match old.dense == new.dense && undecided > 0 {
         true => {
             "nothing was cut away; what gates that look at the image close is left out as the network runs: train export --mode skip\n"
@@ -237,7 +285,7 @@ fn text([before, after]: [&Network; 2], costs: &[Cost; 2], decisions: &[Decision
     };
     format!(
         "{}\ngates       {open} decided open, {closed} closed, {undecided} undecided: they stay{policy}\n\
-         parameters  {} of {}, {}\nMACs        {} of {}, {}\n{nothing}wrote       {}\n",
+         parameters  {} of {}, {}\nMACs        {} of {}, {}{padding}\n{nothing}wrote       {}\n",
         table(&rows),
         grouped(new.parameters),
         grouped(old.parameters),
@@ -249,7 +297,7 @@ fn text([before, after]: [&Network; 2], costs: &[Cost; 2], decisions: &[Decision
     )
 }
 
-fn json([before, after]: [&Network; 2], costs: &[Cost; 2], decisions: &[Decision]) -> String {
+fn json([before, after]: [&Network; 2], costs: &[Cost; 2], decisions: &[Decision], added: Option<u64>) -> String {
     let side =
         |[filters, parameters, macs]: [u64; 3]| json!({ "filters": filters, "parameters": parameters, "macs": macs });
     let blocks: Vec<_> = before
@@ -272,6 +320,7 @@ fn json([before, after]: [&Network; 2], costs: &[Cost; 2], decisions: &[Decision
         },
         "parameters": { "before": costs[0].parameters, "after": costs[1].parameters },
         "macs": { "before": costs[0].dense, "after": costs[1].dense },
+        "macs_of_padding": added,
         "blocks": blocks,
     });
     format!("{value:#}\n")

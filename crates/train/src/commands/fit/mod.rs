@@ -4,11 +4,9 @@ mod report;
 
 use crate::device::DeviceChoice;
 use crate::done::Done;
-use crate::measuring::Device;
+use crate::measuring::{best_alignment, without_gates};
 use crate::usage::{Usage, overrides, quoted};
 use anyhow::{Result, bail};
-use gumbel_gates::GateKind;
-use runtime::Runtime;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
@@ -127,15 +125,7 @@ fn settle_alignment(args: &Args, config: &mut Config) -> Result<()> {
         Some(path) => Checkpoint::read(path)?.spec,
         None => config.spec(1000)?,
     };
-    let spec = spec.with_layer_gates(GateKind::Independent, |_| false);
-    let find = |runtime| Device { runtime, batch: 1, rounds: 7 }.alignment(&spec, config.data.image_size);
-    let (runtime, align) = match find(Runtime::OnnxRuntime) {
-        Ok(align) => (Runtime::OnnxRuntime, align),
-        Err(_) => (Runtime::TorchScript, find(Runtime::TorchScript)?),
-    };
-    let about =
-        format!("{runtime} computes multiples of {align} channels well here, so gates freeze at those (gates.align)");
-    let _ = writeln!(std::io::stderr(), "{about}");
+    let align = best_alignment(&without_gates(spec), config.data.image_size)?;
     config.gates.align = Some(Align::Channels(align));
     Ok(())
 }

@@ -1,23 +1,12 @@
 //! Taking decided gates away, with everything they closed.
 
+use super::decision::Decision;
+use super::pad::pad;
+use super::tensors::Tensors;
 use crate::error::{Error, Result};
-use crate::network::{Classifier, Network, positions};
-use crate::spec::{Activation, BlockSpec, Channels, ConvSpec, GateSite, Groups, NetSpec, OpenChannels, Shortcut, Site};
-use crate::state_dict::StateDict;
-use std::collections::HashMap;
-use std::path::PathBuf;
-use tch::{Device, Kind, Tensor};
-
-/// What is known about a gate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
-    /// It is open, whatever the input.
-    Open,
-    /// It is closed, whatever the input.
-    Closed,
-    /// It depends on the input.
-    Undecided,
-}
+use crate::network::{Network, positions};
+use crate::spec::{Activation, BlockSpec, Channels, ConvSpec, GateSite, Groups, OpenChannels, Shortcut, Site};
+use tch::{Kind, Tensor};
 
 impl Network {
     /// The network without its decided gates, one decision per gate in the order of
@@ -35,6 +24,15 @@ impl Network {
     /// # Errors
     /// If there is not one decision per gate, or nothing would be left to reach the classifier.
     pub fn prune(&self, decisions: &[Decision]) -> Result<Network> {
+        self.prune_padded(decisions, 1)
+    }
+
+    /// The same, but each site that keeps something gets a multiple of `align` channels, or all: what is
+    /// added are filters with weights of zero. It computes what the pruned network computes.
+    ///
+    /// # Errors
+    /// As [`Self::prune`].
+    pub fn prune_padded(&self, decisions: &[Decision], align: usize) -> Result<Network> {
         let gates = self.spec().gate_count();
         if decisions.len() != gates {
             return Err(Error::DecisionCount { decisions: decisions.len(), gates });
@@ -53,7 +51,8 @@ impl Network {
             let (own, rest) = left.split_at(count);
             left = rest;
             let activation = block.activation;
-            let pruned = Pruning::of(block, own).apply(&mut tensors)?;
+            let own = pad(&block, own, align, &mut tensors)?;
+            let pruned = Pruning::of(block, &own).apply(&mut tensors)?;
             if does_nothing(&pruned, before) {
                 continue;
             }
@@ -78,70 +77,6 @@ fn selecting_pays(conv: &ConvSpec, kept: usize, filters: usize) -> bool {
     const MACS_PER_COPY: usize = 50;
     let saved = (conv.inputs - kept) * filters * conv.kernel * conv.kernel / (conv.stride * conv.stride);
     saved > MACS_PER_COPY * kept
-}
-
-/// A network's tensors on their way into a smaller one.
-struct Tensors {
-    by_name: HashMap<String, Tensor>,
-    device: Device,
-}
-
-impl Tensors {
-    fn get(&self, name: &str) -> Result<&Tensor> {
-        // The network was built from its spec, so each of its names is there.
-        self.by_name.get(name).ok_or_else(|| Error::Spec { faults: vec![format!("tensor '{name}' is missing")] })
-    }
-
-    /// Keeps the elements at these positions of a dimension.
-    fn keep(&mut self, name: &str, dimension: i64, kept: &[usize]) -> Result<()> {
-        let tensor = self.get(name)?;
-        if tensor.size().get(dimension as usize) != Some(&(kept.len() as i64)) {
-            let tensor = tensor.f_index_select(dimension, &positions(kept, self.device)?)?;
-            self.by_name.insert(name.to_owned(), tensor);
-        }
-        Ok(())
-    }
-
-    fn zero(&mut self, name: &str) -> Result<()> {
-        let zeros = self.get(name)?.f_zeros_like()?;
-        self.by_name.insert(name.to_owned(), zeros);
-        Ok(())
-    }
-
-    /// Sets the weights of a convolution to zero for all input channels but those at these
-    /// positions.
-    fn zero_inputs(&mut self, weight: &str, kept: &[usize]) -> Result<()> {
-        let tensor = self.get(weight)?;
-        let mask = tensor.f_zeros_like()?.f_index_fill(1, &positions(kept, self.device)?, 1.0)?;
-        let masked = tensor.f_mul(&mask)?;
-        self.by_name.insert(weight.to_owned(), masked);
-        Ok(())
-    }
-
-    fn keep_filters(&mut self, block: &str, conv: &ConvSpec, kept: &[usize]) -> Result<()> {
-        self.keep(&format!("{block}.{}.weight", conv.name), 0, kept)?;
-        ["weight", "bias", "running_mean", "running_var"]
-            .iter()
-            .try_for_each(|part| self.keep(&format!("{block}.{}.{part}", conv.norm), 0, kept))
-    }
-
-    /// `features` [1, C, 1, 1] of zeros behind a convolution of zeros, its batch norm and
-    /// activation: [1, C', 1, 1].
-    fn behind_nothing(&self, block: &str, conv: &ConvSpec) -> Result<Tensor> {
-        let part = |part: &str| self.get(&format!("{block}.{}.{part}", conv.norm));
-        let deviation = part("running_var")?.f_add_scalar(torch_ext::BatchNorm::EPSILON)?.f_sqrt()?;
-        let scaled = part("running_mean")?.f_mul(part("weight")?)?.f_div(&deviation)?;
-        conv.activation.apply(part("bias")?.f_sub(&scaled)?.f_view([1, -1, 1, 1])?)
-    }
-
-    fn into_network(self, spec: &NetSpec) -> Result<Network> {
-        let network = Network::build(spec, self.device, 0)?;
-        let mut by_name = self.by_name;
-        let own = network.tensors().iter().filter_map(|entry| by_name.remove_entry(&entry.name)).collect();
-        let weights = StateDict { origin: PathBuf::from("pruned"), tensors: own, metadata: HashMap::new() };
-        network.load(&weights, Classifier::Required)?;
-        Ok(network)
-    }
 }
 
 /// What becomes of a block.
