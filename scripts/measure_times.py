@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures what a network takes on this device, with ONNX Runtime alone: no code of this project takes part.
 
-usage: measure_times.py PROBES.zip --out times.json [--batch N] [--threads N] [--rounds N]
+usage: measure_times.py PROBES.zip --out times.json [--batch N] [--threads N] [--seconds N]
 
 PROBES.zip is what `train measure --probes PROBES.zip` writes on another machine: small networks that
 repeat each block of a network at several widths. They are timed in turn with the whole network, and
@@ -18,14 +18,8 @@ import sys
 import time
 import zipfile
 
-VISIT = 0.05  # seconds that a network is timed in a visit
-AWAKE = 0.04  # seconds that it runs before: a processor that slept takes so long to be at its pace
 DENSE = 3  # the whole network's errors are those of all others, so it is timed so often in a round
-MOST_RUNS = 200
-
-
-def quantile(values, share):
-    return sorted(values)[int(share * len(values))]
+ROUNDS = (5, 100)  # at least, and at most
 
 
 def fitted(seconds):
@@ -61,6 +55,7 @@ def table(plan, outside, timed, measured):
             block["closed"] = min(cost(group["closed"]), block["open"])
         if group["gate"] is not None:
             block["gate"] = round(max(cost(group["gate"]) - block["open"], 0.0), 6)
+        block["channels"] = group["channels"]
         block["grids"] = [
             {"sites": grid["sites"], "widths": grid["widths"], "costs": [cost(probe) for probe in grid["probes"]]}
             for grid in group["grids"]
@@ -87,40 +82,33 @@ class Network:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # The threads of one session would otherwise stand in the way of the next one.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         model = archive.read(probe["file"])
         self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         side = probe["image_size"]
         images = numpy.random.default_rng(2).standard_normal((batch, 3, side, side)).astype(numpy.float32)
         self.feed = {self.session.get_inputs()[0].name: images}
-        self.runs = 1
 
-    def seconds(self, warm, timed):
+    def seconds(self):
         start = time.perf_counter()
-        done = 0
-        while done < warm or time.perf_counter() - start < AWAKE:
-            self.session.run(None, self.feed)
-            done += 1
-        found = []
-        for _ in range(timed):
-            start = time.perf_counter()
-            self.session.run(None, self.feed)
-            found.append(time.perf_counter() - start)
-        return found
+        self.session.run(None, self.feed)
+        return time.perf_counter() - start
 
 
-def timed_in_turn(archive, plan, probes, batch, threads, rounds):
+def timed_in_turn(archive, plan, probes, batch, threads, seconds):
+    """Each network once a round: what one computes with is no warmer in the processor's memory than it is
+    in a network of many parts."""
     networks = [Network(archive, probe, batch, threads) for probe in [plan["dense"]] * DENSE + probes]
     for network in networks:
-        once = min(network.seconds(3, 3))
-        network.runs = int(min(max(VISIT / once, 1), MOST_RUNS))
-    seconds = [[] for _ in networks]
+        network.seconds()
+    once = sum(network.seconds() for network in networks)
+    rounds = int(min(max(seconds / once, ROUNDS[0]), ROUNDS[1]))
+    found = [[] for _ in networks]
     for turn in range(rounds):
-        order = range(len(networks)) if turn % 2 == 0 else reversed(range(len(networks)))
-        for number in order:
-            time.sleep(0.005)
-            network = networks[number]
-            seconds[number].append(quantile(network.seconds(1, network.runs), 0.25))
-    return fitted(seconds)
+        for number in range(len(networks)) if turn % 2 == 0 else reversed(range(len(networks))):
+            found[number].append(networks[number].seconds())
+    return fitted(found)
 
 
 def machine():
@@ -140,12 +128,18 @@ def main():
     parser.add_argument("--out", required=True)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=int, default=15, help="for each shape of block")
     args = parser.parse_args()
-    if min(args.batch, args.threads, args.rounds) < 1:
-        parser.error("--batch, --threads and --rounds: expected at least 1")
+    if min(args.batch, args.threads, args.seconds) < 1:
+        parser.error("--batch, --threads and --seconds: expected at least 1")
     if os.path.exists(args.out):
         sys.exit(f"{args.out} exists; choose another --out or remove it first")
+    if not os.path.isdir(os.path.dirname(os.path.abspath(args.out))):
+        sys.exit(f"there is no folder for {args.out}")
+    try:
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        sys.exit(f"{error}; install it: pip install onnxruntime")
     try:
         archive = zipfile.ZipFile(args.probes)
         plan = json.loads(archive.read("plan.json"))
@@ -154,8 +148,8 @@ def main():
     timed = []
     for number, group in enumerate(plan["groups"], 1):
         print(f"block {number} of {len(plan['groups'])}: {group['names'][0]}", file=sys.stderr)
-        timed.append(timed_in_turn(archive, plan, group["probes"], args.batch, args.threads, args.rounds))
-    outside = timed_in_turn(archive, plan, [plan["outside"]], args.batch, args.threads, args.rounds)
+        timed.append(timed_in_turn(archive, plan, group["probes"], args.batch, args.threads, args.seconds))
+    outside = timed_in_turn(archive, plan, [plan["outside"]], args.batch, args.threads, args.seconds)
     measured = {"machine": machine(), "runtime": "onnxruntime", "threads": args.threads, "batch": args.batch}
     with open(args.out + ".part", "w") as out:
         json.dump(table(plan, outside, timed, measured), out, indent=2)

@@ -40,7 +40,7 @@ pub enum Error {
     },
     /// A budget that the narrowest network is over.
     #[error(
-        "a budget of {budget} cannot be met: the narrowest widths asked for take {least}; raise it, or ask for a smaller multiple"
+        "a budget of {budget:.6} cannot be met: the narrowest widths asked for take {least:.6}; raise it, or ask for a smaller multiple"
     )]
     Budget {
         /// In MACs, or the unit of a table of costs.

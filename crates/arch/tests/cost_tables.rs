@@ -68,6 +68,7 @@ fn of_macs(spec: &NetSpec, image_size: u32, align: usize) -> CostTable {
             open: own.macs() as f64,
             closed: (block.shortcut != arch::Shortcut::None).then_some(own.shortcut as f64),
             gate: None,
+            channels: sites.iter().map(|(site, _, channels)| (site.to_string(), *channels)).collect(),
             grids,
         }
     });
@@ -177,10 +178,12 @@ fn a_closed_layer_costs_what_is_left_of_its_block() {
     let plain = NetSpec::preset("cifar-resnet20", 10).unwrap();
     let gated = plain.clone().with_layer_gates(GateKind::Dependent, |_| true);
     let mut with_gates = table.clone();
-    with_gates.blocks[0].gate = Some(7.0);
+    for block in &mut with_gates.blocks {
+        block.gate = Some(7.0);
+    }
     let spending = with_gates.spending(&gated).unwrap();
-    assert_eq!(spending.gates(), 7.0);
-    close(spending.least(), table.outside + table.blocks.iter().filter_map(|block| block.closed).sum::<f64>() + 7.0);
+    assert_eq!(spending.gates(), 63.0);
+    close(spending.least(), table.outside + table.blocks.iter().filter_map(|block| block.closed).sum::<f64>() + 63.0);
     // Half open on average costs half.
     close(spending.of_rates(&[0.5; 9]), f64::midpoint(spending.least(), spending.most()));
     // A pruned block is what its table says without its branch.
@@ -190,6 +193,40 @@ fn a_closed_layer_costs_what_is_left_of_its_block() {
     let pruned = network.prune(&closed).unwrap();
     let left = table.spending(pruned.spec()).unwrap();
     close(left.blocks()[3], table.blocks[3].closed.unwrap());
+}
+
+#[test]
+fn a_branch_without_channels_at_a_site_costs_nothing_and_a_narrow_one_fades() {
+    for name in ["cifar-resnet20", "resnet50", "mobilenet_v2"] {
+        let (spec, size) = filters(name);
+        let table = of_macs(&spec, size, 16);
+        let spending = table.spending(&spec).unwrap();
+        let whole = spending.dense();
+        for (block, entry) in spec.blocks.iter().zip(&table.blocks) {
+            let Some(closed) = entry.closed else { continue };
+            for gates in block.gates.iter().filter(|gates| gates.site != Site::Projection) {
+                // Whatever is left at the other sites.
+                let other = block.gates.iter().find(|other| other.site != gates.site);
+                let narrow = other.map(|other| (other.site, 16));
+                for others in [Vec::new(), narrow.into_iter().collect::<Vec<_>>()] {
+                    let left = [vec![(gates.site, 0)], others.clone()].concat();
+                    let open = narrowed(&spec, &block.name, &left);
+                    close(spending.of_gates(&open).unwrap(), whole - entry.open + closed);
+                    let half = [vec![(gates.site, 8)], others.clone()].concat();
+                    let least = [vec![(gates.site, 16)], others].concat();
+                    let of = |widths: &[(Site, usize)]| {
+                        let open = narrowed(&spec, &block.name, widths);
+                        spending.of_gates(&open).unwrap() - (whole - entry.open)
+                    };
+                    close(of(&half) - closed, (of(&least) - closed) / 2.0);
+                }
+            }
+        }
+        // With all closed nothing is counted below what is left.
+        let left: f64 = table.blocks.iter().map(|entry| entry.closed.unwrap_or_default()).sum();
+        let least = spending.least();
+        assert!(least >= table.outside && least < table.outside + left + 0.1 * whole, "{name}: {least}");
+    }
 }
 
 #[test]
@@ -239,6 +276,8 @@ fn a_table_that_does_not_fit_is_refused_by_name() {
         ("\"align\":16", "\"align\":0", "align: expected at least 1"),
         ("[\"between1\",\"output\"]", "[\"between1\",\"output\",\"output\"]", "one cost for each combination"),
         ("\"layer1.1\"", "\"layer1.0\"", "layer1.0: twice"),
+        ("\"between1\":16", "\"between1\":17", "expected the channels of the block as the last width of 'between1'"),
+        ("[\"between1\",\"output\"]", "[\"between1\",\"between1\"]", "expected a chain of neighbors"),
         ("\"open\":1", "\"open\":-1", "is not a cost"),
     ] {
         assert!(text.contains(from), "{from}");
@@ -254,10 +293,22 @@ fn a_table_that_does_not_fit_is_refused_by_name() {
     without.blocks[4].grids.retain(|grid| !grid.sites.contains(&"input".to_owned()));
     let error = without.spending(&spec).unwrap_err().to_string();
     assert!(error.contains("no costs for the gates at 'input' of block 'layer2.1'"), "{error}");
-    let mut narrow = table;
-    for width in &mut narrow.blocks[0].grids[0].widths[0] {
-        *width -= 1;
+    assert!(error.contains("train measure --sites input,between,output"), "{error}");
+    // A pruned network without gates, narrower where the table knows nothing.
+    let network = Network::build(&spec, Device::Cpu, 1).unwrap();
+    let decisions: Vec<Decision> =
+        decisions(&spec, 2).into_iter().map(|open| if open { Decision::Open } else { Decision::Closed }).collect();
+    let mut blind = table.clone();
+    for block in &mut blind.blocks {
+        block.grids.retain(|grid| !grid.sites.contains(&"output".to_owned()));
     }
+    let error = blind.spending(network.prune(&decisions).unwrap().spec()).unwrap_err().to_string();
+    assert!(error.contains("of 32 channels at output, and it has no costs by that"), "{error}");
+    let mut narrow = table.clone();
+    narrow.blocks[0].channels.insert("input".into(), 15);
     let error = narrow.spending(&spec).unwrap_err().to_string();
     assert!(error.contains("block 'layer1.0' has 16 channels at input, the table 15"), "{error}");
+    let looks = NetSpec::preset("cifar-resnet20", 10).unwrap().with_layer_gates(GateKind::Dependent, |_| true);
+    let error = table.spending(&looks).unwrap_err().to_string();
+    assert!(error.contains("no costs for the gates at 'layer' of block 'layer1.0'"), "{error}");
 }

@@ -21,5 +21,5 @@ pub use error::{Error, Result};
 pub use kind::Runtime;
 pub use models::{Eager, Model, OnnxRuntime, TorchScript};
 pub use serve::serve;
-pub use turns::{Subject, Turns, in_turn};
+pub use turns::{Subject, in_turn};
 pub use worker::Worker;

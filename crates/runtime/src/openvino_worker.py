@@ -15,6 +15,24 @@ except ImportError as error:
 
 models = []
 AWAKE = 0.04  # as in serve.rs
+ROUNDS = (5, 100)
+
+
+def run_once(model):
+    start = time.perf_counter()
+    model[0].infer({"images": model[1]}, share_inputs=True, share_outputs=True)
+    return time.perf_counter() - start
+
+
+def rounds(asked, seconds):
+    for model in asked:
+        run_once(model)
+    once = sum(run_once(model) for model in asked)
+    found = [[] for _ in asked]
+    for turn in range(int(min(max(seconds / once, ROUNDS[0]), ROUNDS[1]))):
+        for number in range(len(asked)) if turn % 2 == 0 else reversed(range(len(asked))):
+            found[number].append(run_once(asked[number]))
+    return found
 
 
 def answer(request):
@@ -26,6 +44,8 @@ def answer(request):
         wishes = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": int(sys.argv[1]), "NUM_STREAMS": 1}
         models.append([core.compile_model(data["file"], "CPU", wishes).create_infer_request(), None, data["file"], wishes])
         return {"done": len(models) - 1}
+    if kind == "rounds":
+        return {"rounds": rounds([models[number] for number in data["models"]], data["seconds"])}
     model = models[data["model"]]
     if kind == "give":
         element = numpy.uint8 if data["layout"]["bytes"] else numpy.float32
@@ -43,18 +63,12 @@ def answer(request):
             for operation in counting.get_profiling_info():
                 taken.setdefault(operation.node_name, []).append(operation.real_time.total_seconds())
         return {"operations": sorted((name, statistics.median(seconds)) for name, seconds in taken.items())}
-    run = lambda: model[0].infer({"images": model[1]}, share_inputs=True, share_outputs=True)
     begin = time.perf_counter()
     runs = 0
     while runs < data["warm"] or time.perf_counter() - begin < AWAKE:
-        run()
+        run_once(model)
         runs += 1
-    seconds = []
-    for _ in range(data["timed"]):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return {"seconds": seconds}
+    return {"seconds": [run_once(model) for _ in range(data["timed"])]}
 
 
 for line in sys.stdin:

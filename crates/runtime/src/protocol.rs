@@ -19,6 +19,8 @@ pub(crate) enum Request {
     Run { model: usize, file: PathBuf },
     /// Compute so many times without a clock at least, until the processor is awake, and then with one.
     Time { model: usize, warm: u32, timed: u32 },
+    /// Compute models one after the other, each once a round, for about so many seconds.
+    Rounds { models: Vec<usize>, seconds: f64 },
     /// Say what each operation takes.
     Operations { model: usize, runs: u32 },
 }
@@ -32,6 +34,8 @@ pub(crate) enum Answer {
     Written(Layout),
     /// Seconds of each timed run.
     Seconds(Vec<f64>),
+    /// Seconds of each model's rounds.
+    Rounds(Vec<Vec<f64>>),
     /// Seconds of each operation.
     Operations(Vec<(String, f64)>),
     /// The runtime is not there.

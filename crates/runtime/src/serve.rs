@@ -38,6 +38,36 @@ pub fn serve(
     Ok(())
 }
 
+/// Rounds at least, and at most.
+const ROUNDS: (f64, f64) = (5.0, 100.0);
+
+/// Seconds of each model's rounds.
+fn rounds(models: &mut [Box<dyn Model>], asked: &[usize], seconds: f64) -> Result<Vec<Vec<f64>>> {
+    for &model in asked {
+        models[model].prepare()?;
+        models[model].run()?;
+    }
+    let mut found = vec![Vec::new(); asked.len()];
+    let mut visit = |number: usize| -> Result<f64> {
+        let start = Instant::now();
+        models[asked[number]].run()?;
+        Ok(start.elapsed().as_secs_f64())
+    };
+    let start = Instant::now();
+    (0..asked.len()).try_for_each(|number| visit(number).map(drop))?;
+    let rounds = (seconds / start.elapsed().as_secs_f64().max(1e-6)).clamp(ROUNDS.0, ROUNDS.1) as usize;
+    for round in 0..rounds {
+        let mut order: Vec<usize> = (0..asked.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for number in order {
+            found[number].push(visit(number)?);
+        }
+    }
+    Ok(found)
+}
+
 fn as_answer(error: &Error) -> Answer {
     match error {
         Error::Missing { why, .. } => Answer::Missing { why: why.clone() },
@@ -71,6 +101,12 @@ fn answer(
         Request::Operations { model, runs } => {
             let model = models.get_mut(model).ok_or_else(|| unknown(model))?;
             Ok(Answer::Operations(model.operations(runs)?))
+        }
+        Request::Rounds { models: asked, seconds } => {
+            if let Some(&model) = asked.iter().find(|&&model| model >= models.len()) {
+                return Err(unknown(model));
+            }
+            Ok(Answer::Rounds(rounds(models, &asked, seconds)?))
         }
         Request::Time { model, warm, timed } => {
             let model = models.get_mut(model).ok_or_else(|| unknown(model))?;

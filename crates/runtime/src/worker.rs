@@ -110,6 +110,19 @@ impl Worker {
         }
     }
 
+    /// Seconds of each round of models, which run one after the other, every second round in reverse, for
+    /// about so many seconds. So what a model computes with is no warmer in the processor's memory than
+    /// it is in a network of many parts.
+    ///
+    /// # Errors
+    /// If the runtime fails.
+    pub fn rounds(&mut self, models: &[usize], seconds: f64) -> Result<Vec<Vec<f64>>> {
+        match self.ask(&Request::Rounds { models: models.to_vec(), seconds })? {
+            Answer::Rounds(rounds) => Ok(rounds),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Seconds of each operation of a model, by its name in the file; none where the runtime does not
     /// tell.
     ///

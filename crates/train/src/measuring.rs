@@ -6,11 +6,10 @@ use anyhow::Result;
 use arch::{CostTable, Execution, Measured, NetSpec};
 use gumbel_gates::GateKind;
 use runtime::measure::{Group, Plan, Probe, Sampling, Timed};
-use runtime::{Array, Runtime, Subject, Turns, Worker, in_turn};
+use runtime::{Array, Runtime};
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::Duration;
 use torch_ext::normal;
 use trainer::{Config, Input};
 
@@ -19,19 +18,30 @@ pub(crate) struct Device {
     pub runtime: Runtime,
     /// Images per batch.
     pub batch: u32,
-    /// Visits of each probe.
-    pub rounds: u32,
+    /// How long the networks of one shape of block are timed.
+    pub seconds: f64,
 }
+
+/// Seconds that one shape of block is timed, if nothing else is asked for.
+pub(crate) const SECONDS: f64 = 15.0;
 
 /// By which multiples of channels this machine computes a network without gates well, in ONNX Runtime or,
 /// without that, TorchScript, one image at a time; says so.
 pub(crate) fn best_alignment(spec: &NetSpec, image_size: u32) -> Result<usize> {
-    let find = |runtime| Device { runtime, batch: 1, rounds: 7 }.alignment(spec, image_size);
+    let find = |runtime| Device { runtime, batch: 1, seconds: SECONDS }.alignment(spec, image_size);
     let (runtime, align) = match find(Runtime::OnnxRuntime) {
         Ok(align) => (Runtime::OnnxRuntime, align),
-        Err(_) => (Runtime::TorchScript, find(Runtime::TorchScript)?),
+        Err(error) if matches!(error.downcast_ref(), Some(runtime::Error::Missing { .. })) => {
+            let _ = writeln!(std::io::stderr(), "{error}; TorchScript is measured instead");
+            (Runtime::TorchScript, find(Runtime::TorchScript)?)
+        }
+        Err(error) => return Err(error),
     };
-    let _ = writeln!(std::io::stderr(), "{runtime} computes multiples of {align} channels well here");
+    let well = match align {
+        1 => "any number of channels as well as multiples".to_owned(),
+        _ => format!("multiples of {align} channels best"),
+    };
+    let _ = writeln!(std::io::stderr(), "{runtime} computes {well} on this machine");
     Ok(align)
 }
 
@@ -39,9 +49,6 @@ pub(crate) fn best_alignment(spec: &NetSpec, image_size: u32) -> Result<usize> {
 pub(crate) fn without_gates(spec: NetSpec) -> NetSpec {
     spec.with_layer_gates(GateKind::Independent, |_| false)
 }
-
-/// How long a probe is timed in a visit.
-const VISIT: Duration = Duration::from_millis(50);
 
 impl Device {
     /// By which multiples widths should be cut.
@@ -91,8 +98,7 @@ impl Device {
     fn time(&self, plan: &Plan, probes: &[Probe]) -> Result<Timed> {
         let folder = tempfile::tempdir()?;
         let mut worker = runtime_worker::start(self.runtime, "cpu")?;
-        let mut subjects = Vec::new();
-        let mut images = Vec::new();
+        let mut models = Vec::new();
         // Its errors would be those of all others, so it is timed several times a round.
         let whole = std::iter::repeat_n(&plan.dense, Timed::DENSE);
         for (number, probe) in whole.chain(probes).enumerate() {
@@ -101,15 +107,13 @@ impl Device {
             let classes: Vec<String> = (0..probe.spec.head.classes).map(|class| class.to_string()).collect();
             let stem = folder.path().join(number.to_string());
             let file: PathBuf = write_for(self.runtime, &network, Execution::Skipping, &classes, input, &stem)?;
-            subjects.push(Subject { worker: 0, model: worker.load(&file, true)? });
+            let model = worker.load(&file, true)?;
             fs::remove_file(file)?;
             let side = i64::from(probe.image_size);
-            images.push(vec![Array::of(&normal(&[self.batch.into(), 3, side, side], 2)?)?]);
+            worker.give(model, &Array::of(&normal(&[self.batch.into(), 3, side, side], 2)?)?)?;
+            models.push(model);
         }
-        let batches: Vec<&[Array]> = images.iter().map(Vec::as_slice).collect();
-        let turns = Turns { rounds: self.rounds, visit: VISIT };
-        let seconds = in_turn(std::slice::from_mut::<Worker>(&mut worker), &subjects, &batches, turns)?;
-        Ok(Timed::of(&seconds))
+        Ok(Timed::of(&worker.rounds(&models, self.seconds)?))
     }
 }
 

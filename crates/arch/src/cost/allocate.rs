@@ -20,6 +20,9 @@ pub struct Allocation<'a> {
     pub budget: f64,
 }
 
+/// The relative error of sums of costs.
+const ROUNDING: f64 = 1e-12;
+
 /// A site of filters: its gates by falling score, and how many of them may be open.
 struct Site {
     /// Its position in [`Spending::widths`].
@@ -88,9 +91,14 @@ impl Allocation<'_> {
             *spent = self.spending.of_widths(&open);
             true
         };
-        while spent > self.budget {
+        // What sums of shares are off by is no reason to give anything back.
+        let budget = self.budget * (1.0 + ROUNDING);
+        while spent > budget {
             if !take(Step::Down, &mut sites, &mut spent) {
-                return Err(Error::Budget { budget: self.budget, least: spent });
+                return Err(Error::Budget {
+                    budget: self.budget,
+                    least: spent.min(self.spending.narrowest(self.align)),
+                });
             }
         }
         while take(Step::Up, &mut sites, &mut spent) {}
@@ -108,22 +116,25 @@ impl Allocation<'_> {
     fn best_step(&self, sites: &[Site], open: &[f64], spent: f64, step: Step) -> Option<(usize, usize)> {
         let mut best: Option<(f64, usize, usize)> = None;
         for (number, site) in sites.iter().enumerate() {
+            let is_dead = site.is_dead() || (site.in_branch && kin(sites, number).any(|other| sites[other].is_dead()));
             let levels = match step {
+                // What is closed stays closed.
+                Step::Up if is_dead => continue,
                 Step::Up => site.level + 1..site.levels.len(),
                 Step::Down => 0..site.level,
             };
             let users = self.spending.users_of(site.width);
             let mut open = open.to_vec();
-            let before: f64 = users.iter().map(|term| term.at(&open)).sum();
+            let before: f64 = users.iter().map(|term| self.spending.of_term(term, &open)).sum();
             for level in levels {
                 open[site.width] = site.levels[level].1;
-                let more = users.iter().map(|term| term.at(&open)).sum::<f64>() - before;
+                let more = users.iter().map(|term| self.spending.of_term(term, &open)).sum::<f64>() - before;
                 let mut score = (site.levels[level].2 - site.levels[site.level].2).abs();
                 if site.in_branch && site.levels[level].1 == 0.0 {
                     score += kin(sites, number).map(|other| sites[other].levels[sites[other].level].2).sum::<f64>();
                 }
                 let worth = match step {
-                    Step::Up if spent + more > self.budget => continue,
+                    Step::Up if spent + more > self.budget * (1.0 + ROUNDING) => continue,
                     Step::Up if more <= 0.0 => f64::INFINITY,
                     Step::Up => score / more,
                     Step::Down if more >= 0.0 => continue,

@@ -1,6 +1,6 @@
 //! The cost of forward passes by what their gates decided.
 
-use super::spending::{Amount, Grid, Spending};
+use super::spending::{Amount, Grid, Spending, Term};
 use crate::error::Result;
 use gumbel_gates::GateValues;
 use tch::{Device, Kind, Tensor};
@@ -20,6 +20,7 @@ pub struct Meter {
     /// For each term, the products first, its block and the width of its layer gate: `[T]`.
     block_of_term: Tensor,
     layer_of_term: Tensor,
+    branches: Option<Branches>,
     /// What each block spends with all gates open: [number of blocks] in float64.
     dense: Tensor,
     /// What is spent outside the blocks, the gates' own included.
@@ -30,6 +31,44 @@ pub struct Meter {
     least: f64,
     /// What the gates decide about.
     gated: f64,
+}
+
+/// How branches fade whose widths are less than their terms know.
+#[derive(Debug)]
+struct Branches {
+    /// For each width the least of it that is known: `[W]` in float64.
+    least: Tensor,
+    /// The widths of each term's branch, those that have fewer filled with one that is 1: several times
+    /// `[T]`.
+    widths: Vec<Tensor>,
+}
+
+impl Branches {
+    fn new(spending: &Spending, terms: &[&Term], device: Device) -> Result<Option<Self>> {
+        let of_term = |term: &Term| if term.in_branch { spending.least[term.block].as_slice() } else { &[] };
+        let most = terms.iter().map(|term| of_term(term).len()).max().unwrap_or_default();
+        if most == 0 {
+            return Ok(None);
+        }
+        let mut least = vec![1.0; spending.widths.len()];
+        for &(width, known) in spending.least.iter().flatten() {
+            least[width] = known;
+        }
+        let column = |at: usize| {
+            positions(terms.iter().map(|term| of_term(term).get(at).map_or(0, |(width, _)| *width)), device)
+        };
+        Ok(Some(Self { least: doubles(least, device)?, widths: (0..most).map(column).collect::<Result<_>>()? }))
+    }
+
+    /// What is left of each term, for widths [N, W]: [N, T].
+    fn left(&self, widths: &Tensor) -> Result<Tensor> {
+        let of_width = widths.f_div(&self.least)?.f_clamp_max(1.0)?;
+        let mut left = of_width.f_index_select(1, &self.widths[0])?;
+        for own in &self.widths[1..] {
+            left = left.f_mul(&of_width.f_index_select(1, own)?)?;
+        }
+        Ok(left)
+    }
 }
 
 /// Terms that are products of widths.
@@ -99,7 +138,7 @@ impl Axis {
             Ok(all.f_gather(2, &cell.f_unsqueeze(2)?, false)?.f_squeeze_dim(2)?)
         };
         let (low, high) = (level(&cell)?, level(&cell.f_add_scalar(1)?)?);
-        let share = own.f_sub(&low)?.f_div(&high.f_sub(&low)?)?;
+        let share = own.f_sub(&low)?.f_div(&high.f_sub(&low)?)?.f_clamp_min(0.0)?;
         Ok((cell, share))
     }
 }
@@ -160,7 +199,8 @@ impl Meter {
             }
         }
         let factor = |at: usize| positions(products.iter().map(|(.., factors)| factors[at]), device);
-        let terms = || products.iter().map(|(term, ..)| *term).chain(grids.iter().map(|(term, _)| *term));
+        let terms: Vec<&Term> =
+            products.iter().map(|(term, ..)| *term).chain(grids.iter().map(|(term, _)| *term)).collect();
         Ok(Self {
             sizes: doubles(widths().flat_map(|(_, width)| width.sizes.iter().map(|&size| size as f64)), device)?,
             width_of_gate: positions(
@@ -173,8 +213,9 @@ impl Meter {
                 factors: [factor(0)?, factor(1)?],
             },
             grids: Grids::new(&grids.iter().map(|(_, signed)| *signed).collect::<Vec<_>>(), device)?,
-            block_of_term: positions(terms().map(|term| term.block), device)?,
-            layer_of_term: positions(terms().map(|term| term.layer), device)?,
+            block_of_term: positions(terms.iter().map(|term| term.block), device)?,
+            layer_of_term: positions(terms.iter().map(|term| term.layer), device)?,
+            branches: Branches::new(spending, &terms, device)?,
             dense: doubles(spending.blocks.iter().copied(), device)?,
             outside: spending.outside + spending.gates,
             network: spending.dense(),
@@ -200,7 +241,10 @@ impl Meter {
         if let Some(grids) = &self.grids {
             used = Tensor::f_cat(&[used, grids.at(&widths)?], 1)?;
         }
-        let used = used.f_mul(&widths.f_index_select(1, &self.layer_of_term)?)?;
+        let mut used = used.f_mul(&widths.f_index_select(1, &self.layer_of_term)?)?;
+        if let Some(branches) = &self.branches {
+            used = used.f_mul(&branches.left(&widths)?)?;
+        }
         let none = used.f_new_zeros([batch, self.dense.size1()?], (Kind::Double, used.device()))?;
         Ok(none.f_index_add(1, &self.block_of_term, &used)?)
     }

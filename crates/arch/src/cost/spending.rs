@@ -16,6 +16,10 @@ pub struct Spending {
     pub(super) blocks: Vec<f64>,
     /// The widths that gates decide about; the first is 1, for what has none.
     pub(super) widths: Vec<Width>,
+    /// For each block the widths of its branch, each with the least of it that terms of the branch know:
+    /// below that the branch fades in proportion, until it is gone without any channel. Empty where
+    /// terms know all widths.
+    pub(super) least: Vec<Vec<(usize, f64)>>,
     pub(super) terms: Vec<Term>,
 }
 
@@ -25,10 +29,12 @@ pub(super) struct Term {
     pub block: usize,
     /// The width of the layer gate that it is multiplied by.
     pub layer: usize,
+    /// Whether it is the branch's, and fades with it.
+    pub in_branch: bool,
     pub amount: Amount,
 }
 
-/// What a term spends while its layer is open.
+/// What a term spends while its branch is open.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Amount {
     /// coefficient · open in · open out, each a width.
@@ -49,8 +55,8 @@ pub(super) struct Grid {
 }
 
 impl Grid {
-    /// The value between the four known ones around these widths; beyond the last ones it goes on in a
-    /// straight line.
+    /// The value between the four known ones around these widths; below the least it is that of the
+    /// least.
     pub fn at(&self, widths: [f64; 2]) -> f64 {
         let [rows, columns] = &self.levels;
         let (row, down) = place(rows, widths[0]);
@@ -65,7 +71,7 @@ impl Grid {
 fn place(levels: &[f64], width: f64) -> (usize, f64) {
     let inner = &levels[1..levels.len() - 1];
     let cell = inner.partition_point(|&level| level <= width);
-    (cell, (width - levels[cell]) / (levels[cell + 1] - levels[cell]))
+    (cell, ((width - levels[cell]) / (levels[cell + 1] - levels[cell])).max(0.0))
 }
 
 impl Cost {
@@ -74,13 +80,14 @@ impl Cost {
         let terms = self.terms.iter().map(|term| {
             let [input, output, layer] = term.factors;
             let amount = Amount::Product { coefficient: term.coefficient as f64, factors: [input, output] };
-            Term { block: term.block, layer, amount }
+            Term { block: term.block, layer, in_branch: false, amount }
         });
         Spending {
             outside: self.outside as f64,
             gates: self.gates as f64,
             blocks: self.blocks.iter().map(|block| block.macs() as f64).collect(),
             widths: self.widths.clone(),
+            least: vec![Vec::new(); self.blocks.len()],
             terms: terms.collect(),
         }
     }
@@ -166,15 +173,25 @@ impl Spending {
             let channels = width.sizes.iter().sum::<u64>() as f64;
             let mut half = full.clone();
             half[position] = width.fixed as f64 + channels / 2.0;
-            let sum: f64 = self.users_of(position).into_iter().map(|term| term.at(&full) - term.at(&half)).sum();
+            let users = self.users_of(position).into_iter();
+            let sum: f64 = users.map(|term| self.of_term(term, &full) - self.of_term(term, &half)).sum();
             saved.extend(width.sizes.iter().map(|&size| 2.0 * sum / channels * size as f64));
         }
         saved
     }
 
-    /// The terms that a width is a factor of.
+    /// The terms that a width changes.
     pub(super) fn users_of(&self, width: usize) -> Vec<&Term> {
-        self.terms.iter().filter(|term| term.layer == width || term.factors().contains(&width)).collect()
+        let fades = |term: &Term| term.in_branch && self.least[term.block].iter().any(|(own, _)| *own == width);
+        let uses = |term: &&Term| term.layer == width || term.factors().contains(&width) || fades(term);
+        self.terms.iter().filter(uses).collect()
+    }
+
+    /// What a term spends for the open channels of each width.
+    pub(super) fn of_term(&self, term: &Term, open: &[f64]) -> f64 {
+        let left = self.least[term.block].iter().map(|&(width, least)| (open[width] / least).min(1.0));
+        let branch = if term.in_branch { left.product() } else { 1.0 };
+        term.at(open) * branch
     }
 
     /// Checks that there is one value per gate.
@@ -195,7 +212,7 @@ impl Spending {
 
     /// Of the network without its gates, for the open channels of each width.
     pub(super) fn of_widths(&self, open: &[f64]) -> f64 {
-        self.outside + self.terms.iter().map(|term| term.at(open)).sum::<f64>()
+        self.outside + self.terms.iter().map(|term| self.of_term(term, open)).sum::<f64>()
     }
 }
 
@@ -206,8 +223,8 @@ impl Term {
         }
     }
 
-    /// For the open channels of each width.
-    pub(super) fn at(&self, open: &[f64]) -> f64 {
+    /// For the open channels of each width, as if all of the branch were there.
+    fn at(&self, open: &[f64]) -> f64 {
         let [input, output] = self.factors().map(|factor| open[factor]);
         let amount = match &self.amount {
             Amount::Product { coefficient, .. } => coefficient * input * output,
@@ -217,27 +234,19 @@ impl Term {
     }
 }
 
-/// Costs that never fall where a width grows, between the largest of what is narrower and the smallest
-/// of what is wider.
+/// Costs that never fall where a width grows: of each the least of what is at least as wide, for a site
+/// could have filters of zeros up to that.
 fn steady(costs: &[f64], columns: usize) -> Vec<f64> {
-    let rows = costs.len() / columns;
-    let mut narrower = costs.to_vec();
-    let mut wider = costs.to_vec();
-    for row in 0..rows {
-        for column in 0..columns {
-            let at = row * columns + column;
-            let back = rows * columns - 1 - at;
-            if row > 0 {
-                narrower[at] = narrower[at].max(narrower[at - columns]);
-                wider[back] = wider[back].min(wider[back + columns]);
-            }
-            if column > 0 {
-                narrower[at] = narrower[at].max(narrower[at - 1]);
-                wider[back] = wider[back].min(wider[back + 1]);
-            }
+    let mut least = costs.to_vec();
+    for at in (0..costs.len()).rev() {
+        if at + columns < costs.len() {
+            least[at] = least[at].min(least[at + columns]);
+        }
+        if (at + 1) % columns != 0 {
+            least[at] = least[at].min(least[at + 1]);
         }
     }
-    narrower.into_iter().zip(wider).map(|(narrower, wider)| narrower.midpoint(wider)).collect()
+    least
 }
 
 #[cfg(test)]
@@ -256,13 +265,13 @@ mod tests {
         // A quarter of the way to 2 and to 6, in the middle between them.
         assert_eq!(grid.at([1.0, 1.0]), 1.0);
         assert_eq!(grid.at([6.0, 1.0]), 4.5);
-        assert_eq!(grid.at([12.0, 0.0]), 4.0);
+        // Below the least nothing changes; that the branch fades is not the grid's to say.
+        assert_eq!(grid.at([-1.0, 2.0]), 0.0);
     }
 
     #[test]
-    fn steady_costs_lie_between_what_is_narrower_and_what_is_wider() {
-        assert_eq!(steady(&[1.0, 4.0, 2.0, 5.0], 1), [1.0, 3.0, 3.0, 5.0]);
-        // Two widths: 6 above 2, and 1 below it, are no more than noise.
-        assert_eq!(steady(&[0.0, 6.0, 2.0, 1.0, 3.0, 7.0], 2), [0.0, 3.5, 1.5, 3.5, 3.0, 7.0]);
+    fn steady_costs_are_no_more_than_those_of_what_is_wider() {
+        assert_eq!(steady(&[1.0, 4.0, 2.0, 5.0], 1), [1.0, 2.0, 2.0, 5.0]);
+        assert_eq!(steady(&[0.0, 6.0, 2.0, 1.0, 3.0, 7.0], 2), [0.0, 1.0, 1.0, 1.0, 3.0, 7.0]);
     }
 }

@@ -3,10 +3,10 @@
 use super::macs::{Width, widths};
 use super::spending::{Amount, Grid, Spending, Term};
 use crate::error::{Error, Result};
-use crate::spec::{BlockSpec, GateSite, NetSpec, Shortcut, Site};
+use crate::spec::{BlockSpec, NetSpec, Shortcut, Site};
 use gumbel_gates::GateKind;
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -62,6 +62,8 @@ pub struct TableBlock {
     /// What a layer gate that looks at the image adds: the gate itself and the condition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<f64>,
+    /// The channels at each of its sites, as it was measured.
+    pub channels: BTreeMap<String, usize>,
     /// Costs by the widths of sites.
     pub grids: Vec<TableGrid>,
 }
@@ -120,18 +122,14 @@ impl CostTable {
             let single = [Some(block.open), block.closed, block.gate];
             let costs = single.into_iter().flatten().chain(block.grids.iter().flat_map(|grid| grid.costs.clone()));
             faults.extend(costs.filter(|&cost| !is_cost(cost)).map(|cost| format!("{first}: {cost} is not a cost")));
-            for grid in &block.grids {
-                let ascending =
-                    |widths: &Vec<usize>| !widths.is_empty() && widths[0] > 0 && widths.is_sorted_by(|a, b| a < b);
-                let count: usize = grid.widths.iter().map(Vec::len).product();
-                let fits = [1, 2].contains(&grid.sites.len()) && grid.sites.len() == grid.widths.len();
-                if !fits || !grid.widths.iter().all(ascending) || count != grid.costs.len() {
-                    faults.push(format!(
-                        "{first}, {}: expected ascending widths for one or two sites, and one cost for each combination",
-                        grid.sites.join(" and ")
-                    ));
-                }
+            if block.closed.is_some_and(|closed| closed > block.open) {
+                faults.push(format!("{first}: it costs more without its branch than with it"));
             }
+            faults.extend(block.faults().into_iter().map(|fault| format!("{first}, {fault}")));
+        }
+        let blocks = self.blocks.iter().map(|block| block.open * block.names.len() as f64).sum::<f64>();
+        if !((self.outside + blocks).is_finite() && self.outside + blocks > 0.0) {
+            faults.push("the whole network costs nothing".to_owned());
         }
         faults
     }
@@ -153,7 +151,8 @@ impl CostTable {
 
     /// What a network spends, one that pruning left too, as a function of what its gates leave open.
     /// What several sites of a block save together is taken from pairs of neighbors:
-    /// open + Σ pairs − Σ sites that two pairs share, each as its difference to open.
+    /// open + Σ pairs − Σ sites that two pairs share, each as its difference to open. Below the least
+    /// width that was measured of a site, its branch fades in proportion.
     ///
     /// # Errors
     /// If the table has no costs for a block or for a site of it.
@@ -163,6 +162,7 @@ impl CostTable {
             gates: 0.0,
             blocks: Vec::with_capacity(spec.blocks.len()),
             widths: widths(spec),
+            least: Vec::with_capacity(spec.blocks.len()),
             terms: Vec::new(),
         };
         let mut first = 1;
@@ -173,7 +173,7 @@ impl CostTable {
             Terms { table: self, block, entry, number, first }.add(&mut spending)?;
             first += block.gates.len();
             let full: Vec<f64> = spending.widths.iter().map(|width| width.full() as f64).collect();
-            spending.blocks.push(spending.terms[terms..].iter().map(|term| term.at(&full)).sum());
+            spending.blocks.push(spending.terms[terms..].iter().map(|term| spending.of_term(term, &full)).sum());
             if block.gates_at(Site::Layer).is_some_and(|gates| gates.kind == GateKind::Dependent) {
                 spending.gates += entry.gate.unwrap_or_default();
             }
@@ -181,12 +181,62 @@ impl CostTable {
         Ok(spending)
     }
 
+    /// The command that measures a network with gates where this block has them.
+    fn how_to_measure(&self, block: &BlockSpec) -> String {
+        let kinds = block.gates.iter().filter_map(|gates| match gates.site {
+            Site::Layer => None,
+            Site::Between(_) => Some("between".to_owned()),
+            site => Some(site.to_string()),
+        });
+        let mut kinds: Vec<String> = kinds.collect();
+        kinds.dedup();
+        let sites = if kinds.is_empty() { "LIST".to_owned() } else { kinds.join(",") };
+        format!("measure it: train measure --sites {sites}")
+    }
+
     fn refused(&self, reason: String) -> Error {
         Error::CostTable { origin: self.origin.clone(), reason }
     }
 }
 
-/// The terms of one block.
+impl TableBlock {
+    /// What contradicts itself in its grids.
+    fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut seen: HashSet<&String> = HashSet::new();
+        for grid in &self.grids {
+            let sites = grid.sites.join(" and ");
+            let ascending =
+                |widths: &Vec<usize>| !widths.is_empty() && widths[0] > 0 && widths.is_sorted_by(|a, b| a < b);
+            let count: usize = grid.widths.iter().map(Vec::len).product();
+            let fits = [1, 2].contains(&grid.sites.len()) && grid.sites.len() == grid.widths.len();
+            if !fits || !grid.widths.iter().all(ascending) || count != grid.costs.len() {
+                faults.push(format!(
+                    "{sites}: expected ascending widths for one or two sites, and one cost for each combination"
+                ));
+                continue;
+            }
+            for (site, widths) in grid.sites.iter().zip(&grid.widths) {
+                if self.channels.get(site) != widths.last() {
+                    faults.push(format!("{sites}: expected the channels of the block as the last width of '{site}'"));
+                }
+            }
+            let open = grid.costs.last().copied().unwrap_or_default();
+            if (open - self.open).abs() > 1e-6 * self.open + 1e-9 {
+                faults.push(format!("{sites}: expected what the block costs open as the last cost"));
+            }
+            let shared = grid.sites.iter().filter(|site| seen.contains(site)).count();
+            seen.extend(&grid.sites);
+            if shared > 1 || grid.sites.first() == grid.sites.get(1) {
+                faults.push(format!("{sites}: expected a chain of neighbors, each pair once"));
+            }
+        }
+        faults
+    }
+}
+
+/// The terms of one block: closed + layer · what is left of the branch · (open − closed + Σ grids, each as its
+/// difference to open).
 struct Terms<'a> {
     table: &'a CostTable,
     block: &'a BlockSpec,
@@ -199,77 +249,101 @@ struct Terms<'a> {
 
 impl Terms<'_> {
     fn add(&self, spending: &mut Spending) -> Result<()> {
+        self.refuse_unknown()?;
         let Self { block, entry, number, .. } = *self;
-        let gate = |site: Site| block.gates.iter().position(|gates| gates.site == site).map(|at| self.first + at);
-        let layer = gate(Site::Layer).unwrap_or(0);
+        let layer = self.gate(Site::Layer).unwrap_or(0);
         let closed = entry.closed.unwrap_or_default();
-        // What is left of `open` behind the differences of all grids.
-        let mut constant = entry.open;
-        let mut seen = HashSet::new();
+        // What is left of `open` behind the differences of all grids, in the branch and beside it.
+        let (mut branch, mut beside) = (entry.open - closed, closed);
+        let (mut seen, mut least) = (HashSet::new(), Vec::new());
+        let mut grids = Vec::new();
         for grid in &entry.grids {
-            let sites: Vec<Option<Site>> = grid.sites.iter().map(|name| site(name)).collect();
-            let mut factors = [0; 2];
-            let mut differs = false;
-            let mut shared = None;
-            for (at, (found, name)) in sites.iter().zip(&grid.sites).enumerate() {
-                let Some(channels) = found.and_then(|site| channels(block, site)) else {
-                    return match block.branch.is_empty() {
-                        true => continue,
-                        false => Err(self.table.refused(format!("block '{}' has no site '{name}'", block.name))),
-                    };
-                };
-                let most = grid.widths[at].last().copied().unwrap_or_default();
-                if channels > most {
-                    let reason = format!("block '{}' has {channels} channels at {name}, the table {most}", block.name);
-                    return Err(self.table.refused(reason));
+            let Some(factors) = self.factors(grid, spending) else { continue };
+            let in_branch = grid.sites != [Site::Projection.to_string()];
+            let shared = grid.sites.iter().position(|site| seen.contains(site));
+            let table = of_table(grid, factors);
+            if in_branch {
+                for (at, site) in grid.sites.iter().enumerate().filter(|(_, site)| seen.insert((*site).clone())) {
+                    let _ = site;
+                    least.push((factors[at], grid.widths[at][0] as f64));
                 }
-                differs |= channels < most || found.and_then(gate).is_some();
-                factors[at] = found.and_then(gate).unwrap_or_else(|| {
-                    spending.widths.push(Width::constant(channels as u64));
-                    spending.widths.len() - 1
-                });
-            }
-            if !differs {
-                continue;
-            }
-            let floor = entry.closed.filter(|_| sites != [Some(Site::Projection)]);
-            let of_projection = sites == [Some(Site::Projection)];
-            let layer = if of_projection { 0 } else { layer };
-            for (at, name) in grid.sites.iter().enumerate() {
-                if !seen.insert(name) {
-                    shared = Some(at);
-                }
-            }
-            let grid = of_table(grid, factors, floor);
-            if let Some(at) = shared {
-                let amount = Amount::Grid { sign: -1.0, grid: alone(&grid, at) };
-                spending.terms.push(Term { block: number, layer, amount });
-                constant += entry.open;
-            }
-            spending.terms.push(Term { block: number, layer, amount: Amount::Grid { sign: 1.0, grid } });
-            if of_projection {
-                let amount = Amount::Product { coefficient: -entry.open, factors: [0; 2] };
-                spending.terms.push(Term { block: number, layer: 0, amount });
+                branch -= entry.open;
             } else {
-                constant -= entry.open;
+                beside -= entry.open;
+            }
+            if let Some(at) = shared {
+                branch += entry.open;
+                grids.push((in_branch, Amount::Grid { sign: -1.0, grid: alone(&table, at) }));
+            }
+            grids.push((in_branch, Amount::Grid { sign: 1.0, grid: table }));
+        }
+        if block.branch.is_empty() {
+            branch = 0.0;
+        }
+        let constant = |coefficient: f64| Amount::Product { coefficient, factors: [0; 2] };
+        for (in_branch, amount) in [(true, constant(branch)), (false, constant(beside))].into_iter().chain(grids) {
+            let layer = if in_branch { layer } else { 0 };
+            spending.terms.push(Term { block: number, layer, in_branch, amount });
+        }
+        spending.least.push(least);
+        Ok(())
+    }
+
+    /// The position of the gates at a site in [`Spending::widths`].
+    fn gate(&self, site: Site) -> Option<usize> {
+        self.block.gates.iter().position(|gates| gates.site == site).map(|at| self.first + at)
+    }
+
+    /// The widths that a grid is over; none if they are what they were when it was measured, and always
+    /// will be.
+    fn factors(&self, grid: &TableGrid, spending: &mut Spending) -> Option<[usize; 2]> {
+        let mut factors = [0; 2];
+        let mut differs = false;
+        for (at, name) in grid.sites.iter().enumerate() {
+            let site = site(name)?;
+            // A branch that is gone has none.
+            let channels = channels(self.block, site)?;
+            let gate = self.gate(site);
+            differs |= gate.is_some() || grid.widths[at].last() != Some(&channels);
+            factors[at] = gate.unwrap_or_else(|| {
+                spending.widths.push(Width::constant(channels as u64));
+                spending.widths.len() - 1
+            });
+        }
+        differs.then_some(factors)
+    }
+
+    /// What is not in the table would be free.
+    fn refuse_unknown(&self) -> Result<()> {
+        let Self { table, block, entry, .. } = *self;
+        let name = &block.name;
+        let is_known = |site: &str| entry.grids.iter().any(|grid| grid.sites.iter().any(|known| known == site));
+        for (place, &full) in &entry.channels {
+            let Some(now) = site(place).and_then(|site| channels(block, site)) else { continue };
+            if now > full {
+                return Err(table.refused(format!("block '{name}' has {now} channels at {place}, the table {full}")));
+            }
+            if now < full && !is_known(place) {
+                return Err(table.refused(format!(
+                    "block '{name}' has {now} of {full} channels at {place}, and it has no costs by that; {}",
+                    table.how_to_measure(block)
+                )));
             }
         }
-        let branch = if block.branch.is_empty() { 0.0 } else { constant - closed };
-        for (coefficient, layer) in [(closed, 0), (branch, layer)] {
-            let amount = Amount::Product { coefficient, factors: [0; 2] };
-            spending.terms.push(Term { block: number, layer, amount });
+        for gates in &block.gates {
+            let known = match gates.site {
+                Site::Layer => entry.closed.is_some() && (gates.kind == GateKind::Independent || entry.gate.is_some()),
+                place => is_known(&place.to_string()),
+            };
+            if !known {
+                let place = gates.site;
+                return Err(table.refused(format!(
+                    "it has no costs for the gates at '{place}' of block '{name}'; {}",
+                    table.how_to_measure(block)
+                )));
+            }
         }
-        // A site without costs would be free.
-        let known =
-            |site: Site| site == Site::Layer || entry.grids.iter().any(|grid| grid.sites.contains(&site.to_string()));
-        let unknown = |gates: &&GateSite| !known(gates.site) || (gates.site == Site::Layer && entry.closed.is_none());
-        match block.gates.iter().find(unknown) {
-            None => Ok(()),
-            Some(gates) => Err(self.table.refused(format!(
-                "it has no costs for the gates at '{}' of block '{}'; measure them: train measure --sites",
-                gates.site, block.name
-            ))),
-        }
+        Ok(())
     }
 }
 
@@ -290,28 +364,23 @@ fn channels(block: &BlockSpec, site: Site) -> Option<usize> {
     }
 }
 
-/// A grid of the table. Without any channel of a site a block costs `floor`, if that is known.
-fn of_table(grid: &TableGrid, factors: [usize; 2], floor: Option<f64>) -> Grid {
-    let single = vec![0];
-    let rows = &grid.widths[0];
-    let columns = grid.widths.get(1).unwrap_or(&single);
-    let pairs = grid.widths.len() == 2;
+/// A grid of the table.
+fn of_table(grid: &TableGrid, factors: [usize; 2]) -> Grid {
     let levels = |widths: &[usize]| -> Vec<f64> {
-        let none = (floor.is_some() || widths.len() < 2).then_some(0.0);
+        // Of one width alone it is known that less does not cost more.
+        let none = (widths.len() < 2).then_some(0.0);
         none.into_iter().chain(widths.iter().map(|&width| width as f64)).collect()
     };
     // A single site has two columns alike, between which nothing changes.
-    let levels = [levels(rows), if pairs { levels(columns) } else { vec![0.0, 1.0] }];
-    let skipped = [levels[0].len() - rows.len(), if pairs { levels[1].len() - columns.len() } else { 0 }];
-    let mut values = Vec::new();
-    for row in 0..levels[0].len() {
-        for column in 0..levels[1].len() {
-            let none = row < skipped[0] || (pairs && column < skipped[1]);
-            let column = if pairs { column.saturating_sub(skipped[1]) } else { 0 };
-            let least = grid.costs[row.saturating_sub(skipped[0]) * columns.len() + column];
-            values.push(if none { floor.unwrap_or(least).min(least) } else { least });
-        }
-    }
+    let columns = grid.widths.get(1).map_or(vec![0.0, 1.0], |widths| levels(widths));
+    let levels = [levels(&grid.widths[0]), columns];
+    let known = grid.widths.get(1).map_or(1, Vec::len);
+    let skipped = [levels[0].len() - grid.widths[0].len(), levels[1].len() - known];
+    let values = (0..levels[0].len()).flat_map(|row| {
+        let row = row.saturating_sub(skipped[0]) * known;
+        (0..levels[1].len()).map(move |column| (row, column.saturating_sub(skipped[1])))
+    });
+    let values = values.map(|(row, column)| grid.costs[row + column]).collect();
     Grid { factors, levels, values }
 }
 

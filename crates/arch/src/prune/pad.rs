@@ -29,22 +29,17 @@ pub(super) fn pad(
         let sizes = gates.sizes().into_iter().zip(own).filter(|(_, decision)| **decision != Decision::Closed);
         gates.fixed_open() + sizes.map(|(size, _)| size).sum::<usize>()
     };
-    let is_dead = |(gates, first): &(&GateSite, usize)| match gates.site {
-        Site::Layer => decisions[*first] == Decision::Closed,
-        Site::Projection => false,
-        _ => kept(gates, *first) == 0,
-    };
-    let dead = sites.iter().any(is_dead);
     for (gates, first) in sites {
-        let left = kept(gates, first);
-        if align < 2 || gates.site == Site::Layer || left == 0 || (dead && gates.site != Site::Projection) {
+        let mut channels = kept(gates, first);
+        if align < 2 || gates.site == Site::Layer || channels == 0 {
             continue;
         }
-        let wanted = left.next_multiple_of(align);
-        let mut channels = left;
         let of_channel = gates.gate_of_channel();
         for (gate, size) in gates.sizes().into_iter().enumerate() {
-            if channels >= wanted || padded[first + gate] != Decision::Closed {
+            if channels.is_multiple_of(align) {
+                break;
+            }
+            if padded[first + gate] != Decision::Closed {
                 continue;
             }
             padded[first + gate] = Decision::Open;

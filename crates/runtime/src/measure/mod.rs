@@ -1,7 +1,8 @@
 //! What a network costs on this device by the widths of its layers: each block is timed in small
 //! networks that repeat it, so that it is computed as in the network itself, at several widths.
 //!
-//! A [`Plan`] names those networks; they are timed in turn with the whole network ([`crate::in_turn`]),
+//! A [`Plan`] names those networks; they are timed in turn with the whole network
+//! ([`crate::Worker::rounds`]),
 //! and [`Plan::table`] makes the table of costs of what was [`Timed`].
 
 mod alignment;

@@ -24,6 +24,8 @@ pub struct Plan {
 pub struct Group {
     /// The blocks of that shape.
     pub names: Vec<String>,
+    /// The sites of the block, each with its channels.
+    pub channels: Vec<(Site, usize)>,
     /// How often the block is there in each probe but the first.
     pub copies: usize,
     /// The probes; the first is what surrounds the blocks of the others.
@@ -106,7 +108,8 @@ impl Group {
         let copies = if Probe::repeats(&shape.block) { COPIES } else { 1 };
         let probes = [0, copies].map(|copies| Probe::repeating(&shape.block, shape.extent, copies));
         let (names, probes) = (shape.names.clone(), probes.to_vec());
-        Self { names, copies, probes, open: 1, closed: None, gate: None, grids: Vec::new() }
+        let channels = shape.block.sites().into_iter().map(|(site, _, channels)| (site, channels)).collect();
+        Self { names, channels, copies, probes, open: 1, closed: None, gate: None, grids: Vec::new() }
     }
 
     fn of(shape: &Shape, align: usize, sampling: &Sampling) -> Self {

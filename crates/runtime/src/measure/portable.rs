@@ -5,7 +5,7 @@ use super::probe::Probe;
 use crate::error::{Error, Result};
 use arch::{Execution, OnnxInput, OnnxOptions};
 use gumbel_gates::Policy;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::io::{Seek, Write};
 use std::path::Path;
 use zip::write::SimpleFileOptions;
@@ -60,8 +60,10 @@ impl Group {
             let sites: Vec<String> = grid.sites.iter().map(ToString::to_string).collect();
             json!({ "sites": sites, "widths": grid.widths, "probes": grid.probes })
         });
+        let channels = self.channels.iter().map(|(site, channels)| (site.to_string(), (*channels).into()));
         json!({
             "names": self.names,
+            "channels": channels.collect::<Map<String, Value>>(),
             "copies": self.copies,
             "probes": probes.collect::<Vec<_>>(),
             "open": self.open,

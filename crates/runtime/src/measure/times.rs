@@ -2,7 +2,6 @@
 
 use super::alignment::best_alignment;
 use super::plan::{Group, Plan};
-use crate::turns::median;
 use arch::{CostTable, Measured, TableBlock, TableGrid};
 use std::path::PathBuf;
 
@@ -70,6 +69,7 @@ impl Plan {
                 open,
                 closed: group.closed.map(|probe| cost(probe).min(open)),
                 gate: group.gate.map(|probe| rounded((cost(probe) - open).max(0.0))),
+                channels: group.channels.iter().map(|(site, channels)| (site.to_string(), *channels)).collect(),
                 grids: group
                     .grids
                     .iter()
@@ -92,6 +92,12 @@ impl Plan {
             origin: PathBuf::new(),
         }
     }
+}
+
+/// The middle one; of none it is not a number.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// To a nanosecond, in milliseconds.

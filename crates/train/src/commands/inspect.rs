@@ -80,19 +80,22 @@ impl Times {
         self.spending.blocks().get(block).map_or(String::new(), |cost| format!("{cost:.3}"))
     }
 
-    /// The most and the least, as shares.
-    fn text(&self) -> String {
+    /// The cost of the network, and what its gates can reach, if it has any.
+    fn text(&self, gates: bool) -> String {
         let Self { table, spending } = self;
         let Measured { machine, runtime, threads, batch } = &table.measured;
         let (dense, unit) = (spending.dense(), &table.unit);
         let share = |cost: f64| format!("{cost:.3} {unit} ({})", percent(cost / dense));
+        let reach = match gates {
+            true => {
+                format!("; gates can reach {} to {}", share(spending.narrowest(table.align)), share(spending.most()))
+            }
+            false => String::new(),
+        };
         format!(
-            "{dense:.3} {unit}, of which {:.3} outside the blocks; gates can reach {} to {}; multiples of {} channels; \
-             {runtime}, batches of {batch}, {threads} threads, {machine}",
-            table.outside,
-            share(spending.narrowest(table.align)),
-            share(spending.most()),
-            table.align
+            "{dense:.3} {unit}, of which {:.3} outside the blocks{reach}; measured at multiples of {} channels in \
+             {runtime}, batches of {batch}, {threads} threads, on {machine}",
+            table.outside, table.align
         )
     }
 }
@@ -135,7 +138,7 @@ fn text(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>, time
         );
     }
     if let Some(times) = times {
-        fact("cost", times.text());
+        fact("cost", times.text(spec.gate_count() > 0));
     }
     if let Some(training) = training {
         let of = training.config.train.epochs;

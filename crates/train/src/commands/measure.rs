@@ -11,7 +11,7 @@ use runtime::Runtime;
 use runtime::measure::{Plan, Sampling};
 use std::io::{Cursor, Write};
 use std::path::PathBuf;
-use trainer::Checkpoint;
+use trainer::{Checkpoint, Config};
 
 /// Measure what a network takes on this device, by the widths of its layers
 ///
@@ -20,17 +20,20 @@ use trainer::Checkpoint;
 /// widths, in turn with the whole network.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  train measure --arch resnet50 --out times.json\n  train measure --arch mobilenet_v2 --runtime torchscript --batch 16 --out times.json\n  train measure --arch resnet50 --align 8 --probes probes.zip"
+    after_help = "Examples:\n  train measure --config configs/resnet50-filter.toml --out times.json\n  train measure --arch mobilenet_v2 --runtime torchscript --batch 16 --out times.json\n  train measure --arch resnet50 --align 8 --probes probes.zip"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
     source: Source,
+    /// A configuration, for its network, the side of its images and where its gates sit
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["network", "sites"])]
+    config: Option<PathBuf>,
     /// The table to write; must not exist
     #[arg(long, value_name = "FILE", required_unless_present = "probes")]
     out: Option<PathBuf>,
     /// Write the networks to be timed to one file instead, for a device that this program does not run on:
     /// scripts/measure_times.py makes the table there, with ONNX Runtime alone
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["out", "runtime", "batch", "rounds"], requires = "align")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["out", "runtime", "batch", "seconds"], requires = "align")]
     probes: Option<PathBuf>,
     /// What runs it: libtorch (this program), torchscript, onnxruntime or openvino
     #[arg(long, value_name = "NAME", default_value = "onnxruntime")]
@@ -47,18 +50,26 @@ pub(crate) struct Args {
     /// Widths of each site at most
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(2..=64))]
     levels: u16,
-    /// Visits of each network that is timed
-    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rounds: u32,
+    /// How long the networks of each shape of block are timed
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    seconds: u32,
 }
 
 pub(crate) fn run(args: &Args) -> Result<Done> {
     args.out.iter().chain(&args.probes).try_for_each(|path| refuse_existing(path))?;
-    let (spec, image_size) = network(&args.source)?;
-    let sites = args.sites.iter().map(|name| site(name)).collect::<Result<Vec<_>>>()?;
+    let (spec, image_size, sites) = match &args.config {
+        Some(path) => {
+            let config = Config::read(path, &[])?;
+            (without_gates(config.spec(1000)?), config.data.image_size, config.gates.sites)
+        }
+        None => {
+            let (spec, image_size) = network(&args.source)?;
+            (spec, image_size, args.sites.iter().map(|name| site(name)).collect::<Result<Vec<_>>>()?)
+        }
+    };
     let sampling = Sampling { sites, levels: args.levels.into(), gates: true };
     let Some(out) = &args.out else { return probes(args, &spec, image_size, &sampling) };
-    let device = Device { runtime: args.runtime, batch: args.batch, rounds: args.rounds };
+    let device = Device { runtime: args.runtime, batch: args.batch, seconds: args.seconds.into() };
     let align = match args.align {
         Some(align) => align.into(),
         None => device.alignment(&spec, image_size)?,
@@ -96,7 +107,7 @@ fn network(source: &Source) -> Result<(NetSpec, u32)> {
             let classes = source.num_classes.unwrap_or(1000) as usize;
             (NetSpec::preset(name, classes)?, Preset::named(name)?.image_size)
         }
-        (None, None) => bail!(Usage("which network? Give --arch NAME, or --checkpoint FILE".into())),
+        (None, None) => bail!(Usage("which network? Give --arch NAME, --checkpoint FILE or --config FILE".into())),
     };
     Ok((without_gates(spec), size))
 }

@@ -179,7 +179,10 @@ fn counted(training: &Training, specs: [&NetSpec; 2], costs: &[Cost; 2]) -> [Spe
     match table.map(|table| table.and_then(of_table)) {
         Some(Ok(spendings)) => return spendings,
         Some(Err(error)) => {
-            let _ = writeln!(std::io::stderr(), "{error}; the target of the smaller network is its share of the MACs");
+            let _ = writeln!(
+                std::io::stderr(),
+                "{error}; how much of the target the smaller network may use is reckoned by its MACs instead"
+            );
         }
         None => {}
     }

@@ -10,6 +10,7 @@ mod fixture;
 mod folders;
 #[cfg(unix)]
 mod interrupts;
+mod measure;
 mod networks;
 mod results;
 #[path = "../support/mod.rs"]

@@ -25,6 +25,14 @@ pub struct Faults {
     pub faults: Vec<Fault>,
 }
 
+impl Faults {
+    /// One fault that only the data, a table or a checkpoint brings out.
+    pub(crate) fn of(key: &str, message: String) -> Self {
+        let faults = vec![Fault { key: key.to_owned(), line: None, from_command_line: false, message }];
+        Self { origin: "the configuration".to_owned(), faults }
+    }
+}
+
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let count = self.faults.len();

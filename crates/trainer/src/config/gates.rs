@@ -348,9 +348,20 @@ impl GatesConfig {
         check.require("gates.weighting", !(counts && looks), independent);
         if let Some(align) = self.align {
             check.require("gates.align", align != Align::Channels(0), "expected at least 1 channel");
-            check.require("gates.align", !looks, independent);
-            let frozen = self.freeze_after.is_some() || align == Align::Channels(1);
-            check.require("gates.align", frozen, "widths are aligned when gates freeze; set gates.freeze_after");
+            let any = align == Align::Channels(1);
+            check.require(
+                "gates.align",
+                any || !layers,
+                "widths are aligned where filters are gated; layers have none",
+            );
+            check.require("gates.align", any || !looks, independent);
+            let gates = "the share of open gates says nothing of widths; expected another gates.weighting";
+            check.require("gates.align", any || self.weighting != Weighting::Gates, gates);
+            check.require(
+                "gates.align",
+                any || self.freeze_after.is_some(),
+                "widths are aligned when gates freeze; set gates.freeze_after",
+            );
         }
     }
 

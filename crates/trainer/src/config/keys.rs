@@ -78,8 +78,18 @@ fn choices(root: &Schema, schema: &Schema) -> Vec<(String, String)> {
     if !own.is_empty() {
         return own;
     }
-    let variants = schema["anyOf"].as_array().into_iter().flatten();
-    variants.flat_map(|variant| of(resolved(root, variant))).collect()
+    variants(root, schema).into_iter().flat_map(of).collect()
+}
+
+/// The variants of a schema, those of variants in their place. That an optional value may be null goes
+/// without saying.
+fn variants<'a>(root: &'a Schema, schema: &'a Schema) -> Vec<&'a Schema> {
+    let own = schema["anyOf"].as_array().into_iter().flatten().map(|variant| resolved(root, variant));
+    let flat = own.flat_map(|variant| match variant["anyOf"].is_null() {
+        true => vec![variant],
+        false => variants(root, variant),
+    });
+    flat.filter(|variant| variant["type"] != "null").collect()
 }
 
 /// What a key may hold.
@@ -103,9 +113,8 @@ fn in_words(root: &Schema, schema: &Schema, choices: &[(String, String)]) -> Str
         let items = Range::of(&target["items"]).in_words("numbers").unwrap_or_else(|| "numbers".to_owned());
         let count = target["minItems"].as_u64().map(|count| format!("{count} ")).unwrap_or_default();
         format!("a list of {count}{items}")
-    } else if let Some(variants) = target["anyOf"].as_array() {
-        let variant = |variant: &Schema| {
-            let target = resolved(root, variant);
+    } else if !target["anyOf"].is_null() {
+        let variant = |target: &Schema| {
             if !target["properties"]["from"].is_null() {
                 "a ramp".to_owned()
             } else if is(target, "object") {
@@ -122,7 +131,7 @@ fn in_words(root: &Schema, schema: &Schema, choices: &[(String, String)]) -> Str
                 names()
             }
         };
-        variants.iter().map(variant).collect::<Vec<_>>().join("; ")
+        variants(root, target).into_iter().map(variant).collect::<Vec<_>>().join("; ")
     } else {
         names()
     }

@@ -78,7 +78,7 @@ impl Learner {
         let scaled = train.precision == Precision::Float16;
         let guard = NonFiniteGuard::new(train.max_bad_steps, scaled, network.tensors(), &progress.guard)?;
         Ok(Self {
-            objective: Objective::new(config, &spending),
+            objective: Objective::new(config, &spending.steady()),
             budget_meter: Meter::new(&spending.steady(), network.device())?,
             meter: Rc::new(Meter::new(&cost.spending(), network.device())?),
             network,

@@ -83,7 +83,8 @@ impl Budget<'_> {
             // The gates' own come on top.
             Weighting::Network | Weighting::CostTable => target * spending.dense() - spending.gates(),
             Weighting::Macs => spending.least() + target * spending.gated() - spending.gates(),
-            Weighting::Gates => spending.of_gates(&decided)?,
+            // A share of open gates is not held to widths.
+            Weighting::Gates => return Ok(decided.iter().filter(|open| **open).count() as f64 / decided.len() as f64),
         };
         let open = Allocation { spending, decided: &decided, scores: &scores, align: self.align, budget }.open()?;
         let turned = |(margin, open): (&f64, &bool)| {
@@ -135,8 +136,14 @@ impl Budget<'_> {
 const UNSPENT_WORTH_A_NOTE: f64 = 0.02;
 
 /// Whether gates that froze at the activation `found` left more of the target unspent than the size of
-/// `align` single gates, which open and close together, explains.
-pub(crate) fn leaves_unspent(found: f64, target: f64, weighting: Weighting, spending: &Spending, align: usize) -> bool {
+/// `together` single gates, which open and close together, explains.
+pub(crate) fn leaves_unspent(
+    found: f64,
+    target: f64,
+    weighting: Weighting,
+    spending: &Spending,
+    together: usize,
+) -> bool {
     let per_gate = spending.per_gate();
     let most = per_gate.iter().copied().fold(0.0, f64::max);
     // The share of the target's whole that the gate which decides about most decides about.
@@ -145,7 +152,7 @@ pub(crate) fn leaves_unspent(found: f64, target: f64, weighting: Weighting, spen
         Weighting::Macs => most / spending.gated().max(1.0),
         Weighting::Network | Weighting::CostTable => most / spending.dense().max(f64::MIN_POSITIVE),
     };
-    let largest = largest * align.max(1) as f64;
+    let largest = largest * together.max(1) as f64;
     found < target - UNSPENT_WORTH_A_NOTE - largest
 }
 

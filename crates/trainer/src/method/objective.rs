@@ -104,7 +104,8 @@ impl Objective {
         let weight = |gate: usize| self.gate_costs.as_ref().map_or(1.0, |costs| costs[gate]);
         let weights: f64 = (0..targets.len()).map(weight).sum();
         let sum: f64 = targets.iter().enumerate().map(|(gate, target)| weight(gate) * target).sum();
-        (weights > 0.0).then(|| sum / weights)
+        // By a table gates may save nothing.
+        if weights > 0.0 { Some(sum / weights) } else { targets.first().copied() }
     }
 
     /// The activation of gate values, a scalar tensor: the share of open gates, or of what `meter`

@@ -41,16 +41,16 @@ impl Reach {
         if !gates.weighting.is_of_network() || target >= (self.least / self.dense).min(1.0) {
             return None;
         }
-        let what = match gates.weighting {
-            Weighting::CostTable => "cost",
-            _ => "MACs",
+        let (what, are) = match gates.weighting {
+            Weighting::CostTable => ("cost", "of it is"),
+            _ => ("MACs", "of them are"),
         };
         let closed = match gates.freeze_after.and(gates.align) {
             Some(_) => "with every site at its narrowest",
             None => "with all gates closed",
         };
         Some(format!(
-            "{target} of the network's {what} cannot be reached: {:.3} of them are spent {closed}; raise the target or gate more \
+            "{target} of the network's {what} cannot be reached: {:.3} {are} spent {closed}; raise the target or gate more \
              sites (gates.sites, gates.granularity). {self}",
             self.least / self.dense
         ))

@@ -1,6 +1,6 @@
 //! Whether a run goes on, and with which changes of its configuration.
 
-use crate::config::Config;
+use crate::config::{Align, Config};
 use crate::error::{Error, Result};
 use std::collections::BTreeSet;
 use toml::Value;
@@ -17,7 +17,7 @@ pub enum Resume {
 }
 
 /// What a resumed run may change without being asked: data may have moved, and machines differ.
-const MAY_CHANGE: [&str; 15] = [
+const MAY_CHANGE: [&str; 16] = [
     "checkpoints.every_steps",
     "checkpoints.every_minutes",
     "checkpoints.keep_last",
@@ -33,6 +33,8 @@ const MAY_CHANGE: [&str; 15] = [
     "train.patience",
     "network.weights",
     "network.checkpoint",
+    // It goes on with its own copy.
+    "gates.times",
 ];
 
 /// A key whose value differs.
@@ -48,6 +50,7 @@ pub(crate) struct Change {
 /// # Errors
 /// If a configuration has no form in TOML.
 pub(crate) fn changes(before: &Config, now: &Config) -> Result<Vec<Change>> {
+    let now = &settled_as(before, now);
     let before = before.flatten()?;
     let now = now.flatten()?;
     let value_in = |config: &[(String, Value)], key: &str| {
@@ -62,6 +65,18 @@ pub(crate) fn changes(before: &Config, now: &Config) -> Result<Vec<Change>> {
         (is != was).then(|| Change { key: key.clone(), how: format!("{key} is {is} and was {was}") })
     };
     Ok(may_not.filter_map(change).collect())
+}
+
+/// A configuration with what a run settled when it began, where that is left open.
+fn settled_as(before: &Config, now: &Config) -> Config {
+    let mut now = now.clone();
+    if matches!(now.gates.align, None | Some(Align::Auto(_))) {
+        now.gates.align = before.gates.align;
+    }
+    if now.gates.target_absolute.is_some() && now.gates.target_absolute == before.gates.target_absolute {
+        now.gates.target = before.gates.target.clone();
+    }
+    now
 }
 
 /// Refuses every change of a run that begins once more, unless changes were asked for.
@@ -81,7 +96,7 @@ fn in_words(changes: Vec<Change>) -> Vec<String> {
 }
 
 /// What a run cannot change: the key, and what would be another.
-const FIXED: [(&str, &str); 5] = [
+const FIXED: [(&str, &str); 6] = [
     ("optimizer.algorithm", "optimizer"),
     // Steps are counted, and what was measured is filed by them.
     ("train.batch_size", "batch size"),
@@ -89,6 +104,7 @@ const FIXED: [(&str, &str); 5] = [
     // Gates may be frozen already.
     ("gates.freeze_after", "freezing of its gates"),
     ("gates.target", "target"),
+    ("gates.weighting", "budget"),
 ];
 
 /// What changed is allowed if it was asked for and the run still is the same. Says what changes.

@@ -45,7 +45,7 @@ impl Fit {
         Ok(match &self.learner.objective.gate_costs {
             // What counts is what a gate saves. What hardly saves anything would matter beyond all measure.
             Some(costs) => {
-                let least = costs.iter().sum::<f64>() / costs.len().max(1) as f64 / 100.0;
+                let least = (costs.iter().sum::<f64>() / costs.len().max(1) as f64 / 100.0).max(f64::MIN_POSITIVE);
                 importance.iter().zip(costs).map(|(importance, cost)| importance / cost.max(least)).collect()
             }
             None => importance,
@@ -84,7 +84,7 @@ impl Fit {
         let name = weighting.name();
         let note = format!("gates are frozen: {name} {} (target {})", percent(found), percent(target));
         notify(listeners, &Event::Note(&note))?;
-        if leaves_unspent(found, target, weighting, &self.learner.spending, self.align()) {
+        if leaves_unspent(found, target, weighting, &self.learner.spending, self.gates_together()) {
             let why = "what is left could not be spent: gates that are alike can only be frozen alike; let them learn longer (gates.freeze_after), or start \
                        them by importance (gates.start)";
             notify(listeners, &Event::Note(why))?;
@@ -109,6 +109,12 @@ impl Fit {
             Some(Align::Channels(align)) => align,
             Some(Align::Auto(_)) | None => 1,
         }
+    }
+
+    /// How many gates open and close together at most, for their site to be aligned.
+    fn gates_together(&self) -> usize {
+        let sizes = self.learner.network.spec().gate_sites().flat_map(|(_, gates)| gates.sizes());
+        self.align().div_ceil(sizes.min().unwrap_or(1).max(1))
     }
 
     /// The compute that a network may use when its gates freeze.

@@ -1,6 +1,6 @@
 //! Everything that has to be right before a run starts.
 
-use crate::config::{ALL_ALIKE, Align, Config, Fault, Faults, GateStart, MOVES_MARGINS};
+use crate::config::{ALL_ALIKE, Align, Config, Faults, GateStart, MOVES_MARGINS};
 use crate::error::{Error, Result};
 use crate::files::atomic::write_atomically;
 use crate::files::run_dir::RunDir;
@@ -58,9 +58,9 @@ impl Fit {
         let spec = origin.spec(&config, &dataset)?;
         let size = config.data.image_size as usize;
         let cost = Cost::of(&spec, size, size)?;
-        let times = Times::read(&config, &folder, &origin, &spec)?;
+        let times = Times::read(&config, &folder, &origin, &spec, &mut notes)?;
         let spending = spending(&spec, &cost, times.as_ref())?;
-        notes.extend(settle(&mut config, &spec, &spending, times.as_ref()));
+        settle(&mut config, &spec, &spending, times.as_ref(), &mut notes)?;
         refuse_unmeasured_alignment(&config)?;
         let reach = reach(&config, &spec, &spending, times.as_ref());
         let network = build(&config, &spec, device)?;
@@ -190,7 +190,7 @@ fn refuse_unmeasured_alignment(config: &Config) -> Result<()> {
         Some(Align::Auto(_)) => {
             let message = "\"auto\" is measured before a run is prepared, or comes from a table of costs (gates.times); \
                            expected a number of channels";
-            Err(fault("gates.align", message.to_owned()))
+            Err(Faults::of("gates.align", message.to_owned()).into())
         }
         Some(Align::Channels(_)) | None => Ok(()),
     }
@@ -202,19 +202,20 @@ fn refuse_unreachable_targets(config: &Config, origin: &Origin, cost: &Cost, rea
     if origin.checkpoint().is_some()
         && let Some(message) = config.gates.target.fault(Some(cost.blocks.len()))
     {
-        return Err(fault("gates.target", message));
+        return Err(Faults::of("gates.target", message).into());
     }
-    reach.fault(config).map_or(Ok(()), |message| Err(fault("gates.target", message)))
+    let key = if config.gates.target_absolute.is_some() { "gates.target_absolute" } else { "gates.target" };
+    reach.fault(config).map_or(Ok(()), |message| Err(Faults::of(key, message).into()))
 }
 
 /// Gates that have neither learned nor started by importance cannot be told apart, and statistics
 /// that are estimated anew would undo what dependent gates were frozen at.
 fn refuse_untimely_freezing(config: &Config, spec: &NetSpec, gates: &GateLifecycle, fresh_gates: bool) -> Result<()> {
     if fresh_gates && gates.is_frozen(0) && config.gates.start == GateStart::Alike {
-        return Err(fault("gates.freeze_after", ALL_ALIKE.to_owned()));
+        return Err(Faults::of("gates.freeze_after", ALL_ALIKE.to_owned()).into());
     }
     if config.gates.freeze_after.is_some() && config.train.calibrate_batches > 0 && spec.has_dependent_gates() {
-        return Err(fault("train.calibrate_batches", MOVES_MARGINS.to_owned()));
+        return Err(Faults::of("train.calibrate_batches", MOVES_MARGINS.to_owned()).into());
     }
     Ok(())
 }
@@ -230,10 +231,4 @@ fn note_on_late_freezing(config: &Config, gates: &GateLifecycle) -> Option<Strin
             config.train.epochs
         )
     })
-}
-
-/// A fault that only the data or a checkpoint brings out.
-fn fault(key: &str, message: String) -> Error {
-    let faults = vec![Fault { key: key.to_owned(), line: None, from_command_line: false, message }];
-    Faults { origin: "the configuration".to_owned(), faults }.into()
 }

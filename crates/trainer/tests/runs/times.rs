@@ -19,7 +19,9 @@ fn table(folder: &Path) -> PathBuf {
         let closed = if matches!(block.shortcut, Shortcut::Projection(_)) { 0.5 } else { 0.0 };
         let costs = widths.iter().map(|&width| 1.0 + (open - 1.0) * width as f64 / full as f64).collect();
         let grid = TableGrid { sites: vec!["between1".into()], widths: vec![widths], costs };
-        TableBlock { names: vec![block.name.clone()], open, closed: Some(closed), gate: Some(0.25), grids: vec![grid] }
+        let channels = block.sites().into_iter().map(|(site, _, channels)| (site.to_string(), channels)).collect();
+        let (names, grids) = (vec![block.name.clone()], vec![grid]);
+        TableBlock { names, open, closed: Some(closed), gate: Some(0.25), channels, grids }
     });
     let table = CostTable {
         unit: "ms".into(),
@@ -101,6 +103,19 @@ fn a_run_goes_on_exactly_with_its_own_copy_of_the_table_alone() {
         assert_eq!(epochs(&parts), epochs(&whole), "step {step}");
         fs::write(&path, &text).unwrap();
     }
+    // Another table in its place by now is remarked on, and not used.
+    let parts = folder.path().join("another");
+    assert!(run(config(), &parts, false, Some(3)).unwrap().is_none());
+    fs::write(&path, text.replace("\"outside\":4.0", "\"outside\":5.0")).unwrap();
+    let fit = trainer::Fit::prepare(config(), Some(parts), Resume::Exactly, tch::Device::Cpu).unwrap();
+    assert!((fit.spending().dense() - 56.0).abs() < 1e-9);
+    drop(fit);
+    fs::write(&path, &text).unwrap();
+    // Stopped before its first state it begins once more with the same configuration, left open as it was.
+    let parts = folder.path().join("early");
+    drop(trainer::Fit::prepare(config(), Some(parts.clone()), Resume::No, tch::Device::Cpu).unwrap());
+    run(config(), &parts, true, None).unwrap().unwrap();
+    assert_eq!(weights(&RunDir::at(&parts).last()), weights(&RunDir::at(&whole).last()));
     let parts = folder.path().join("changed");
     assert!(run(config(), &parts, false, Some(3)).unwrap().is_none());
     fs::write(RunDir::at(&parts).times(), text.replace("\"outside\":4.0", "\"outside\":5.0")).unwrap();
@@ -152,13 +167,20 @@ fn what_a_table_cannot_give_is_refused_before_training() {
     let refused = |gates: &str| refusal(by_table(gates, &path), false);
     let text = refused(&format!("{GATES}\ntarget = 0.05"));
     // Closed branches leave 4 outside and three shortcuts.
-    for part in
-        ["gates.target: 0.05 of the network's cost cannot be reached: 0.098", "dense 56.000 ms", "layer1.0 10.000 ms"]
-    {
+    for part in [
+        "gates.target: 0.05 of the network's cost cannot be reached: 0.098 of it is spent",
+        "dense 56.000 ms",
+        "layer1.0 10.000 ms",
+    ] {
         assert!(text.contains(part), "{text}");
     }
     let text = refused(&GATES.replace("[\"between\"]", "[\"between\", \"output\"]"));
-    assert!(text.contains("no costs for the gates at 'output' of block 'layer1.0'; measure them"), "{text}");
+    assert!(
+        text.contains(
+            "no costs for the gates at 'output' of block 'layer1.0'; measure it: train measure --sites between,output"
+        ),
+        "{text}"
+    );
     let mut other = by_table(GATES, &path);
     other.data.image_size = 64;
     other.data.resize = 64;
@@ -175,6 +197,7 @@ fn what_a_table_cannot_give_is_refused_before_training() {
         ),
         (GATES.replace("freeze_after = 1", "align = 8"), "gates.align: widths are aligned when gates freeze"),
         (format!("{GATES}\nalign = 0"), "gates.align: expected at least 1 channel"),
+        ("granularity = \"layer\"\nloss = \"batch\"\nalign = 8\nfreeze_after = 1".into(), "layers have none"),
     ] {
         let text = format!("[gates]\nweighting = \"cost-table\"\ntimes = \"times.json\"\n{gates}");
         let faults = trainer::config::parse("test", &text, &[]).unwrap_err().to_string();
@@ -188,6 +211,10 @@ fn what_a_table_cannot_give_is_refused_before_training() {
     auto.network.weights = None;
     let text = refusal(auto, false);
     assert!(text.contains("gates.align: \"auto\" is measured before a run is prepared"), "{text}");
+    let text = refused(&format!("{GATES}\ntarget_absolute = 33600.0"));
+    assert!(text.contains("gates.target_absolute: 33600 ms is more than the 56.000 ms"), "{text}");
+    let text = refused(&format!("{GATES}\ntarget_absolute = 2.0"));
+    assert!(text.contains("gates.target_absolute: 0.03"), "{text}");
     let fit =
         trainer::Fit::prepare(by_table(GATES, &folder.path().join("none.json")), None, Resume::No, tch::Device::Cpu);
     assert!(fit.unwrap_err().to_string().contains("none.json"));

@@ -14,11 +14,10 @@ use crate::usage::Usage;
 use anyhow::{Result, bail};
 use arch::{Cost, Network};
 use data::Order;
-use runtime::{Array, Runtime, Subject, Turns, Worker, in_turn};
+use runtime::{Array, Runtime, Subject, Worker, in_turn};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use tch::{Device, Tensor};
 use torch_ext::normal;
 use trainer::{Input, to_tensors};
@@ -65,7 +64,7 @@ pub(crate) struct Inference {
     /// is measured in its runtime with its size of batches
     #[arg(long, value_name = "FILE")]
     times: Option<PathBuf>,
-    /// Take --times from another machine
+    /// Take --times from another machine, or of another number of threads
     #[arg(long, requires = "times")]
     any_machine: bool,
     /// Also name the layers of the pruned network whose time did not fall as their MACs did, in ONNX
@@ -132,12 +131,11 @@ pub(crate) fn inference(args: &Inference) -> Result<Done> {
     refuse_no_layers(args, &variants)?;
     let predicted = predicted(args, &forms, size, &variants)?;
     let subjects: Vec<Subject> = variants.iter().map(|variant| variant.subject).collect();
-    let (mut timings, mut layers) = (Vec::new(), String::new());
+    let (mut timings, mut layers, mut comparison) = (Vec::new(), String::new(), String::new());
     for &batch in &args.batch {
         let images = batches(args, &loaded, batch)?;
         let given: Vec<Array> = images.iter().map(Array::of).collect::<Result<_, _>>()?;
-        let turns = Turns { rounds: args.rounds, visit: Duration::ZERO };
-        let seconds = in_turn(&mut workers, &subjects, &vec![&given[..]; subjects.len()], turns)?;
+        let seconds = in_turn(&mut workers, &subjects, &given, args.rounds)?;
         let mut skipped: [Option<f64>; 2] = [None; 2];
         for (variant, mut seconds) in variants.iter().zip(seconds) {
             seconds.sort_by(f64::total_cmp);
@@ -153,28 +151,13 @@ pub(crate) fn inference(args: &Inference) -> Result<Done> {
             }
             timings.push(Timing { variant, batch, macs: macs / cost.dense as f64, seconds });
         }
+        if let Some(predicted) = &predicted {
+            let own: Vec<&Timing> = timings.iter().filter(|timing| timing.batch == batch).collect();
+            comparison += &compared(args, predicted, &mut workers, &own)?;
+        }
         if args.layers {
             layers += &layers_of(&mut workers, &variants, &forms, batch, args.rounds)?;
         }
-    }
-    let mut comparison = String::new();
-    for timing in &timings {
-        let Variant { runtime, form, subject } = *timing.variant;
-        let Some(predicted) = predicted.as_ref().filter(|_| form == Form::Pruned) else { continue };
-        if !predicted.is_of(runtime, timing.batch) {
-            continue;
-        }
-        let of =
-            |model: usize, workers: &mut [Worker]| workers[subject.worker].operations(model, args.rounds.clamp(3, 30));
-        let dense = variants.iter().find(|variant| variant.form == Form::Dense && variant.runtime == runtime);
-        let dense = dense.map_or(subject.model, |dense| dense.subject.model);
-        let operations = match args.json {
-            true => None,
-            false => Some([of(dense, &mut workers)?, of(subject.model, &mut workers)?]),
-        };
-        let operations = operations.as_ref().map(|[before, after]| [before.as_slice(), after.as_slice()]);
-        comparison += "\n";
-        comparison += &predicted.text(timing.median() / dense_median(&timings, timing), operations);
     }
     Ok(Done::ok(match args.json {
         true => json(&timings, &loaded.name, &cost, predicted.as_ref()),
@@ -243,6 +226,26 @@ fn batches(args: &Inference, loaded: &Loaded, batch: u32) -> Result<Vec<Tensor>>
         bail!(Usage(format!("--batch {batch}: {} has fewer usable images", data.display())));
     }
     Ok(batches)
+}
+
+/// What is predicted beside what was measured of the pruned network with these batches, which the
+/// workers hold.
+fn compared(args: &Inference, predicted: &Predicted, workers: &mut [Worker], timings: &[&Timing]) -> Result<String> {
+    let is_of = |timing: &&&Timing, form: Form| {
+        timing.variant.form == form && predicted.is_of(timing.variant.runtime, timing.batch)
+    };
+    let find = |form: Form| timings.iter().find(|timing| is_of(timing, form));
+    let (Some(dense), Some(pruned)) = (find(Form::Dense), find(Form::Pruned)) else { return Ok(String::new()) };
+    let share = pruned.median() / dense.median();
+    if args.json {
+        return Ok(String::new());
+    }
+    let mut operations = Vec::new();
+    for timing in [dense, pruned] {
+        let subject = timing.variant.subject;
+        operations.push(workers[subject.worker].operations(subject.model, args.rounds.clamp(3, 30))?);
+    }
+    Ok(format!("\n{}", predicted.text(share, [&operations[0], &operations[1]])))
 }
 
 /// What `--times` predicts.

@@ -49,6 +49,14 @@ impl Predicted {
             let left = pruned.blocks.iter().zip(after.blocks()).find(|(left, _)| left.name == block.name);
             (block.name.clone(), open, left.map_or(0.0, |(_, cost)| *cost))
         };
+        let (there, here) = (table.measured.threads, usize::try_from(tch::get_num_threads()).unwrap_or(1));
+        if there != here && !anywhere {
+            bail!(Usage(format!(
+                "--times {}: it was measured with {there} threads, and {here} run here; give OMP_NUM_THREADS={there}, or \
+                 compare them all the same with --any-machine",
+                path.display()
+            )));
+        }
         let blocks = dense.blocks.iter().zip(before.blocks()).map(of_block).collect();
         Ok(Self { blocks, total: [before.dense(), after.dense()], table })
     }
@@ -69,8 +77,9 @@ impl Predicted {
         self.total[1] / self.total[0]
     }
 
-    /// Both shares and, where operations were timed too, the blocks that err most.
-    pub(super) fn text(&self, measured: f64, operations: Option<[&[(String, f64)]; 2]>) -> String {
+    /// Both shares and, where the runtime tells what operations take, dense and pruned, the blocks that err
+    /// most.
+    pub(super) fn text(&self, measured: f64, operations: [&[(String, f64)]; 2]) -> String {
         let error = self.share() / measured - 1.0;
         let mut text = format!(
             "predicted   {} of the dense time, measured {}: {:+.1} % off\n",
@@ -81,15 +90,12 @@ impl Predicted {
         if error.abs() > LARGE {
             let measured = &self.table.measured;
             text += &format!(
-                "WARNING     the table does not describe what runs here. It was measured with {} threads in multiples of \
-                 {} channels; other widths, threads or a busy machine would explain it. Measure anew: train measure\n",
-                measured.threads, self.table.align
+                "WARNING     the table does not describe what runs here. It was measured at multiples of {} channels in {}; \
+                 other widths, another version or a busy machine would explain it. Measure anew: train measure\n",
+                self.table.align, measured.runtime
             );
         }
-        if let Some(operations) = operations {
-            text += &self.worst(operations);
-        }
-        text
+        text + &self.worst(operations)
     }
 
     /// The blocks whose predicted share of their time is furthest from the measured one.
