@@ -161,7 +161,8 @@ fn aligned_widths_cost_no_more_than_the_decisions_they_replace() {
     assert!(fs::read(&aligned).unwrap() != fs::read(&as_decided).unwrap(), "other gates are open");
     // With fewer the lowest multiples of all sites are too much, so branches close.
     let few = |out: &str, more: &[&str]| {
-        let arguments = ["prune", "--checkpoint", filters, "--policy", "topk=30", "--out", path(&at(out))];
+        let out = at(out);
+        let arguments = ["prune", "--checkpoint", filters, "--policy", "topk=30", "--out", path(&out)];
         json(&[&arguments[..], more].concat())
     };
     let (wide, narrow) = (few("wide.safetensors", &[]), few("narrow.safetensors", &["--align", "16"]));
