@@ -4,7 +4,7 @@
 const CANDIDATES: [usize; 4] = [1, 8, 16, 32];
 
 /// A multiple whose widths take so much more than what the coarsest ones let expect is not as good.
-const AS_GOOD: f64 = 1.05;
+const AS_GOOD: f64 = 1.03;
 
 /// Widths of each candidate.
 const WIDTHS: usize = 4;

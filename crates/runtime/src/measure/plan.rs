@@ -62,6 +62,9 @@ pub struct Sampling {
     pub gates: bool,
 }
 
+/// Shapes of blocks that are asked for the best multiples, those with the most MACs.
+const ALIGNED: usize = 3;
+
 /// Copies of a block in a probe, where they can follow each other.
 const COPIES: usize = 3;
 
@@ -94,7 +97,7 @@ impl Plan {
             group.grids.push(GroupGrid { sites: vec![site], widths: vec![widths], probes });
             Some(group)
         });
-        Ok(Self::with(spec, image_size, 1, told.take(2).collect()))
+        Ok(Self::with(spec, image_size, 1, told.take(ALIGNED).collect()))
     }
 
     fn with(spec: &NetSpec, image_size: u32, align: usize, groups: Vec<Group>) -> Self {
