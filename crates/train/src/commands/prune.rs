@@ -220,7 +220,9 @@ fn aligned(decisions: &[Decision], loaded: &Loaded, align: usize) -> Result<Vec<
     let cost = Cost::of(network.spec(), size, size)?;
     let open: Vec<bool> = decisions.iter().map(|decision| *decision == Decision::Open).collect();
     let spending = cost.spending();
-    let budget = spending.of_gates(&open)?;
+    // Gates count what is left of a dead branch, which pruning takes away.
+    let left = Cost::of(network.prune(decisions)?.spec(), size, size)?.dense as f64;
+    let budget = spending.of_gates(&open)?.min(left);
     let margins = network.independent_margins()?;
     let probability = |margin: Option<f32>| 1.0 / (1.0 + (-f64::from(margin.unwrap_or_default())).exp());
     let scores: Vec<f64> = margins.into_iter().map(probability).collect();
