@@ -74,7 +74,7 @@ fn seconds(group: &Group, number: usize) -> Vec<Vec<f64>> {
     // Rounds of another pace each, and a stumble of one network in each.
     let paces = [1.0, 3.0, 0.5, 1.0, 2.0];
     let of = |(at, seconds): (usize, f64)| {
-        let stumbles = |round: usize| if (at + round + number) % 7 == 0 { 4.0 } else { 1.0 };
+        let stumbles = |round: usize| if (at + round + number).is_multiple_of(7) { 4.0 } else { 1.0 };
         paces.iter().enumerate().map(|(round, pace)| seconds * pace * stumbles(round)).collect()
     };
     all.into_iter().enumerate().map(of).collect()
