@@ -54,6 +54,25 @@ fn files_of_gated_networks_agree_with_them() {
 }
 
 #[test]
+fn constants_that_closed_branches_leave_are_in_the_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let preset = NetSpec::preset("cifar-resnet20", 10).unwrap();
+    let sizes = vec![Some(arch::GroupSizes::uniform(4, 0)); preset.blocks.len()];
+    let spec = preset.with_filter_gates(GateKind::Independent, &sizes, &[arch::SiteKind::Between]);
+    let network = Network::build(&spec, Device::Cpu, 3).unwrap();
+    randomize(&network, 1);
+    // Two blocks that follow each other, and one that changes the shape.
+    let closed = ["layer1.1", "layer1.2", "layer3.0"];
+    let decide = |block: &str| if closed.contains(&block) { Decision::Closed } else { Decision::Open };
+    let decisions: Vec<Decision> =
+        spec.gate_sites().flat_map(|(block, gates)| vec![decide(&block.name); gates.count()]).collect();
+    let pruned = network.prune(&decisions).unwrap();
+    assert_eq!(pruned.spec().blocks.iter().filter(|block| block.bias && block.branch.is_empty()).count(), 3);
+    write(folder.path(), "closed", &pruned, Policy::Argmax);
+    onnx::assert_all_agree(folder.path());
+}
+
+#[test]
 fn files_of_pruned_networks_agree_with_them() {
     let folder = tempfile::tempdir().unwrap();
     for (number, mut spec) in gated_networks().into_iter().enumerate() {
