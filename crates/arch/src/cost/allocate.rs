@@ -40,11 +40,10 @@ struct Site {
 }
 
 /// The other sites of a site's branch.
-fn kin(sites: &[Site], number: usize) -> impl Iterator<Item = usize> + use<> {
+fn kin(sites: &[Site], number: usize) -> Vec<usize> {
     let of = &sites[number];
     let is_kin = |(other, site): &(usize, &Site)| *other != number && site.block == of.block && site.in_branch;
-    let found: Vec<usize> = sites.iter().enumerate().filter(is_kin).map(|(other, _)| other).collect();
-    found.into_iter()
+    sites.iter().enumerate().filter(is_kin).map(|(other, _)| other).collect()
 }
 
 impl Site {
@@ -116,7 +115,8 @@ impl Allocation<'_> {
     fn best_step(&self, sites: &[Site], open: &[f64], spent: f64, step: Step) -> Option<(usize, usize)> {
         let mut best: Option<(f64, usize, usize)> = None;
         for (number, site) in sites.iter().enumerate() {
-            let is_dead = site.is_dead() || (site.in_branch && kin(sites, number).any(|other| sites[other].is_dead()));
+            let is_dead =
+                site.is_dead() || (site.in_branch && kin(sites, number).iter().any(|&other| sites[other].is_dead()));
             let levels = match step {
                 // What is closed stays closed.
                 Step::Up if is_dead => continue,
@@ -131,7 +131,8 @@ impl Allocation<'_> {
                 let more = users.iter().map(|term| self.spending.of_term(term, &open)).sum::<f64>() - before;
                 let mut score = (site.levels[level].2 - site.levels[site.level].2).abs();
                 if site.in_branch && site.levels[level].1 == 0.0 {
-                    score += kin(sites, number).map(|other| sites[other].levels[sites[other].level].2).sum::<f64>();
+                    score +=
+                        kin(sites, number).iter().map(|&other| sites[other].levels[sites[other].level].2).sum::<f64>();
                 }
                 let worth = match step {
                     Step::Up if spent + more > self.budget * (1.0 + ROUNDING) => continue,
@@ -172,7 +173,6 @@ impl Allocation<'_> {
                 continue;
             };
             let in_branch = place != Place::Projection;
-            let is_dead = in_branch && dead.contains(&block);
             let mut gates: Vec<usize> = own.clone().collect();
             gates.sort_by(|&a, &b| self.scores[b].total_cmp(&self.scores[a]));
             let mut levels = Vec::new();
@@ -188,14 +188,15 @@ impl Allocation<'_> {
                     levels.push((count, channels as f64, score));
                 }
             }
-            // Not what closes it: gates were found worth being open.
-            let lowest = levels.iter().position(|&(_, channels, _)| channels > 0.0).unwrap_or(0);
-            let level = levels.iter().rposition(|&(count, ..)| count <= decided).unwrap_or(0).max(lowest);
-            if is_dead {
+            let level = if in_branch && dead.contains(&block) {
                 // What is left of the branch would be of no use.
                 levels.truncate(1);
-            }
-            let level = level.min(levels.len() - 1);
+                0
+            } else {
+                // Not what closes it: gates were found worth being open.
+                let lowest = levels.iter().position(|&(_, channels, _)| channels > 0.0).unwrap_or(0);
+                levels.iter().rposition(|&(count, ..)| count <= decided).unwrap_or(0).max(lowest)
+            };
             sites.push(Site { width: number, block, in_branch, gates, levels, level });
         }
         sites

@@ -154,13 +154,7 @@ impl Spending {
     /// Of the network with its gates, where each is open for so large a share of the images, in the order
     /// of [`gumbel_gates::GateValues::joined`]: exact where they are 0 or 1, and for layers.
     pub fn of_rates(&self, rates: &[f64]) -> f64 {
-        let mut left = rates.iter();
-        let widths = self.widths.iter().map(|width| {
-            let open = width.sizes.iter().zip(left.by_ref()).map(|(&size, rate)| size as f64 * rate);
-            width.fixed as f64 + open.sum::<f64>()
-        });
-        let widths: Vec<f64> = widths.collect();
-        self.of_widths(&widths) + self.gates
+        self.of_widths(&self.mean_widths(rates.iter().copied())) + self.gates
     }
 
     /// For each gate what is saved when it alone is closed, in the order of
@@ -202,10 +196,14 @@ impl Spending {
 
     /// The open channels of each width.
     pub(super) fn open_widths(&self, open: &[bool]) -> Vec<f64> {
-        let mut left = open.iter();
+        self.mean_widths(open.iter().map(|&open| f64::from(u8::from(open))))
+    }
+
+    /// The channels of each width that are open on average, where gates are open so often.
+    fn mean_widths(&self, mut rates: impl Iterator<Item = f64>) -> Vec<f64> {
         let widths = self.widths.iter().map(|width| {
-            let open = width.sizes.iter().zip(left.by_ref()).filter(|(_, open)| **open);
-            (width.fixed + open.map(|(size, _)| size).sum::<u64>()) as f64
+            let open = width.sizes.iter().zip(rates.by_ref()).map(|(&size, rate)| size as f64 * rate);
+            width.fixed as f64 + open.sum::<f64>()
         });
         widths.collect()
     }

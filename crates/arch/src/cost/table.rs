@@ -263,9 +263,10 @@ impl Terms<'_> {
             let shared = grid.sites.iter().position(|site| seen.contains(site));
             let table = of_table(grid, factors);
             if in_branch {
-                for (at, site) in grid.sites.iter().enumerate().filter(|(_, site)| seen.insert((*site).clone())) {
-                    let _ = site;
-                    least.push((factors[at], grid.widths[at][0] as f64));
+                for (at, site) in grid.sites.iter().enumerate() {
+                    if seen.insert(site) {
+                        least.push((factors[at], grid.widths[at][0] as f64));
+                    }
                 }
                 branch -= entry.open;
             } else {
