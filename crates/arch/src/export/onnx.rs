@@ -254,7 +254,7 @@ impl Printer {
             }
             Operation::Add => self.node("Add", name, &inputs, Vec::new()),
             Operation::Multiply => self.node("Mul", name, &inputs, Vec::new()),
-            Operation::AddBias => self.add_bias(name, inputs[0], inputs[1]),
+            Operation::AddBias => self.add_bias(name, inputs[0], inputs[1])?,
             Operation::Select(channels) => self.select(name, inputs[0], channels),
             Operation::Place { channels, of } => self.place(name, inputs[0], channels, *of),
             Operation::AddInto { channels, of } => {
@@ -378,19 +378,16 @@ impl Printer {
 
     /// Adds a bias `[C]` to features: as a convolution of each channel by itself with a weight of 1, for which
     /// runtimes keep the layout that convolutions compute fastest in. A sum would convert it twice.
-    fn add_bias(&mut self, name: &str, features: &str, bias: &str) {
+    fn add_bias(&mut self, name: &str, features: &str, bias: &str) -> Result<()> {
         let is_bias = |constant: &&onnx_format::Tensor| constant.name.as_deref() == Some(bias);
         let channels = self.constants.iter().find(is_bias).and_then(|constant| constant.dims.first().copied());
-        let Some(channels) = channels else {
-            let axes = self.integers(&self.shared("channel_axes"), &[0, 2, 3]);
-            let unsqueezed = format!("{name}/bias");
-            self.node("Unsqueeze", &unsqueezed, &[bias, &axes], Vec::new());
-            return self.node("Add", name, &[features, &unsqueezed], Vec::new());
-        };
+        // It is a constant of the same part.
+        let channels = channels.ok_or_else(|| Error::Spec { faults: vec![format!("{bias} has no values")] })?;
         let ones = self.raw(&format!("{name}/ones"), &[channels, 1, 1, 1], &vec![1.0; channels as usize]);
         let mut attributes = window(1, 1, 0);
         attributes.push(int("group", channels));
         self.node("Conv", name, &[features, &ones, bias], attributes);
+        Ok(())
     }
 
     fn node(&mut self, operation: &str, name: &str, inputs: &[&str], attribute: Vec<onnx_format::Attribute>) {

@@ -300,6 +300,14 @@ impl GatesConfig {
         self.freeze_after.map(|epoch| (epoch * steps_per_epoch as f64).round() as u64)
     }
 
+    /// The multiples of channels that sites freeze at, once it is settled; 1 is any number.
+    pub fn freezes_at_multiples_of(&self) -> usize {
+        match self.align {
+            Some(Align::Channels(align)) if self.freeze_after.is_some() => align,
+            _ => 1,
+        }
+    }
+
     /// Reports what its keys mean together.
     pub(super) fn check(&self, check: &mut Check) {
         let of_network = self.weighting.is_of_network();

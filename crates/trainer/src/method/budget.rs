@@ -83,8 +83,8 @@ impl Budget<'_> {
             // The gates' own come on top.
             Weighting::Network | Weighting::CostTable => target * spending.dense() - spending.gates(),
             Weighting::Macs => spending.least() + target * spending.gated() - spending.gates(),
-            // A share of open gates is not held to widths.
-            Weighting::Gates => return Ok(decided.iter().filter(|open| **open).count() as f64 / decided.len() as f64),
+            // What the threshold leaves open.
+            Weighting::Gates => spending.of_gates(&decided)?,
         };
         let open = Allocation { spending, decided: &decided, scores: &scores, align: self.align, budget }.open()?;
         let turned = |(margin, open): (&f64, &bool)| {

@@ -1,6 +1,6 @@
 //! What happens to a run's gates between steps: their start, and what their life cycle says.
 
-use crate::config::{Align, GateStart, Weighting};
+use crate::config::{GateStart, Weighting};
 use crate::error::Result;
 use crate::events::{Event, Listener, notify};
 use crate::learn::average::Average;
@@ -103,18 +103,10 @@ impl Fit {
         Ok(())
     }
 
-    /// The multiples of channels that sites are frozen at.
-    fn align(&self) -> usize {
-        match self.config.gates.align {
-            Some(Align::Channels(align)) => align,
-            Some(Align::Auto(_)) | None => 1,
-        }
-    }
-
     /// How many gates open and close together at most, for their site to be aligned.
     fn gates_together(&self) -> usize {
         let sizes = self.learner.network.spec().gate_sites().flat_map(|(_, gates)| gates.sizes());
-        self.align().div_ceil(sizes.min().unwrap_or(1).max(1))
+        self.config.gates.freezes_at_multiples_of().div_ceil(sizes.min().unwrap_or(1).max(1))
     }
 
     /// The compute that a network may use when its gates freeze.
@@ -125,7 +117,7 @@ impl Fit {
             spending: &self.learner.spending,
             meter: &self.learner.budget_meter,
             target,
-            align: self.align(),
+            align: self.config.gates.freezes_at_multiples_of(),
             // As the network will see images when it is deployed: a random crop can look quite
             // unlike them.
             pass: self.training_pass(&self.images.train_as_deployed, BUDGET_BATCHES),

@@ -177,10 +177,7 @@ fn set_damaged_aside(run: &RunDir, damaged: &Damaged, notes: &mut Vec<String>) -
 
 /// What the gates of a run can reach.
 fn reach(config: &Config, spec: &NetSpec, spending: &Spending, times: Option<&Times>) -> Reach {
-    let align = match config.gates.align {
-        Some(Align::Channels(align)) if config.gates.freeze_after.is_some() => align,
-        _ => 1,
-    };
+    let align = config.gates.freezes_at_multiples_of();
     Reach::of(spec, spending, align, times.map(|times| &times.table))
 }
 

@@ -105,11 +105,7 @@ pub(crate) fn settle(
     if filters && gates.freeze_after.is_some() && to_settle {
         gates.align = Some(Align::Channels(table.align));
     }
-    let align = match gates.align {
-        Some(Align::Channels(align)) if gates.freeze_after.is_some() => align,
-        _ => 1,
-    };
-    if filters && !align.is_multiple_of(table.align) {
+    if filters && !gates.freezes_at_multiples_of().is_multiple_of(table.align) {
         notes.push(format!(
             "costs were measured at multiples of {} channels, and gates do not freeze at those: what other widths cost is \
              a guess between them (gates.freeze_after, gates.align)",
