@@ -120,8 +120,8 @@ fn a_table_of_macs_says_of_any_widths_what_macs_are() {
             let open = decisions(&spec, seed);
             let expected = macs.of_gates(&open).unwrap();
             close(spending.of_gates(&open).unwrap(), expected);
-            // A pruned network has the widths that were left; where it reads or writes all the same, MACs do not
-            // count that, and a table counts what is there.
+            // A pruned network has the widths that were left; where it reads or writes all the
+            // same, MACs do not count that, and a table counts what is there.
             let decisions: Vec<Decision> =
                 open.iter().map(|open| if *open { Decision::Open } else { Decision::Closed }).collect();
             let pruned = network.prune(&decisions).unwrap();

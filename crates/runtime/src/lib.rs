@@ -1,9 +1,9 @@
 //! Networks where they will run: this program's own libtorch, TorchScript, ONNX Runtime, OpenVINO.
 //!
-//! A [`Model`] is a network in one of them: it takes images and gives logits. To compare times, each
-//! runtime gets a process of its own ([`Worker`], which answers through [`serve()`]), for their
-//! threads wait for each other in different ways; [`in_turn`] then times all of them in turn, so that
-//! a machine that changes its pace changes it for all.
+//! A [`Model`] is a network in one of them: it takes images and gives logits. To compare times,
+//! each runtime gets a process of its own ([`Worker`], which answers through [`serve()`]), for
+//! their threads wait for each other in different ways; [`in_turn`] then times all of them in turn,
+//! so that a machine that changes its pace changes it for all.
 
 mod array;
 mod error;

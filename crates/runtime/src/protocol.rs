@@ -10,14 +10,15 @@ use std::path::PathBuf;
 pub(crate) enum Request {
     /// Say whether the runtime is there.
     Ready,
-    /// Load a network from a file; models count from 0. A checkpoint does not say whether what gates
-    /// close is skipped.
+    /// Load a network from a file; models count from 0. A checkpoint does not say whether what
+    /// gates close is skipped.
     Load { file: PathBuf, skip: bool },
     /// Give a model images that lie in a file.
     Give { model: usize, file: PathBuf, layout: Layout },
     /// Compute logits once and write them to a file.
     Run { model: usize, file: PathBuf },
-    /// Compute so many times without a clock at least, until the processor is awake, and then with one.
+    /// Compute so many times without a clock at least, until the processor is awake, and then with
+    /// one.
     Time { model: usize, warm: u32, timed: u32 },
     /// Compute models one after the other, each once a round, for about so many seconds.
     Rounds { models: Vec<usize>, seconds: f64 },

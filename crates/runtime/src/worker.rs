@@ -110,9 +110,9 @@ impl Worker {
         }
     }
 
-    /// Seconds of each round of models, which run one after the other, every second round in reverse, for
-    /// about so many seconds. So what a model computes with is no warmer in the processor's memory than
-    /// it is in a network of many parts.
+    /// Seconds of each round of models, which run one after the other, every second round in
+    /// reverse, for about so many seconds. So what a model computes with is no warmer in the
+    /// processor's memory than it is in a network of many parts.
     ///
     /// # Errors
     /// If the runtime fails.
@@ -123,8 +123,8 @@ impl Worker {
         }
     }
 
-    /// Seconds of each operation of a model, by its name in the file; none where the runtime does not
-    /// tell.
+    /// Seconds of each operation of a model, by its name in the file; none where the runtime does
+    /// not tell.
     ///
     /// # Errors
     /// If the runtime fails.

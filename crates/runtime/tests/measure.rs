@@ -65,8 +65,8 @@ fn probes_have_the_widths_that_they_are_timed_for() {
     }
 }
 
-/// Made-up seconds of each probe of a group: what surrounds it, and copies of a block that takes its
-/// share of the time of all.
+/// Made-up seconds of each probe of a group: what surrounds it, and copies of a block that takes
+/// its share of the time of all.
 fn seconds(group: &Group, number: usize) -> Vec<Vec<f64>> {
     let of_probe = |probe: usize| if probe == 0 { 0.25 } else { 0.25 + group.copies as f64 * cost(group, probe) };
     let whole = std::iter::repeat_n(2.0, Timed::DENSE);

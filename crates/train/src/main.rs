@@ -89,8 +89,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Holds libtorch to the cores that the process may use, of which it sees the processor affinity but
-/// not the quota of a container (cgroup v1 and v2). `OMP_NUM_THREADS` decides otherwise.
+/// Holds libtorch to the cores that the process may use, of which it sees the processor affinity
+/// but not the quota of a container (cgroup v1 and v2). `OMP_NUM_THREADS` decides otherwise.
 fn limit_threads() {
     let decided = std::env::var_os("OMP_NUM_THREADS").is_some();
     let Ok(allowed) = std::thread::available_parallelism() else { return };

@@ -25,8 +25,8 @@ pub(crate) struct Device {
 /// Seconds that one shape of block is timed, if nothing else is asked for.
 pub(crate) const SECONDS: f64 = 15.0;
 
-/// By which multiples of channels this machine computes a network without gates well, in ONNX Runtime or,
-/// without that, TorchScript, one image at a time; says so.
+/// By which multiples of channels this machine computes a network without gates well, in ONNX
+/// Runtime or, without that, TorchScript, one image at a time; says so.
 pub(crate) fn best_alignment(spec: &NetSpec, image_size: u32) -> Result<usize> {
     let find = |runtime| Device { runtime, batch: 1, seconds: SECONDS }.alignment(spec, image_size);
     let (runtime, align) = match find(Runtime::OnnxRuntime) {

@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use trainer::{Checkpoint, Input};
 
-/// Writes a network as the file that a runtime reads, with the ending that it has there, unless it is
-/// there already. Gates decide by argmax.
+/// Writes a network as the file that a runtime reads, with the ending that it has there, unless it
+/// is there already. Gates decide by argmax.
 pub(crate) fn write_for(
     runtime: Runtime,
     network: &Network,

@@ -13,8 +13,8 @@ pub struct Allocation<'a> {
     pub decided: &'a [bool],
     /// How much each of them is worth, from 0: a probability, an importance.
     pub scores: &'a [f64],
-    /// Each site of filters gets a multiple of so many channels, or all it has; or none, which closes the
-    /// branch, where there is a path around it.
+    /// Each site of filters gets a multiple of so many channels, or all it has; or none, which
+    /// closes the branch, where there is a path around it.
     pub align: usize,
     /// The most that the network without its gates may spend.
     pub budget: f64,
@@ -58,12 +58,12 @@ impl Site {
 }
 
 impl Allocation<'_> {
-    /// Which gates are open: of each site those of the highest scores. A site begins at the multiple
-    /// below what is decided, and at the lowest if there is none below; one that is closed
+    /// Which gates are open: of each site those of the highest scores. A site begins at the
+    /// multiple below what is decided, and at the lowest if there is none below; one that is closed
     /// altogether stays closed, and layers stay as they are. What is left of the budget buys wider
     /// sites, those of the most score for what they spend first; what is over it is given back
-    /// likewise, a whole branch perhaps. A step may be several multiples wide, for spending need not
-    /// grow evenly.
+    /// likewise, a whole branch perhaps. A step may be several multiples wide, for spending need
+    /// not grow evenly.
     ///
     /// # Errors
     /// If there is not one decision and one score for each gate, or the budget cannot be met.
@@ -110,8 +110,8 @@ impl Allocation<'_> {
         Ok(decided)
     }
 
-    /// The site and its level whose step up buys, or whose step down costs, the best score for what it
-    /// spends. Steps up stay within the budget.
+    /// The site and its level whose step up buys, or whose step down costs, the best score for what
+    /// it spends. Steps up stay within the budget.
     fn best_step(&self, sites: &[Site], open: &[f64], spent: f64, step: Step) -> Option<(usize, usize)> {
         let mut best: Option<(f64, usize, usize)> = None;
         for (number, site) in sites.iter().enumerate() {
@@ -204,8 +204,8 @@ impl Allocation<'_> {
 }
 
 impl Spending {
-    /// The least that a network spends, its gates included, whose sites of filters have a multiple of
-    /// `align` channels, or all, and whose layers are closed.
+    /// The least that a network spends, its gates included, whose sites of filters have a multiple
+    /// of `align` channels, or all, and whose layers are closed.
     pub fn narrowest(&self, align: usize) -> f64 {
         let none = vec![0.0; self.widths.iter().map(|width| width.sizes.len()).sum()];
         let all = vec![true; none.len()];

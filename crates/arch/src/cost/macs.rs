@@ -230,8 +230,8 @@ impl Cost {
     }
 }
 
-/// The widths that the gates of a network decide about, in the order of its sites; the first is 1, for
-/// what has none.
+/// The widths that the gates of a network decide about, in the order of its sites; the first is 1,
+/// for what has none.
 pub(super) fn widths(spec: &NetSpec) -> Vec<Width> {
     let of_site = |block: usize, gates: &GateSite| {
         let (fixed, sizes) = match gates.site {

@@ -5,8 +5,8 @@ use crate::error::Result;
 use gumbel_gates::GateValues;
 use tch::{Device, Kind, Tensor};
 
-/// Counts what forward passes spend from their gate values, on their device and differentiably: MACs,
-/// or what else a [`Spending`] counts.
+/// Counts what forward passes spend from their gate values, on their device and differentiably:
+/// MACs, or what else a [`Spending`] counts.
 #[derive(Debug)]
 pub struct Meter {
     /// Channels behind each gate: `[G]` in float64.
@@ -38,8 +38,8 @@ pub struct Meter {
 struct Branches {
     /// For each width the least of it that is known: `[W]` in float64.
     least: Tensor,
-    /// The widths of each term's branch, those that have fewer filled with one that is 1: several times
-    /// `[T]`.
+    /// The widths of each term's branch, those that have fewer filled with one that is 1: several
+    /// times `[T]`.
     widths: Vec<Tensor>,
 }
 
@@ -277,7 +277,8 @@ impl Meter {
         Ok(blocks.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)?.f_add_scalar(self.outside)?)
     }
 
-    /// What is used on average as a share of the network's without gates, a scalar tensor in float32.
+    /// What is used on average as a share of the network's without gates, a scalar tensor in
+    /// float32.
     ///
     /// # Errors
     /// If there are no gates, or the gate values belong to another network.

@@ -4,8 +4,8 @@ use super::macs::{Cost, Width};
 use crate::error::{Error, Result};
 
 /// What a forward pass spends, as a function of the open channels at each site of gates and of the
-/// layers that are open: multiply-accumulates, or the entries of a [`crate::CostTable`]. It is a sum of
-/// terms, each linear in every width between two of its widths.
+/// layers that are open: multiply-accumulates, or the entries of a [`crate::CostTable`]. It is a
+/// sum of terms, each linear in every width between two of its widths.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Spending {
     /// Spent outside the blocks, without the gates themselves.
@@ -16,9 +16,9 @@ pub struct Spending {
     pub(super) blocks: Vec<f64>,
     /// The widths that gates decide about; the first is 1, for what has none.
     pub(super) widths: Vec<Width>,
-    /// For each block the widths of its branch, each with the least of it that terms of the branch know:
-    /// below that the branch fades in proportion, until it is gone without any channel. Empty where
-    /// terms know all widths.
+    /// For each block the widths of its branch, each with the least of it that terms of the branch
+    /// know: below that the branch fades in proportion, until it is gone without any channel. Empty
+    /// where terms know all widths.
     pub(super) least: Vec<Vec<(usize, f64)>>,
     pub(super) terms: Vec<Term>,
 }
@@ -125,8 +125,8 @@ impl Spending {
         self.most() - self.least()
     }
 
-    /// The same, but never less where a width grows, for what learns from slopes and what searches for a
-    /// threshold: costs that were measured have noise, and runtimes have steps.
+    /// The same, but never less where a width grows, for what learns from slopes and what searches
+    /// for a threshold: costs that were measured have noise, and runtimes have steps.
     pub fn steady(&self) -> Self {
         let terms = self.terms.iter().map(|term| {
             let amount = match &term.amount {
@@ -141,8 +141,8 @@ impl Spending {
         Self { terms: terms.collect(), ..self.clone() }
     }
 
-    /// Of the network without its gates, where these are open and the others closed, in the order of
-    /// [`gumbel_gates::GateValues::joined`].
+    /// Of the network without its gates, where these are open and the others closed, in the order
+    /// of [`gumbel_gates::GateValues::joined`].
     ///
     /// # Errors
     /// If there is not one decision per gate.
@@ -151,15 +151,15 @@ impl Spending {
         Ok(self.of_widths(&self.open_widths(open)))
     }
 
-    /// Of the network with its gates, where each is open for so large a share of the images, in the order
-    /// of [`gumbel_gates::GateValues::joined`]: exact where they are 0 or 1, and for layers.
+    /// Of the network with its gates, where each is open for so large a share of the images, in the
+    /// order of [`gumbel_gates::GateValues::joined`]: exact where they are 0 or 1, and for layers.
     pub fn of_rates(&self, rates: &[f64]) -> f64 {
         self.of_widths(&self.mean_widths(rates.iter().copied())) + self.gates
     }
 
     /// For each gate what is saved when it alone is closed, in the order of
-    /// [`gumbel_gates::GateValues::joined`]: by the size of what it closes its share of what half of
-    /// its site saves.
+    /// [`gumbel_gates::GateValues::joined`]: by the size of what it closes its share of what half
+    /// of its site saves.
     pub fn per_gate(&self) -> Vec<f64> {
         let full: Vec<f64> = self.widths.iter().map(|width| width.full() as f64).collect();
         let mut saved = Vec::new();
@@ -232,8 +232,8 @@ impl Term {
     }
 }
 
-/// Costs that never fall where a width grows: of each the least of what is at least as wide, for a site
-/// could have filters of zeros up to that.
+/// Costs that never fall where a width grows: of each the least of what is at least as wide, for a
+/// site could have filters of zeros up to that.
 fn steady(costs: &[f64], columns: usize) -> Vec<f64> {
     let mut least = costs.to_vec();
     for at in (0..costs.len()).rev() {

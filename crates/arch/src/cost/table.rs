@@ -149,10 +149,10 @@ impl CostTable {
         )))
     }
 
-    /// What a network spends, one that pruning left too, as a function of what its gates leave open.
-    /// What several sites of a block save together is taken from pairs of neighbors:
-    /// open + Σ pairs − Σ sites that two pairs share, each as its difference to open. Below the least
-    /// width that was measured of a site, its branch fades in proportion.
+    /// What a network spends, one that pruning left too, as a function of what its gates leave
+    /// open. What several sites of a block save together is taken from pairs of neighbors: open + Σ
+    /// pairs − Σ sites that two pairs share, each as its difference to open. Below the least width
+    /// that was measured of a site, its branch fades in proportion.
     ///
     /// # Errors
     /// If the table has no costs for a block or for a site of it.
@@ -235,8 +235,8 @@ impl TableBlock {
     }
 }
 
-/// The terms of one block: closed + layer · what is left of the branch · (open − closed + Σ grids, each as its
-/// difference to open).
+/// The terms of one block: closed + layer · what is left of the branch · (open − closed + Σ grids,
+/// each as its difference to open).
 struct Terms<'a> {
     table: &'a CostTable,
     block: &'a BlockSpec,
@@ -295,8 +295,8 @@ impl Terms<'_> {
         self.block.gates.iter().position(|gates| gates.site == site).map(|at| self.first + at)
     }
 
-    /// The widths that a grid is over; none if they are what they were when it was measured, and always
-    /// will be.
+    /// The widths that a grid is over; none if they are what they were when it was measured, and
+    /// always will be.
     fn factors(&self, grid: &TableGrid, spending: &mut Spending) -> Option<[usize; 2]> {
         let mut factors = [0; 2];
         let mut differs = false;

@@ -50,8 +50,8 @@ const IR_VERSION: i64 = 8;
 impl Network {
     /// The bytes of an ONNX file of this network. Its input is `images` ([`OnnxInput`]), its output
     /// `logits` [N, classes]; where gates remain, a second output `gate_values` [N, gates]. Gates
-    /// that ignore the image are decided by the policy, and what they close is cut away, unless they
-    /// are to be kept. A layer that others close is skipped: then a `Loop` takes each image by
+    /// that ignore the image are decided by the policy, and what they close is cut away, unless
+    /// they are to be kept. A layer that others close is skipped: then a `Loop` takes each image by
     /// itself, and the layer is the branch of an `If`. Filters that others close are computed and
     /// multiplied by zero. Constants have the names of the state dict, batch norms folded into the
     /// layers before them.
@@ -160,8 +160,8 @@ fn each_image(graph: &Graph, options: &OnnxOptions) -> Result<Printer> {
 /// Prints operations as nodes of ONNX.
 #[derive(Default)]
 struct Printer {
-    /// Begins the names of constants that many nodes share: an inner graph has its own, for runtimes
-    /// look no further when they prepare weights.
+    /// Begins the names of constants that many nodes share: an inner graph has its own, for
+    /// runtimes look no further when they prepare weights.
     scope: String,
     /// Whether the nodes compute one image.
     alone: bool,
@@ -376,8 +376,9 @@ impl Printer {
         self.node("Unsqueeze", name, &[&values, &axes], Vec::new());
     }
 
-    /// Adds a bias `[C]` to features: as a convolution of each channel by itself with a weight of 1, for which
-    /// runtimes keep the layout that convolutions compute fastest in. A sum would convert it twice.
+    /// Adds a bias `[C]` to features: as a convolution of each channel by itself with a weight of
+    /// 1, for which runtimes keep the layout that convolutions compute fastest in. A sum would
+    /// convert it twice.
     fn add_bias(&mut self, name: &str, features: &str, bias: &str) -> Result<()> {
         let is_bias = |constant: &&onnx_format::Tensor| constant.name.as_deref() == Some(bias);
         let channels = self.constants.iter().find(is_bias).and_then(|constant| constant.dims.first().copied());

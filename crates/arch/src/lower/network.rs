@@ -11,8 +11,8 @@ use std::collections::HashMap;
 use tch::Tensor;
 use torch_ext::BatchNorm;
 
-/// How a network becomes operations. Values that are not those of a layer have a slash in their names,
-/// which no layer's has.
+/// How a network becomes operations. Values that are not those of a layer have a slash in their
+/// names, which no layer's has.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Lowering {
     /// How gates decide: argmax, always-open or a threshold. None are left if all are open.
@@ -276,14 +276,14 @@ impl Lowered<'_> {
         }
     }
 
-    /// Whether a layer is not computed where its gate closes. What is closed for all images is cut, or
-    /// to be seen.
+    /// Whether a layer is not computed where its gate closes. What is closed for all images is cut,
+    /// or to be seen.
     fn skips(&self, gates: &GateSite) -> bool {
         self.skip && gates.kind == GateKind::Dependent
     }
 
-    /// What the features at each site of the block are multiplied by; for a layer that is skipped its
-    /// gate values.
+    /// What the features at each site of the block are multiplied by; for a layer that is skipped
+    /// its gate values.
     fn gates(&mut self, x: &str, block: &BlockSpec) -> Result<Factors> {
         let mut factors = Factors::new();
         let Some(threshold) = self.threshold.filter(|_| !block.gates.is_empty()) else { return Ok(factors) };
@@ -318,8 +318,9 @@ impl Lowered<'_> {
         self.node(format!("{name}/margins"), Operation::SameMargins(gates.count()), &[&logits, x])
     }
 
-    /// The margins of gates that look at the image, from the pooled input by two layers. With folded
-    /// batch norms the first layer holds its own, the second one the difference of the logits.
+    /// The margins of gates that look at the image, from the pooled input by two layers. With
+    /// folded batch norms the first layer holds its own, the second one the difference of the
+    /// logits.
     fn margins(&mut self, pooled: &str, block: &BlockSpec, gates: &GateSite) -> Result<String> {
         let name = in_block(&block.name, &gates.site.name());
         let [first, second] = ["fc1", "fc2"].map(|layer| format!("{name}.{layer}"));

@@ -27,8 +27,9 @@ impl Network {
         self.prune_padded(decisions, 1)
     }
 
-    /// The same, but each site that keeps something gets a multiple of `align` channels, or all: what is
-    /// added are filters with weights of zero. It computes what the pruned network computes.
+    /// The same, but each site that keeps something gets a multiple of `align` channels, or all:
+    /// what is added are filters with weights of zero. It computes what the pruned network
+    /// computes.
     ///
     /// # Errors
     /// As [`Self::prune`].

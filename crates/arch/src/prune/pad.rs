@@ -1,13 +1,14 @@
-//! Filters with weights of zero in the place of some that are closed, for widths that devices compute
-//! well.
+//! Filters with weights of zero in the place of some that are closed, for widths that devices
+//! compute well.
 
 use super::decision::Decision;
 use super::tensors::Tensors;
 use crate::error::Result;
 use crate::spec::{BlockSpec, ConvSpec, GateSite, Shortcut, Site};
 
-/// The decisions about a block's gates with some of the closed ones open, so that each site that keeps
-/// something has a multiple of `align` channels, or all. What they decide about computes zeros.
+/// The decisions about a block's gates with some of the closed ones open, so that each site that
+/// keeps something has a multiple of `align` channels, or all. What they decide about computes
+/// zeros.
 pub(super) fn pad(
     block: &BlockSpec,
     decisions: &[Decision],

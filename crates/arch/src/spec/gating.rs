@@ -73,8 +73,8 @@ impl BlockSpec {
         }
     }
 
-    /// The sites that filter gates can sit at, each with the channels that arrive there, in the order of
-    /// the branch and the projection last.
+    /// The sites that filter gates can sit at, each with the channels that arrive there, in the
+    /// order of the branch and the projection last.
     pub fn sites(&self) -> Vec<(Site, SiteKind, usize)> {
         let between = (1..self.branch.len()).map(|position| (Site::Between(position), SiteKind::Between));
         let sites = [(Site::Input, SiteKind::Input)].into_iter().chain(between);

@@ -14,8 +14,8 @@ fn coarsest(full: usize) -> usize {
     CANDIDATES.into_iter().rfind(|candidate| 2 * candidate <= full).unwrap_or(1)
 }
 
-/// Widths of a site whose times tell, ascending: the multiples of the coarsest candidate, all there is,
-/// and of each other candidate some between them that are no multiples of the next one.
+/// Widths of a site whose times tell, ascending: the multiples of the coarsest candidate, all there
+/// is, and of each other candidate some between them that are no multiples of the next one.
 pub(super) fn widths_that_tell(full: usize) -> Vec<usize> {
     let coarsest = coarsest(full);
     let mut widths = Vec::from([full]);
@@ -66,7 +66,8 @@ mod tests {
         for (full, most) in [(128, 32), (512, 32), (96, 32), (64, 32), (32, 16), (16, 8)] {
             let widths = widths_that_tell(full);
             for padded in [1, 8, 16, 32].into_iter().filter(|padded| *padded <= most) {
-                // A device that is slower at other widths, beside what does not depend on the width.
+                // A device that is slower at other widths, beside what does not depend on the
+                // width.
                 let slower = |width: usize| if width.is_multiple_of(padded) { 1.0 } else { 1.5 };
                 let time = |&width: &usize| 20.0 + slower(width) * width as f64;
                 let times: Vec<f64> = widths.iter().map(time).collect();

@@ -12,9 +12,9 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 impl Plan {
-    /// Writes a zip archive of `plan.json` and the probes as ONNX files, for `scripts/measure_times.py`. Their
-    /// weights are all alike, so that the archive is small: what a network takes does not depend on
-    /// them. `path` is what errors name.
+    /// Writes a zip archive of `plan.json` and the probes as ONNX files, for
+    /// `scripts/measure_times.py`. Their weights are all alike, so that the archive is small: what
+    /// a network takes does not depend on them. `path` is what errors name.
     ///
     /// # Errors
     /// If a probe cannot be made, or the file not be written.

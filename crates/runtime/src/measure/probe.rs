@@ -34,7 +34,8 @@ pub enum Change {
 const CLASSES: usize = 10;
 
 impl Probe {
-    /// Copies of a block, or none, between a convolution that makes features of that extent and a head.
+    /// Copies of a block, or none, between a convolution that makes features of that extent and a
+    /// head.
     pub(super) fn repeating(block: &BlockSpec, extent: usize, copies: usize) -> Self {
         let stem = ConvSpec {
             name: "conv1".into(),

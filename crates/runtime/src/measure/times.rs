@@ -18,9 +18,9 @@ impl Timed {
     /// How often the whole network is timed in a round: its errors are those of all probes.
     pub const DENSE: usize = 3;
 
-    /// From the seconds of each round, those of the whole network first, [`Timed::DENSE`] times. The
-    /// machine's pace is that of the round: what all take longer in one does not count. Of what is left
-    /// each one's median does.
+    /// From the seconds of each round, those of the whole network first, [`Timed::DENSE`] times.
+    /// The machine's pace is that of the round: what all take longer in one does not count. Of what
+    /// is left each one's median does.
     pub fn of(seconds: &[Vec<f64>]) -> Self {
         let medians: Vec<f64> = seconds.iter().map(|rounds| median(rounds.clone())).collect();
         let rounds = seconds.first().map_or(0, Vec::len);
@@ -52,8 +52,8 @@ impl Plan {
         self.groups.iter().zip(timed).filter_map(of_group).max().unwrap_or(1)
     }
 
-    /// The table of costs in milliseconds, from what was timed of what is outside the blocks, and of
-    /// each group. The sum over the whole network is what that takes.
+    /// The table of costs in milliseconds, from what was timed of what is outside the blocks, and
+    /// of each group. The sum over the whole network is what that takes.
     pub fn table(&self, outside: &Timed, timed: &[Timed], measured: Measured) -> CostTable {
         let groups = || self.groups.iter().zip(timed);
         let of_outside = outside.probes[0] / outside.dense;

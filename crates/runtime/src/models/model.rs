@@ -11,8 +11,8 @@ pub trait Model {
     /// If the network does not take such images.
     fn give(&mut self, images: &Array) -> Result<()>;
 
-    /// Chooses the fastest way to compute the images given last, where there are several. Comes before
-    /// runs that are timed.
+    /// Chooses the fastest way to compute the images given last, where there are several. Comes
+    /// before runs that are timed.
     ///
     /// # Errors
     /// As [`Model::run`].

@@ -59,7 +59,8 @@ impl OnnxRuntime {
 /// A session; one that writes what its operations take to files that begin with `profile`.
 fn session(path: &Path, threads: usize, profile: Option<&Path>) -> ort::Result<Session> {
     let mut builder = Session::builder()?.with_intra_threads(threads)?.with_log_level(LogLevel::Error)?;
-    // The threads of a session otherwise wait awake for more, and stand in the way of the next session.
+    // The threads of a session otherwise wait awake for more, and stand in the way of the next
+    // session.
     builder = builder.with_config_entry("session.force_spinning_stop", "1")?;
     if let Some(profile) = profile {
         builder = builder.with_profiling(profile)?;

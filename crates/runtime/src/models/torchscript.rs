@@ -15,7 +15,8 @@ use torch_ext::Script;
 pub struct TorchScript {
     script: Script,
     optimized: Option<Script>,
-    /// The shape of images for which the faster form was chosen, and whether it is the optimized one.
+    /// The shape of images for which the faster form was chosen, and whether it is the optimized
+    /// one.
     chosen: Option<(Vec<i64>, bool)>,
     images: Tensor,
 }

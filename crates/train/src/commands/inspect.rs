@@ -28,7 +28,8 @@ pub(crate) struct Args {
     /// Side of the images the cost is for, in pixels [default: the checkpoint's or preset's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     image_size: Option<u32>,
-    /// A table of costs (train measure): also say what each block costs by it, and what gates can reach
+    /// A table of costs (train measure): also say what each block costs by it, and what gates can
+    /// reach
     #[arg(long, value_name = "FILE")]
     times: Option<PathBuf>,
     /// Print the result as JSON

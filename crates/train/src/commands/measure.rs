@@ -31,8 +31,8 @@ pub(crate) struct Args {
     /// The table to write; must not exist
     #[arg(long, value_name = "FILE", required_unless_present = "probes")]
     out: Option<PathBuf>,
-    /// Write the networks to be timed to one file instead, for a device that this program does not run on:
-    /// scripts/measure_times.py makes the table there, with ONNX Runtime alone
+    /// Write the networks to be timed to one file instead, for a device that this program does not
+    /// run on: scripts/measure_times.py makes the table there, with ONNX Runtime alone
     #[arg(long, value_name = "FILE", conflicts_with_all = ["out", "runtime", "batch", "seconds"], requires = "align")]
     probes: Option<PathBuf>,
     /// What runs it: libtorch (this program), torchscript, onnxruntime or openvino
@@ -44,7 +44,8 @@ pub(crate) struct Args {
     /// Where filters will be gated: input, between, output, projection
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "between")]
     sites: Vec<String>,
-    /// Measure widths that are multiples of N channels [default: what this device computes well, which is measured first]
+    /// Measure widths that are multiples of N channels [default: what this device computes well,
+    /// which is measured first]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     align: Option<u16>,
     /// Widths of each site at most

@@ -16,8 +16,8 @@ use trainer::to_tensors;
 
 /// Classify images
 ///
-/// Prints the most probable classes of each image and what the network spent on it. Weights that tell
-/// 1000 classes apart without their names are taken for ImageNet's.
+/// Prints the most probable classes of each image and what the network spent on it. Weights that
+/// tell 1000 classes apart without their names are taken for ImageNet's.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  train predict --checkpoint runs/resnet50-aig/checkpoints/best.safetensors photo.jpg"

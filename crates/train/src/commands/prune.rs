@@ -44,13 +44,13 @@ pub(crate) struct Args {
     /// How gates decide: argmax, threshold=P or topk=K
     #[arg(long, value_name = "POLICY", default_value = "argmax")]
     policy: Policy,
-    /// Give each site of filters a multiple of N channels near what is decided, within the same MACs:
-    /// runtimes compute those fastest. Other gates are open than decided, so logits change. "auto"
-    /// measures what ONNX Runtime computes well on this machine
+    /// Give each site of filters a multiple of N channels near what is decided, within the same
+    /// MACs: runtimes compute those fastest. Other gates are open than decided, so logits change.
+    /// "auto" measures what ONNX Runtime computes well on this machine
     #[arg(long, value_name = "N|auto", value_parser = multiple)]
     align: Option<Multiple>,
-    /// With --align, keep what is decided and the logits: sites get filters of zeros up to a multiple,
-    /// for more MACs
+    /// With --align, keep what is decided and the logits: sites get filters of zeros up to a
+    /// multiple, for more MACs
     #[arg(long, requires = "align")]
     pad: bool,
     /// Share of the images of --data that must agree, above 0.5
@@ -170,7 +170,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     Ok(Done::ok(text))
 }
 
-/// What the budget of a network counts, before and after: by a table of costs, if it is still there.
+/// What the budget of a network counts, before and after: by a table of costs, if it is still
+/// there.
 fn counted(training: &Training, specs: [&NetSpec; 2], costs: &[Cost; 2]) -> [Spending; 2] {
     let gates = &training.config.gates;
     let table =
@@ -213,7 +214,8 @@ fn decisions(args: &Args, loaded: &Loaded) -> Result<Vec<Decision>> {
     Ok(independent.into_iter().zip(observed).map(decide).collect())
 }
 
-/// Decisions of the same MACs that leave multiples of `align` channels, by the gates' probabilities.
+/// Decisions of the same MACs that leave multiples of `align` channels, by the gates'
+/// probabilities.
 fn aligned(decisions: &[Decision], loaded: &Loaded, align: usize) -> Result<Vec<Decision>> {
     let network = &loaded.network;
     let size = loaded.input.image_size as usize;

@@ -35,8 +35,8 @@ pub struct GatesConfig {
     pub loss_on: LossOn,
     /// What the activation is a share of.
     pub weighting: Weighting,
-    /// The table of costs that `gates.weighting = "cost-table"` counts by, such as milliseconds of a
-    /// device (`train measure`). It is copied into the run's folder.
+    /// The table of costs that `gates.weighting = "cost-table"` counts by, such as milliseconds of
+    /// a device (`train measure`). It is copied into the run's folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-unit" = "a path"))]
     pub times: Option<PathBuf>,
@@ -82,8 +82,8 @@ pub struct GatesConfig {
     pub freeze_after: Option<f64>,
     /// When filter gates freeze, give each site a multiple of so many channels, within the same
     /// budget: runtimes compute those fastest. A number, or `"auto"`: what the table of
-    /// `gates.times` was measured in, else what this machine's ONNX Runtime computes well, measured at
-    /// the start. With a table it is `"auto"` by default, else 1: any number of channels.
+    /// `gates.times` was measured in, else what this machine's ONNX Runtime computes well, measured
+    /// at the start. With a table it is `"auto"` by default, else 1: any number of channels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub align: Option<Align>,
 }
@@ -191,8 +191,9 @@ pub enum Weighting {
     /// The MACs it decides about: the activation is the share of the whole network's MACs that is
     /// used.
     Network,
-    /// What the table of `gates.times` says of it: the activation is the share of the whole network's
-    /// cost that is used. For filter gates that ignore the image and layer gates of both kinds.
+    /// What the table of `gates.times` says of it: the activation is the share of the whole
+    /// network's cost that is used. For filter gates that ignore the image and layer gates of both
+    /// kinds.
     CostTable,
 }
 

@@ -81,8 +81,8 @@ fn choices(root: &Schema, schema: &Schema) -> Vec<(String, String)> {
     variants(root, schema).into_iter().flat_map(of).collect()
 }
 
-/// The variants of a schema, those of variants in their place. That an optional value may be null goes
-/// without saying.
+/// The variants of a schema, those of variants in their place. That an optional value may be null
+/// goes without saying.
 fn variants<'a>(root: &'a Schema, schema: &'a Schema) -> Vec<&'a Schema> {
     let own = schema["anyOf"].as_array().into_iter().flatten().map(|variant| resolved(root, variant));
     let flat = own.flat_map(|variant| match variant["anyOf"].is_null() {

@@ -24,8 +24,8 @@ const LATER_PARTS: u64 = u64::MAX - 3;
 
 /// What a step of training works with, and all that it may change.
 ///
-/// Cost, spending, meters and objective follow from the network's spec: where a network becomes smaller, a new
-/// learner takes the place of the old one.
+/// Cost, spending, meters and objective follow from the network's spec: where a network becomes
+/// smaller, a new learner takes the place of the old one.
 #[derive(Debug)]
 pub(crate) struct Learner {
     /// The network that learns.
@@ -60,8 +60,9 @@ struct Done {
 }
 
 impl Learner {
-    /// A learner for `network`, of that cost, that spends so much of what its budget counts. Its guard, and what the average has followed, go on
-    /// from `progress`; the tensors are in place already.
+    /// A learner for `network`, of that cost, that spends so much of what its budget counts. Its
+    /// guard, and what the average has followed, go on from `progress`; the tensors are in place
+    /// already.
     ///
     /// # Errors
     /// If the device refuses a tensor.

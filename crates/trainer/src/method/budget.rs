@@ -65,9 +65,9 @@ impl Budget<'_> {
         of(margins(listeners)?.f_gt(0.0)?.f_to_kind(Kind::Float)?)
     }
 
-    /// Gives each site of filters an aligned width within the target, by the gates' probabilities of
-    /// being open. The margin of a gate that decides otherwise then is turned around. Returns the
-    /// activation of the decisions.
+    /// Gives each site of filters an aligned width within the target, by the gates' probabilities
+    /// of being open. The margin of a gate that decides otherwise then is turned around. Returns
+    /// the activation of the decisions.
     fn align_widths(&self, target: f64) -> Result<f64> {
         let margins: Vec<f64> = self
             .network
@@ -132,11 +132,12 @@ impl Budget<'_> {
     }
 }
 
-/// How far below its target frozen gates may stay unremarked, beyond what the largest gate decides about.
+/// How far below its target frozen gates may stay unremarked, beyond what the largest gate decides
+/// about.
 const UNSPENT_WORTH_A_NOTE: f64 = 0.02;
 
-/// Whether gates that froze at the activation `found` left more of the target unspent than the size of
-/// `together` single gates, which open and close together, explains.
+/// Whether gates that froze at the activation `found` left more of the target unspent than the size
+/// of `together` single gates, which open and close together, explains.
 pub(crate) fn leaves_unspent(
     found: f64,
     target: f64,

@@ -21,8 +21,8 @@ pub struct Objective {
     pub weighting: Weighting,
     /// Which misses of the target it sees.
     pub sides: Sides,
-    /// What each gate counts: the MACs, or the cost, that it decides about. Absent where all count the
-    /// same.
+    /// What each gate counts: the MACs, or the cost, that it decides about. Absent where all count
+    /// the same.
     pub gate_costs: Option<Vec<f64>>,
     /// How much a teacher counts, if there is one.
     pub distillation: Distillation,
@@ -85,7 +85,8 @@ pub struct Terms {
 }
 
 impl Objective {
-    /// The objective of a configuration for a network that spends so much of what its budget counts.
+    /// The objective of a configuration for a network that spends so much of what its budget
+    /// counts.
     pub fn new(config: &Config, spending: &Spending) -> Self {
         let (gates, distillation) = (&config.gates, &config.distillation);
         Self {

@@ -77,8 +77,8 @@ impl Sums {
 }
 
 impl Weighting {
-    /// The activation of a network that used `summary`: what is held to the target. `spending` is of
-    /// MACs, or by the table that is counted by.
+    /// The activation of a network that used `summary`: what is held to the target. `spending` is
+    /// of MACs, or by the table that is counted by.
     pub fn activation(self, summary: &Summary, spending: &Spending) -> f64 {
         match self {
             Self::Gates => summary.open_rate(),

@@ -43,7 +43,8 @@ impl Fit {
         self.learner.network.compute_in(self.config.train.precision.half());
         let importance = importance?;
         Ok(match &self.learner.objective.gate_costs {
-            // What counts is what a gate saves. What hardly saves anything would matter beyond all measure.
+            // What counts is what a gate saves. What hardly saves anything would matter beyond all
+            // measure.
             Some(costs) => {
                 let least = (costs.iter().sum::<f64>() / costs.len().max(1) as f64 / 100.0).max(f64::MIN_POSITIVE);
                 importance.iter().zip(costs).map(|(importance, cost)| importance / cost.max(least)).collect()

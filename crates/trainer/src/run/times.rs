@@ -18,8 +18,8 @@ impl Times {
     /// The table of a run that counts by one: of a run that goes on its own copy.
     ///
     /// # Errors
-    /// If the file cannot be read, is no table, is of another network, or is not the one that the run
-    /// began with.
+    /// If the file cannot be read, is no table, is of another network, or is not the one that the
+    /// run began with.
     pub fn read(
         config: &Config,
         folder: &Folder,
@@ -78,8 +78,8 @@ pub(crate) fn spending(spec: &NetSpec, cost: &Cost, times: Option<&Times>) -> Re
     })
 }
 
-/// What the table says of keys that are left to it: the target as a share, and the multiples of channels
-/// that it was measured in. Notes if gates do not freeze at those.
+/// What the table says of keys that are left to it: the target as a share, and the multiples of
+/// channels that it was measured in. Notes if gates do not freeze at those.
 ///
 /// # Errors
 /// If the target is more than the network spends.

@@ -244,9 +244,9 @@ fn every_shipped_configuration_trains() {
         let outcome = fit.run(&mut [Box::new(notes.clone())], &AtomicBool::new(false)).unwrap();
         let Outcome::Finished(verdict) = outcome else { panic!("nothing interrupts {}", path.display()) };
         assert!(verdict.evaluation.summary.loss.is_finite() && verdict.activation.is_some());
-        // The line about the run and that of the decision, and no warning, but that half an epoch is
-        // little to train on in, and that whole blocks of a network that has hardly learned anything
-        // can only be decided roughly.
+        // The line about the run and that of the decision, and no warning, but that half an epoch
+        // is little to train on in, and that whole blocks of a network that has hardly learned
+        // anything can only be decided roughly.
         let mut notes = notes.0.borrow().clone();
         let late = "gates freeze after epoch 0.5 of 1: less than an epoch is left";
         assert_eq!(notes.iter().any(|note| note.starts_with(late)), freezes, "{notes:?}");

@@ -111,7 +111,8 @@ fn a_run_goes_on_exactly_with_its_own_copy_of_the_table_alone() {
     assert!((fit.spending().dense() - 56.0).abs() < 1e-9);
     drop(fit);
     fs::write(&path, &text).unwrap();
-    // Stopped before its first state it begins once more with the same configuration, left open as it was.
+    // Stopped before its first state it begins once more with the same configuration, left open as
+    // it was.
     let parts = folder.path().join("early");
     drop(trainer::Fit::prepare(config(), Some(parts.clone()), Resume::No, tch::Device::Cpu).unwrap());
     run(config(), &parts, true, None).unwrap().unwrap();

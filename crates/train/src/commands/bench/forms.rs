@@ -95,8 +95,8 @@ impl<'a> Forms<'a> {
         Ok(Cost::of(self.network(runtime, form).spec(), size, size)?)
     }
 
-    /// MACs per image that a form computes, as a mean over batches. Files compute filters that gates
-    /// close for some images, and multiply them.
+    /// MACs per image that a form computes, as a mean over batches. Files compute filters that
+    /// gates close for some images, and multiply them.
     pub(super) fn macs(&self, runtime: Runtime, form: Form, batches: &[Tensor]) -> Result<f64> {
         let cost = self.cost(runtime, form)?;
         match form {

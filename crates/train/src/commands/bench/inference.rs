@@ -60,15 +60,15 @@ pub(crate) struct Inference {
     /// are installed]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     runtime: Vec<Runtime>,
-    /// A table of times (train measure): also say what it predicts for the pruned network, beside what
-    /// is measured in its runtime with its size of batches
+    /// A table of times (train measure): also say what it predicts for the pruned network, beside
+    /// what is measured in its runtime with its size of batches
     #[arg(long, value_name = "FILE")]
     times: Option<PathBuf>,
     /// Take --times from another machine, or of another number of threads
     #[arg(long, requires = "times")]
     any_machine: bool,
-    /// Also name the layers of the pruned network whose time did not fall as their MACs did, in ONNX
-    /// Runtime and OpenVINO
+    /// Also name the layers of the pruned network whose time did not fall as their MACs did, in
+    /// ONNX Runtime and OpenVINO
     #[arg(long, conflicts_with = "json")]
     layers: bool,
     /// Images per batch

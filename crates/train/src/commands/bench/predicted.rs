@@ -77,8 +77,8 @@ impl Predicted {
         self.total[1] / self.total[0]
     }
 
-    /// Both shares and, where the runtime tells what operations take, dense and pruned, the blocks that err
-    /// most.
+    /// Both shares and, where the runtime tells what operations take, dense and pruned, the blocks
+    /// that err most.
     pub(super) fn text(&self, measured: f64, operations: [&[(String, f64)]; 2]) -> String {
         let error = self.share() / measured - 1.0;
         let mut text = format!(

@@ -15,8 +15,8 @@ pub(super) enum Share {
     Macs(f64),
 }
 
-/// Opens a share of the gates, which `seed` chooses; with `align` multiples of so many channels, for
-/// the same MACs.
+/// Opens a share of the gates, which `seed` chooses; with `align` multiples of so many channels,
+/// for the same MACs.
 pub(super) fn decide(network: &Network, cost: &Cost, share: &Share, align: Option<usize>, seed: u64) -> Result<()> {
     let count = network.spec().gate_count();
     if count == 0 {

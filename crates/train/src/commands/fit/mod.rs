@@ -110,8 +110,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     }
 }
 
-/// Finds out by which multiples of channels this machine computes well, where that is asked for and no
-/// table of costs says it. A run that goes on has found it out.
+/// Finds out by which multiples of channels this machine computes well, where that is asked for and
+/// no table of costs says it. A run that goes on has found it out.
 fn settle_alignment(args: &Args, config: &mut Config) -> Result<()> {
     if !matches!(config.gates.align, Some(Align::Auto(_))) || config.gates.times.is_some() {
         return Ok(());

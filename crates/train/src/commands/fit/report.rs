@@ -55,8 +55,8 @@ pub(super) fn dry_json(found: &DryRun) -> String {
     format!("{value:#}\n")
 }
 
-/// `published` is what the network cost before it was made smaller, if it was; `program` is how this
-/// one was called.
+/// `published` is what the network cost before it was made smaller, if it was; `program` is how
+/// this one was called.
 pub(super) fn text(verdict: &Verdict, published: Option<u64>, program: &str) -> String {
     let facts = quality(verdict).into_iter().chain(gates(verdict)).chain(costs(verdict, published));
     let next = [("next", next(verdict, program))];
