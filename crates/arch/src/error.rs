@@ -88,6 +88,15 @@ pub enum Error {
         /// The block.
         block: String,
     },
+    /// Repair is for networks whose gates are all cut.
+    #[error("{gates} gates are left that look at the image; a network is repaired once all gates are cut out of it")]
+    GatesLeft {
+        /// How many.
+        gates: usize,
+    },
+    /// Repair learns from images.
+    #[error("there are no images to repair a network over; expected at least one batch")]
+    NoImages,
     /// The images are too small for the network's strides.
     #[error("images of {height}×{width} are too small for {name}: '{layer}' would have no output")]
     ImageTooSmall {

@@ -45,7 +45,7 @@ pub use export::{OnnxInput, OnnxOptions, ScriptOptions, npz_bytes};
 pub use network::{CLASSIFIER_GROUP, Network};
 pub use network::{Classifier, FreshClassifier, Loaded};
 pub use network::{Execution, Mode, Observer, Output, Pass};
-pub use prune::Decision;
+pub use prune::{CutGates, Decision, RepairedBlock};
 pub use spec::{Activation, BlockSpec, ConvSpec, HeadSpec, NetSpec, PoolSpec, Shortcut, StemSpec};
 pub use spec::{Channels, GateSite, GroupSizes, Groups, Site, SiteKind};
 pub use spec::{Level, PRESETS, Preset, renamed};

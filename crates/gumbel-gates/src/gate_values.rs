@@ -40,6 +40,15 @@ impl GateValues {
         self.sites.is_empty()
     }
 
+    /// The gate values of one image, [1, n] at each site, for a batch of `images`: [N, n].
+    ///
+    /// # Errors
+    /// If they are those of several images.
+    pub fn of_batch(&self, images: i64) -> Result<Self> {
+        let sites = self.sites.iter().map(|site| site.f_expand([images, -1], false)).collect::<tch::Result<_>>()?;
+        Ok(Self { sites })
+    }
+
     /// All gates side by side, sites in order: [N, number of gates].
     ///
     /// # Errors

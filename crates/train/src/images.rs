@@ -4,9 +4,10 @@ use crate::source::Loaded;
 use crate::usage::Usage;
 use anyhow::{Result, bail};
 use clap::Args;
-use data::{Loader, LoaderOptions, Order, Split, Transform};
+use data::{Loader, LoaderOptions, Order, Source as _, Split, Transform};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use trainer::Input;
 
 /// A folder of images, named as other commands name theirs or without `--data`.
 #[derive(Args, Debug)]
@@ -63,6 +64,21 @@ impl Reading {
         let split = Split::open_with_classes(&folder, loaded.named.then_some(&*loaded.classes))?;
         loaded.refuse_other_classes(&split)?;
         let (normalize, threads) = (loaded.input.normalize(), self.threads.into());
+        let options = LoaderOptions { transform, normalize, order, batch_size, threads, ..Default::default() };
+        Ok(Loader::new(Arc::new(split), options)?)
+    }
+
+    /// Shuffled batches of the images in the folder `train` of `data`, or in `data` itself if it
+    /// has no such folder, whatever their classes, or without any; prepared as in an evaluation.
+    pub(crate) fn any_images(&self, data: &Path, input: Input, batch_size: usize) -> Result<Loader> {
+        let folder = Split::folder(data, "train").unwrap_or_else(|| data.to_owned());
+        let split = match Split::open_with_classes(&folder, None) {
+            Err(data::Error::LooseImages { .. }) => Split::of_files(data::images_below(&folder)?),
+            split => split?,
+        };
+        let batch_size = batch_size.min(split.len());
+        let (transform, normalize, threads) = (input.transform(), input.normalize(), self.threads.into());
+        let order = Order::Shuffled(0);
         let options = LoaderOptions { transform, normalize, order, batch_size, threads, ..Default::default() };
         Ok(Loader::new(Arc::new(split), options)?)
     }

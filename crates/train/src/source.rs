@@ -3,7 +3,7 @@
 use crate::usage::Usage;
 use anyhow::{Result, bail};
 use arch::state_dict::StateDict;
-use arch::{Classifier, FreshClassifier, NetSpec, Network, Preset};
+use arch::{Classifier, CutGates, FreshClassifier, NetSpec, Network, Preset};
 use clap::Args;
 use data::{Source as _, Split, Transform, readable};
 use std::io::Write;
@@ -82,6 +82,16 @@ impl Source {
 }
 
 impl Loaded {
+    /// The gates that a run cut out of the network when they froze.
+    pub(crate) fn cut(&self) -> Option<&CutGates> {
+        self.training.as_ref()?.cut.as_ref()
+    }
+
+    /// The spec of the network with its gates, be they cut out of it.
+    pub(crate) fn spec(&self) -> &NetSpec {
+        self.cut().map_or(self.network.spec(), |cut| &cut.spec)
+    }
+
     /// Refuses a split whose classes are not the network's; one without class names is held to
     /// their number.
     pub(crate) fn refuse_other_classes(&self, split: &Split) -> Result<()> {

@@ -110,6 +110,8 @@ pub enum PassKind {
     Importance,
     /// Deciding gates by the threshold that meets the budget.
     Budget,
+    /// Collecting images to solve convolutions over that lost inputs.
+    Repair,
 }
 
 /// Somebody who is told what happens.

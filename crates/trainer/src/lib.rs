@@ -75,6 +75,7 @@ pub use measure::evaluate::Evaluator;
 pub use measure::pass::{Extent, ImagePass, to_tensors};
 pub use method::agreement::{GateObserver, Unanimity, independent_decisions};
 pub use method::objective::{Labels, Objective, Terms};
+pub use method::repair::repair;
 pub use results::evaluation::{Deviation, Evaluation};
 pub use results::gate_use::{GateState, GateUse, ImageUse, Polarization};
 pub use results::names::{SiteName, gate_names};

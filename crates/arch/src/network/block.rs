@@ -120,7 +120,7 @@ impl Block {
     }
 
     /// What goes around the branch, unless it is a projection.
-    fn shortcut(&self, input: &Tensor) -> Result<Option<Tensor>> {
+    pub fn shortcut(&self, input: &Tensor) -> Result<Option<Tensor>> {
         Ok(match &self.spec.shortcut {
             Shortcut::None | Shortcut::Projection(_) => None,
             Shortcut::Identity => Some(input.shallow_clone()),

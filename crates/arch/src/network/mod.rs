@@ -11,5 +11,5 @@ mod weights;
 
 pub use net::{CLASSIFIER_GROUP, Network};
 pub use pass::{Execution, Mode, Observer, Output, Pass};
-pub(crate) use select::positions;
+pub(crate) use select::{copy, positions};
 pub use weights::{Classifier, FreshClassifier, Loaded};

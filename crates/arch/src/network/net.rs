@@ -3,6 +3,7 @@
 use super::block::Block;
 use super::conv::Conv;
 use super::pass::{Context, Execution, Mode, Observer, Output, Pass, Unobserved};
+use super::select::copy;
 use crate::error::Result;
 use crate::spec::{NetSpec, Shortcut};
 use gumbel_gates::Policy;
@@ -132,12 +133,7 @@ impl Network {
 
     fn forward_with(&self, images: &Tensor, mut context: Context) -> Result<Output> {
         let _precision = self.half.map(|half| Autocast::to(half, self.device())).transpose()?;
-        let mut features = self.stem.forward(images, &mut context)?;
-        context.observer.features(&self.spec.stem.conv.name, &features)?;
-        if let Some(pool) = &self.spec.stem.pool {
-            let [kernel, stride, padding] = [pool.kernel, pool.stride, pool.padding].map(|size| [size as i64; 2]);
-            features = features.f_max_pool2d(kernel, stride, padding, [1, 1], false)?;
-        }
+        let mut features = self.stem_with(images, &mut context)?;
         let mut pooled = None;
         for block in &self.blocks {
             (features, pooled) = block.forward(&features, pooled, &mut context)?;
@@ -150,6 +146,35 @@ impl Network {
             averages = dropout(&averages, self.spec.head.dropout, seed)?;
         }
         context.output(self.classifier.forward(&averages)?.f_to_kind(Kind::Float)?)
+    }
+}
+
+/// Its parts one by one, in inference with every gate open, for who works on them one after the
+/// other.
+impl Network {
+    fn stem_with(&self, images: &Tensor, context: &mut Context) -> Result<Tensor> {
+        let features = self.stem.forward(images, context)?;
+        context.observer.features(&self.spec.stem.conv.name, &features)?;
+        let Some(pool) = &self.spec.stem.pool else { return Ok(features) };
+        let [kernel, stride, padding] = [pool.kernel, pool.stride, pool.padding].map(|size| [size as i64; 2]);
+        Ok(features.f_max_pool2d(kernel, stride, padding, [1, 1], false)?)
+    }
+
+    /// The features in front of the first block, for images [N, 3, H, W].
+    pub(crate) fn stem(&self, images: &Tensor) -> Result<Tensor> {
+        self.stem_with(images, &mut Context::new(Pass::inference(Policy::AlwaysOpen), None, &mut Unobserved))
+    }
+
+    /// The features behind a block for `input` in front of it, which stays as it is; `observer` is
+    /// shown its convolutions.
+    pub(crate) fn block(&self, number: usize, input: &Tensor, observer: &mut dyn Observer) -> Result<Tensor> {
+        let mut context = Context::new(Pass::inference(Policy::AlwaysOpen), None, observer);
+        Ok(self.blocks[number].forward(&copy(input)?, None, &mut context)?.0)
+    }
+
+    /// What goes around a block's branch for `input` in front of it, unless it is a projection.
+    pub(crate) fn shortcut(&self, number: usize, input: &Tensor) -> Result<Option<Tensor>> {
+        self.blocks[number].shortcut(input)
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) fn select_rows(input: &Tensor, rows: &Tensor) -> Result<Tensor> {
 }
 
 /// A copy in the same memory layout.
-pub(super) fn copy(input: &Tensor) -> Result<Tensor> {
+pub(crate) fn copy(input: &Tensor) -> Result<Tensor> {
     // Cloning preserves strides, which an out-of-place addition of nothing does too, with a
     // gradient.
     Ok(input.f_add_scalar(0.0)?)

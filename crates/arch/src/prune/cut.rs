@@ -6,6 +6,7 @@ use super::tensors::Tensors;
 use crate::error::{Error, Result};
 use crate::network::{Network, positions};
 use crate::spec::{Activation, BlockSpec, Channels, ConvSpec, GateSite, Groups, OpenChannels, Shortcut, Site};
+use std::collections::HashMap;
 use tch::{Kind, Tensor};
 
 impl Network {
@@ -34,6 +35,29 @@ impl Network {
     /// # Errors
     /// As [`Self::prune`].
     pub fn prune_padded(&self, decisions: &[Decision], align: usize) -> Result<Network> {
+        Ok(self.prune_all(decisions, align, Vec::new())?.0)
+    }
+
+    /// As [`Self::prune`], with tensors that go along with parameters: by their names and of their
+    /// shapes, such as the buffers of an optimizer, each map for itself. Each is cut as its
+    /// parameter is; a parameter that pruning makes, such as a block's bias, has none.
+    ///
+    /// # Errors
+    /// As [`Self::prune`].
+    pub fn prune_along(
+        &self,
+        decisions: &[Decision],
+        along: Vec<HashMap<String, Tensor>>,
+    ) -> Result<(Network, Vec<HashMap<String, Tensor>>)> {
+        self.prune_all(decisions, 1, along)
+    }
+
+    fn prune_all(
+        &self,
+        decisions: &[Decision],
+        align: usize,
+        along: Vec<HashMap<String, Tensor>>,
+    ) -> Result<(Network, Vec<HashMap<String, Tensor>>)> {
         let gates = self.spec().gate_count();
         if decisions.len() != gates {
             return Err(Error::DecisionCount { decisions: decisions.len(), gates });
@@ -42,7 +66,7 @@ impl Network {
             return Err(Error::AllClosed { network: self.spec().name.clone() });
         }
         let tensors = self.tensors().iter().map(|entry| (entry.name.clone(), entry.tensor.detach())).collect();
-        let mut tensors = Tensors { by_name: tensors, device: self.device() };
+        let mut tensors = Tensors { by_name: tensors, along, device: self.device() };
         let mut spec = self.spec().clone();
         let mut left = decisions;
         let mut before = spec.stem.conv.activation;

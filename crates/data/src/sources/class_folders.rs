@@ -67,7 +67,9 @@ pub(crate) fn open(root: &Path) -> Result<Indexed> {
     let mut stamps = vec![Stamp::of(root, Path::new(""))];
     let Found { mut classes, loose, others } = Found::of(root)?;
     classes.sort_by(|a, b| class_order(&a.0, &b.0));
-    let found = classes.par_iter().map(|(_, path)| class_folder(root, path)).collect::<Result<Vec<_>>>()?;
+    let found: Vec<_> = classes.par_iter().map(|(_, path)| class_folder(root, path)).collect();
+    // Of several faulty folders the first in their order is told, whichever was read first.
+    let found = found.into_iter().collect::<Result<Vec<_>>>()?;
 
     if found.iter().all(|class| class.images.len() == 0) {
         return Err(match loose {

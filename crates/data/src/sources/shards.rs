@@ -53,7 +53,9 @@ pub(crate) fn open(root: &Path, files: Vec<PathBuf>) -> Result<Indexed> {
         ["", "classes.txt", "../classes.txt"].map(Path::new).into_iter().chain(files.iter().map(PathBuf::as_path));
     // Before anything is read, so that whatever changes later shows.
     let stamps = sources.map(|path| Stamp::of(root, path)).collect();
-    let found = files.par_iter().map(|file| members(&root.join(file))).collect::<Result<Vec<_>>>()?;
+    let found: Vec<_> = files.par_iter().map(|file| members(&root.join(file))).collect();
+    // Of several faulty shards the first in their order is told, whichever was read first.
+    let found = found.into_iter().collect::<Result<Vec<_>>>()?;
     if found.iter().all(|(members, _)| members.is_empty()) {
         return Err(Error::NoImages { path: root.to_owned() });
     }

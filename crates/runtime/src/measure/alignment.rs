@@ -10,7 +10,7 @@ const AS_GOOD: f64 = 1.03;
 const WIDTHS: usize = 4;
 
 /// The coarsest candidate that a site of `full` channels has two multiples of.
-fn coarsest(full: usize) -> usize {
+pub(super) fn coarsest(full: usize) -> usize {
     CANDIDATES.into_iter().rfind(|candidate| 2 * candidate <= full).unwrap_or(1)
 }
 

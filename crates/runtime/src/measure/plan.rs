@@ -1,6 +1,6 @@
 //! Which probes are timed, and what they say.
 
-use super::alignment::widths_that_tell;
+use super::alignment::{coarsest, widths_that_tell};
 use super::probe::{Change, Probe};
 use super::shapes::{Shape, shapes};
 use crate::error::Result;
@@ -89,6 +89,10 @@ impl Plan {
         shapes.sort_by_key(|shape| std::cmp::Reverse(shape.macs * shape.names.len() as u64));
         let between = Sampling { sites: vec![SiteKind::Between], levels: usize::MAX, gates: false };
         let sites = |shape: &Shape| sites_of(shape, &between).into_iter().flatten().max_by_key(|site| site.1);
+        // A multiple that leaves the narrowest site but one width is none to cut it by.
+        let narrowest =
+            shapes.iter().flat_map(|shape| sites_of(shape, &between).into_iter().flatten().min_by_key(|site| site.1));
+        let most = coarsest(narrowest.map(|(_, full)| full).min().unwrap_or(1));
         let told = shapes.iter().filter_map(|shape| {
             let (site, full) = sites(shape)?;
             let widths = widths_that_tell(full);
@@ -97,7 +101,8 @@ impl Plan {
             group.grids.push(GroupGrid { sites: vec![site], widths: vec![widths], probes });
             Some(group)
         });
-        Ok(Self::with(spec, image_size, 1, told.take(ALIGNED).collect()))
+        let groups = told.take(ALIGNED).collect();
+        Ok(Self::with(spec, image_size, most, groups))
     }
 
     fn with(spec: &NetSpec, image_size: u32, align: usize, groups: Vec<Group>) -> Self {

@@ -41,7 +41,8 @@ impl Timed {
 
 impl Plan {
     /// By which multiples widths should be cut, from the times of the groups of
-    /// [`Plan::of_alignment`]: the largest that one of them asks for.
+    /// [`Plan::of_alignment`]: the largest that one of them asks for, of those that leave every site
+    /// a choice.
     pub fn best_alignment(&self, timed: &[Timed]) -> usize {
         let of_group = |(group, timed): (&Group, &Timed)| {
             let grid = group.grids.first()?;
@@ -49,7 +50,7 @@ impl Plan {
             let times: Vec<f64> = grid.probes.iter().map(|&probe| timed.share(group, probe)).collect();
             Some(best_alignment(*widths.last()?, widths, &times))
         };
-        self.groups.iter().zip(timed).filter_map(of_group).max().unwrap_or(1)
+        self.groups.iter().zip(timed).filter_map(of_group).max().unwrap_or(1).min(self.align)
     }
 
     /// The table of costs in milliseconds, from what was timed of what is outside the blocks, and

@@ -64,7 +64,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     }
     let device = args.device.resolve()?;
     let loaded = args.source.load(device)?;
-    let gates = loaded.network.spec().gate_count();
+    let spec = loaded.spec();
+    let gates = spec.gate_count();
     if gates == 0 && args.gate_report.is_some() {
         bail!("{} has no gates, so there is nothing for --gate-report to write", loaded.name);
     }
@@ -79,12 +80,13 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     };
     let strategies: Vec<Strategy> = strategies.into_iter().map(with_seed).collect();
     let size = loaded.input.image_size;
-    let cost = Cost::of(loaded.network.spec(), size as usize, size as usize)?;
+    let cost = Cost::of(spec, size as usize, size as usize)?;
     let transform = loaded.input.transform();
     let batch_size = args.batch_size as usize;
     let loader = args.reading.loader(&loaded, &args.data, "val", transform, Order::InOrder, batch_size)?;
     let evaluator = Evaluator {
         network: &loaded.network,
+        cut: loaded.cut(),
         cost: &cost,
         pass: ImagePass::once(&loader, size, device, args.reading.max_bad_share),
         seed: args.seed.unwrap_or_default(),
@@ -97,7 +99,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     drop(progress);
 
     if let (Some(folder), [evaluation]) = (&args.gate_report, evaluations.as_slice()) {
-        write_gate_report(folder, loaded.network.spec(), &cost, loader.source(), evaluation)?;
+        write_gate_report(folder, spec, &cost, loader.source(), evaluation)?;
     }
     Ok(Done::ok(match (evaluations.as_slice(), &args.strategies, args.json) {
         ([evaluation], None, true) => format!("{:#}\n", json_of_one(&loaded, evaluation, &cost)),
@@ -139,7 +141,7 @@ fn json_of_many(loaded: &Loaded, evaluations: &[Evaluation], cost: &Cost) -> Val
 }
 
 fn json_of_one(loaded: &Loaded, evaluation: &Evaluation, cost: &Cost) -> Value {
-    let names = gate_names(loaded.network.spec());
+    let names = gate_names(loaded.spec());
     let rates = &evaluation.summary.rates;
     let gates: Vec<_> =
         names.iter().zip(rates).map(|(name, rate)| json!({ "gate": name, "open_rate": rate })).collect();
@@ -201,7 +203,7 @@ fn text_of_one(loaded: &Loaded, evaluation: &Evaluation, cost: &Cost) -> String 
     let summary = &evaluation.summary;
     let mut rows = vec![["gates", "count", "open", "always open", "always closed"].map(str::to_owned).to_vec()];
     let mut rates = summary.rates.as_slice();
-    for (block, site) in loaded.network.spec().gate_sites() {
+    for (block, site) in loaded.spec().gate_sites() {
         let (own, rest) = rates.split_at(site.count());
         let Polarization { always_open, always_closed, .. } = Polarization::of(own);
         rows.push(vec![

@@ -8,7 +8,8 @@ use crate::source::{Loaded, Source};
 use crate::table::{grouped, macs, percent, table};
 use crate::usage::{Usage, refuse_existing};
 use anyhow::{Result, bail};
-use arch::{Allocation, BlockSpec, Cost, CostTable, Decision, NetSpec, Network, Shortcut, Site, Spending};
+use arch::{Allocation, BlockSpec, Cost, CostTable, CutGates, Decision, NetSpec, Network, RepairedBlock};
+use arch::{Shortcut, Site, Spending};
 use data::Order;
 use gumbel_gates::Policy;
 use serde_json::json;
@@ -17,8 +18,8 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use trainer::config::Weighting;
 use trainer::{
-    ActivationTarget, Checkpoint, GateObserver, ImagePass, Listener, Progress, Training, Unanimity,
-    independent_decisions,
+    ActivationTarget, Checkpoint, Extent, GateObserver, ImagePass, Listener, Progress, Training, Unanimity,
+    independent_decisions, repair,
 };
 
 /// Cut away gates that decide alike for every image, with what they close
@@ -29,7 +30,7 @@ use trainer::{
 /// again.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  train prune --checkpoint runs/resnet50-filter/checkpoints/best.safetensors --out pruned.safetensors\n  train prune --checkpoint runs/resnet50-filter/checkpoints/best.safetensors --align auto --out aligned.safetensors\n  train prune --checkpoint runs/resnet50-aig/checkpoints/best.safetensors --data /data/imagenet --share 0.99 --out pruned.safetensors"
+    after_help = "Examples:\n  train prune --checkpoint runs/resnet50-filter/checkpoints/best.safetensors --out pruned.safetensors\n  train prune --checkpoint runs/resnet50-filter/checkpoints/best.safetensors --align auto --out aligned.safetensors\n  train prune --checkpoint masked.safetensors --repair --data /data/imagenet --out repaired.safetensors\n  train prune --checkpoint runs/resnet50-aig/checkpoints/best.safetensors --data /data/imagenet --share 0.99 --out pruned.safetensors"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -53,6 +54,14 @@ pub(crate) struct Args {
     /// multiple, for more MACs
     #[arg(long, requires = "align")]
     pad: bool,
+    /// Solve the convolutions that lost inputs again over images of --data, so that each block gives
+    /// what it gives with all gates open: for networks that are not trained on. Labels are not
+    /// looked at; for gates that ignore the image
+    #[arg(long, requires = "data")]
+    repair: bool,
+    /// With --repair, how many images
+    #[arg(long, value_name = "N", default_value_t = 768, value_parser = clap::value_parser!(u32).range(1..=1_000_000), requires = "repair")]
+    repair_images: u32,
     /// Share of the images of --data that must agree, above 0.5
     #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
     share: f64,
@@ -104,7 +113,11 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let loaded = args.source.load(device)?;
     let gates = loaded.network.spec().gate_count();
     if gates == 0 {
-        bail!("{} has no gates, so there is nothing to decide and nothing to prune", loaded.name);
+        let why = match loaded.cut() {
+            Some(_) => "its gates were cut out of it when they froze (gates.cut_when_frozen): it is pruned already",
+            None => "it has no gates, so there is nothing to decide and nothing to prune",
+        };
+        bail!("{}: {why}", loaded.name);
     }
     let dependent = loaded.network.spec().has_dependent_gates();
     if dependent && args.policy.ranks() {
@@ -113,7 +126,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             args.policy
         )));
     }
-    if args.align.is_some() && !args.pad && args.data.is_some() {
+    if args.align.is_some() && !args.pad && args.data.is_some() && !args.repair {
         bail!(Usage("--align decides anew about gates that ignore the image; with --data give --pad too".into()));
     }
     if dependent && args.align.is_some() && !args.pad {
@@ -129,6 +142,11 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         Some(Multiple::Of(channels)) => channels,
         Some(Multiple::Auto) => best_alignment(&without_gates(loaded.network.spec().clone()), loaded.input.image_size)?,
     };
+    if args.repair && dependent {
+        bail!(Usage(
+            "--repair is for gates that ignore the image: the others stay, and what they let through varies".into()
+        ));
+    }
     let mut decisions = decisions(&args, &loaded)?;
     if align > 1 && !args.pad {
         decisions = aligned(&decisions, &loaded, align)?;
@@ -149,6 +167,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         _ => Some(Cost::of(loaded.network.prune(&decisions)?.spec(), size, size)?.dense),
     };
     let costs = [Cost::of(loaded.network.spec(), size, size)?, Cost::of(pruned.spec(), size, size)?];
+    let repaired = if args.repair { Some(repaired(&args, &loaded, &pruned, &decisions)?) } else { None };
     let training = loaded.training.map(|mut training| {
         training.forget_results();
         let [before, after] = counted(&training, [loaded.network.spec(), pruned.spec()], &costs);
@@ -163,10 +182,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     Checkpoint::write(&args.out, &pruned, &loaded.classes, loaded.input, training.as_ref())?;
     let networks = [&loaded.network, &pruned];
     let added = added.map(|without| costs[1].dense.saturating_sub(without));
-    let text = match args.json {
-        true => json(networks, &costs, &decisions, added),
-        false => text(networks, &costs, &decisions, added, &args),
-    };
+    let told = Told { networks, costs: &costs, decisions: &decisions, added, repaired: repaired.as_deref() };
+    let text = if args.json { json(&told) } else { text(&told, &args) };
     Ok(Done::ok(text))
 }
 
@@ -193,7 +210,8 @@ fn counted(training: &Training, specs: [&NetSpec; 2], costs: &[Cost; 2]) -> [Spe
 fn decisions(args: &Args, loaded: &Loaded) -> Result<Vec<Decision>> {
     let input = loaded.input;
     let network = &loaded.network;
-    let Some(data) = &args.data else {
+    let watched = args.data.as_ref().filter(|_| !args.repair);
+    let Some(data) = watched else {
         return Ok(independent_decisions(network, args.policy, input.image_size)?);
     };
     let batch_size = args.batch_size as usize;
@@ -212,6 +230,25 @@ fn decisions(args: &Args, loaded: &Loaded) -> Result<Vec<Decision>> {
     let independent = independent_decisions(network, args.policy, input.image_size)?;
     let decide = |(own, observed): (Decision, Decision)| if own == Decision::Undecided { observed } else { own };
     Ok(independent.into_iter().zip(observed).map(decide).collect())
+}
+
+/// Solves the convolutions of the pruned network again that lost inputs.
+fn repaired(args: &Args, loaded: &Loaded, pruned: &Network, decisions: &[Decision]) -> Result<Vec<RepairedBlock>> {
+    let Some(data) = &args.data else { return Ok(Vec::new()) };
+    let input = loaded.input;
+    let loader = args.reading.any_images(data, input, args.batch_size as usize)?;
+    let batch = (args.batch_size as usize).min(loader.source().len()).max(1);
+    let batches = (args.repair_images as usize).div_ceil(batch);
+    let pass = ImagePass {
+        extent: Extent::Batches { count: batches, epoch: 0 },
+        ..ImagePass::once(&loader, input.image_size, pruned.device(), args.reading.max_bad_share)
+    };
+    let open = decisions.iter().map(|decision| *decision == Decision::Open).collect();
+    let cut = CutGates { spec: loaded.network.spec().clone(), open };
+    let cost = Cost::of(pruned.spec(), input.image_size as usize, input.image_size as usize)?;
+    let mut progress: Vec<Box<dyn Listener>> = vec![Box::new(Progress::new(&cost, 0))];
+    // Nothing sets the flag: a signal simply ends the program, and nothing was written.
+    Ok(repair(pruned, &loaded.network, &cut, &pass, &mut progress, &AtomicBool::new(false))?)
 }
 
 /// Decisions of the same MACs that leave multiples of `align` channels, by the gates'
@@ -252,13 +289,19 @@ fn count(decisions: &[Decision], wanted: Decision) -> usize {
     decisions.iter().filter(|decision| **decision == wanted).count()
 }
 
-fn text(
-    [before, after]: [&Network; 2],
-    costs: &[Cost; 2],
-    decisions: &[Decision],
+/// What was cut, to be told.
+struct Told<'a> {
+    /// Before and after.
+    networks: [&'a Network; 2],
+    costs: &'a [Cost; 2],
+    decisions: &'a [Decision],
+    /// MACs of filters of zeros.
     added: Option<u64>,
-    args: &Args,
-) -> String {
+    repaired: Option<&'a [RepairedBlock]>,
+}
+
+fn text(told: &Told, args: &Args) -> String {
+    let Told { networks: [before, after], costs, decisions, added, repaired } = *told;
     let mut rows = vec![["block", "filters", "left", "parameters", "left", "MACs", "left"].map(str::to_owned).to_vec()];
     for block in &before.spec().blocks {
         let [old, new] = [of_block(before, &costs[0], &block.name), of_block(after, &costs[1], &block.name)];
@@ -291,9 +334,10 @@ fn text(
         false => "",
     };
     format!(
-        "{}\ngates       {open} decided open, {closed} closed, {undecided} undecided: they stay{policy}\n\
+        "{}{}\ngates       {open} decided open, {closed} closed, {undecided} undecided: they stay{policy}\n\
          parameters  {} of {}, {}\nMACs        {} of {}, {}{padding}\n{nothing}wrote       {}\n",
         table(&rows),
+        repaired.map(repairs).unwrap_or_default(),
         grouped(new.parameters),
         grouped(old.parameters),
         share(old.parameters, new.parameters),
@@ -304,7 +348,19 @@ fn text(
     )
 }
 
-fn json([before, after]: [&Network; 2], costs: &[Cost; 2], decisions: &[Decision], added: Option<u64>) -> String {
+/// How far each block is from what it should give.
+fn repairs(repaired: &[RepairedBlock]) -> String {
+    let mut rows = vec![["block", "features off", "repaired"].map(str::to_owned).to_vec()];
+    let row = |block: &RepairedBlock| vec![block.name.clone(), percent(block.before), percent(block.after)];
+    rows.extend(repaired.iter().map(row));
+    format!(
+        "\n{}(mean squared error behind a block, as a share of the variance of what it should give)\n",
+        table(&rows)
+    )
+}
+
+fn json(told: &Told) -> String {
+    let Told { networks: [before, after], costs, decisions, added, repaired } = *told;
     let side =
         |[filters, parameters, macs]: [u64; 3]| json!({ "filters": filters, "parameters": parameters, "macs": macs });
     let blocks: Vec<_> = before
@@ -328,6 +384,10 @@ fn json([before, after]: [&Network; 2], costs: &[Cost; 2], decisions: &[Decision
         "parameters": { "before": costs[0].parameters, "after": costs[1].parameters },
         "macs": { "before": costs[0].dense, "after": costs[1].dense },
         "macs_of_padding": added,
+        "repaired": repaired.map(|repaired| {
+            let block = |block: &RepairedBlock| json!({ "block": block.name, "before": block.before, "after": block.after });
+            repaired.iter().map(block).collect::<Vec<_>>()
+        }),
         "blocks": blocks,
     });
     format!("{value:#}\n")

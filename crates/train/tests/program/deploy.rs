@@ -82,7 +82,7 @@ fn a_pruned_network_evaluates_trains_and_exports_like_any_other() {
     // A second decision has nothing to decide about.
     let again = at("again.safetensors");
     let message = failure(&["prune", "--checkpoint", path(&pruned), "--out", path(&again)], 1);
-    assert!(message.contains("has no gates, so there is nothing to decide") && !again.exists(), "{message}");
+    assert!(message.contains("it has no gates, so there is nothing to decide") && !again.exists(), "{message}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod bench;
 mod calls;
+mod cut;
 mod deploy;
 mod fit;
 mod fixture;

@@ -80,6 +80,17 @@ pub struct GatesConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0))]
     pub freeze_after: Option<f64>,
+    /// Cut what frozen gates close out of the network, where all gates ignore the image and it is
+    /// deployed by argmax: the rest of the run trains the smaller network, which computes what the
+    /// larger one computed and takes less time. Else it stays, multiplied by zero.
+    pub cut_when_frozen: bool,
+    /// Once gates are cut, solve the convolutions that lost inputs again, so that each block gives
+    /// what it gave with all its filters: a linear regression over training images, without their
+    /// labels. Worth its time where little or no training follows.
+    pub repair: bool,
+    /// Training images that cut networks are repaired over; their features are held in memory.
+    #[schemars(range(min = 1, max = 1_000_000), extend("x-unit" = "images"))]
+    pub repair_images: usize,
     /// When filter gates freeze, give each site a multiple of so many channels, within the same
     /// budget: runtimes compute those fastest. A number, or `"auto"`: what the table of
     /// `gates.times` was measured in, else what this machine's ONNX Runtime computes well, measured
@@ -290,6 +301,9 @@ impl Default for GatesConfig {
             start_spread: 1.0,
             start_batches: 50,
             freeze_after: None,
+            cut_when_frozen: true,
+            repair: false,
+            repair_images: 768,
             align: None,
         }
     }
@@ -339,6 +353,10 @@ impl GatesConfig {
         if self.freeze_after.is_some() {
             self.check_freezing(check);
         }
+        let cuts = self.freeze_after.is_some() && self.cut_when_frozen && self.kind == GateKind::Independent;
+        let cut = "what is repaired is a network that gates were cut from: expected gates.kind = \"independent\", \
+                   gates.freeze_after and gates.cut_when_frozen";
+        check.require("gates.repair", !self.repair || cuts, cut);
     }
 
     /// What a table of costs, and widths that are aligned, ask of the other keys of gates.

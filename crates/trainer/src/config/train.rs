@@ -37,8 +37,9 @@ impl Precision {
 pub struct TrainConfig {
     /// Name of the run; its folder is `runs/NAME`.
     pub name: String,
-    /// Passes over the training split.
-    #[schemars(range(min = 1, max = 1_000_000), extend("x-unit" = "epochs"))]
+    /// Passes over the training split. With 0 no weight learns: gates start, freeze and are cut
+    /// where `gates.freeze_after` is 0, and the network is evaluated and saved.
+    #[schemars(range(min = 0, max = 1_000_000), extend("x-unit" = "epochs"))]
     pub epochs: u64,
     /// Images per step. Images that do not fill a last batch wait for the next epoch.
     #[schemars(range(min = 2, max = 1_048_576), extend("x-unit" = "images"), extend("x-why" = "batch norm needs two"))]

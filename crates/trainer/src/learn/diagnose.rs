@@ -3,6 +3,7 @@
 use crate::error::{Diagnosis, Result};
 use crate::learn::batch::PreparedBatch;
 use crate::learn::step::Learner;
+use crate::measure::cut::with_cut_gates;
 use crate::results::scheduled::Scheduled;
 use arch::{Network, Observer};
 use gumbel_gates::sampling;
@@ -68,6 +69,7 @@ impl Learner {
             let part = part?;
             let pass = self.pass(step, number, scheduled);
             let output = self.network.forward_observed(&part.images, pass, broken)?;
+            let output = with_cut_gates(output, &self.cut)?;
             for logits in &output.gate_logits {
                 broken.look(logits, || "the logits of gates".into())?;
             }

@@ -3,6 +3,7 @@
 pub(crate) mod average;
 pub(crate) mod batch;
 pub(crate) mod clock;
+pub(crate) mod cut;
 pub(crate) mod diagnose;
 pub(crate) mod erase;
 pub(crate) mod guard;

@@ -140,6 +140,34 @@ impl Optimizer {
         })
     }
 
+    /// Every buffer by the name of its parameter, one map for each kind.
+    pub fn buffers(&self) -> Vec<HashMap<String, Tensor>> {
+        let of_kind = |kind: usize| {
+            let groups = self.groups.iter();
+            let named = groups.flat_map(move |group| group.names.iter().cloned().zip(&group.buffers[kind]));
+            named.map(|(name, buffer)| (name, buffer.shallow_clone())).collect()
+        };
+        (0..buffers(self.config.algorithm).len()).map(of_kind).collect()
+    }
+
+    /// Goes on from where `before` stood on a larger network, with what is left of its buffers.
+    /// Parameters that are new begin with zeros.
+    ///
+    /// # Errors
+    /// If a buffer has another shape than its parameter.
+    pub fn go_on_from(&mut self, before: &Self, left: &[HashMap<String, Tensor>]) -> Result<()> {
+        for group in &mut self.groups {
+            for (own, left) in group.buffers.iter_mut().zip(left) {
+                for (name, buffer) in group.names.iter().zip(own) {
+                    if let Some(left) = left.get(name) {
+                        buffer.f_copy_(left)?;
+                    }
+                }
+            }
+        }
+        Ok(self.steps.f_copy_(&before.steps)?)
+    }
+
     /// Every buffer by its name in a checkpoint.
     pub fn state(&self) -> impl Iterator<Item = (String, &Tensor)> {
         let kinds = buffers(self.config.algorithm);

@@ -8,12 +8,13 @@ use crate::learn::clock::{Clock, Part};
 use crate::learn::guard::NonFiniteGuard;
 use crate::learn::optimizer::{Optimizer, Update};
 use crate::learn::teacher::Teacher;
+use crate::measure::cut::{decided, with_cut_gates};
 use crate::measure::totals::Totals;
 use crate::method::objective::Objective;
 use crate::results::scheduled::Scheduled;
 use crate::states::training::Training;
 use arch::{Cost, Meter, Network, Output, Pass, Spending};
-use gumbel_gates::Policy;
+use gumbel_gates::{GateValues, Policy};
 use std::rc::Rc;
 use tch::{Kind, Tensor};
 use torch_ext::derive_seed;
@@ -24,12 +25,14 @@ const LATER_PARTS: u64 = u64::MAX - 3;
 
 /// What a step of training works with, and all that it may change.
 ///
-/// Cost, spending, meters and objective follow from the network's spec: where a network becomes
-/// smaller, a new learner takes the place of the old one.
+/// Cost, spending, meters and objective follow from the spec of the network with its gates, which
+/// stays what it was where they are cut out of it.
 #[derive(Debug)]
 pub(crate) struct Learner {
     /// The network that learns.
     pub network: Network,
+    /// What the gates decided that were cut out of it, for one image; empty if none were.
+    pub cut: GateValues,
     /// What is evaluated and deployed, if weights are averaged.
     pub average: Option<Average>,
     /// Updates that the average followed since it began.
@@ -82,6 +85,7 @@ impl Learner {
             objective: Objective::new(config, &spending.steady()),
             budget_meter: Meter::new(&spending.steady(), network.device())?,
             meter: Rc::new(Meter::new(&cost.spending(), network.device())?),
+            cut: decided(progress.cut.as_ref(), network.device())?,
             network,
             average,
             updates: progress.updates,
@@ -134,6 +138,7 @@ impl Learner {
         for (number, part) in self.parts(batch).enumerate() {
             let part = part?;
             let output = self.network.forward(&part.images, self.pass(step, number, scheduled))?;
+            let output = with_cut_gates(output, &self.cut)?;
             let terms = self.objective.terms(&output, &part.labels, scheduled, &self.budget_meter)?;
             clock.done(Part::Forward);
             // The mean over the batch is that of its parts, by their sizes.

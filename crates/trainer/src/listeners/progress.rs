@@ -223,12 +223,14 @@ impl<W: Write> Progress<W> {
             PassKind::Calibration => "calibration",
             PassKind::Importance => "importance",
             PassKind::Budget => "budget",
+            PassKind::Repair => "repair",
         };
         let about = match pass {
             PassKind::Evaluation => None,
             PassKind::Calibration => Some("re-estimating batch norm statistics"),
             PassKind::Importance => Some("measuring how important every gate is"),
             PassKind::Budget => Some("measuring which gates are open, to freeze them within the budget,"),
+            PassKind::Repair => Some("repairing what was cut"),
         };
         if let Some(about) = about.filter(|_| !self.terminal) {
             self.line(&format!("{about} over {batches} batches"));

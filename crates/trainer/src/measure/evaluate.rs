@@ -2,14 +2,15 @@
 
 use crate::error::{Error, Result};
 use crate::events::{Listener, PassKind};
+use crate::measure::cut::{decided, with_cut_gates};
 use crate::measure::ensemble::{Votes, deviation, mean};
 use crate::measure::gate_use::GateUseSums;
 use crate::measure::pass::{ImagePass, PassBatch};
 use crate::measure::totals::Totals;
 use crate::results::evaluation::Evaluation;
 use crate::results::strategy::{MOST_RUNS, Strategy};
-use arch::{Cost, Meter, Network, Pass};
-use gumbel_gates::Policy;
+use arch::{Cost, CutGates, Meter, Network, Pass};
+use gumbel_gates::{GateValues, Policy};
 use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -21,7 +22,9 @@ use torch_ext::derive_seed;
 pub struct Evaluator<'a> {
     /// The network.
     pub network: &'a Network,
-    /// What it costs.
+    /// The gates that were cut out of it, if any were.
+    pub cut: Option<&'a CutGates>,
+    /// What it costs, with these gates.
     pub cost: &'a Cost,
     /// The images.
     pub pass: ImagePass<'a>,
@@ -41,6 +44,8 @@ struct Run {
 /// What is measured in one pass for several strategies.
 struct Measured {
     meter: Rc<Meter>,
+    /// What cut gates decided, for one image.
+    cut: GateValues,
     /// The sampled runs, shared by all strategies that need them.
     sampled: Vec<Run>,
     /// A run for each single policy.
@@ -74,8 +79,9 @@ impl Evaluator<'_> {
     fn prepare(&self, strategies: &[Strategy]) -> Result<Measured> {
         let meter = Rc::new(Meter::new(&self.cost.spending(), self.network.device())?);
         let run = |policy, record| -> Result<Run> {
-            let gate_use = match record && self.network.spec().gate_count() > 0 {
-                true => Some(GateUseSums::new(self.network)?),
+            let spec = self.cut.map_or(self.network.spec(), |cut| &cut.spec);
+            let gate_use = match record && spec.gate_count() > 0 {
+                true => Some(GateUseSums::new(spec, self.network.device())?),
                 false => None,
             };
             Ok(Run { policy, totals: Totals::new(&meter)?, gate_use })
@@ -101,26 +107,26 @@ impl Evaluator<'_> {
             run(Policy::Sample { temperature: 1.0, seed }, false)
         };
         let sampled = (0..most).map(sample).collect::<Result<_>>()?;
-        Ok(Measured { sampled, single, votes, meter })
+        Ok(Measured { sampled, single, votes, meter, cut: decided(self.cut, self.network.device())? })
     }
 
     fn batch(&self, batch: &PassBatch, measured: &mut Measured) -> Result<()> {
-        let Measured { meter, sampled, single, votes } = measured;
+        let Measured { meter, cut, sampled, single, votes } = measured;
         let mut logits = Vec::with_capacity(sampled.len());
         for run in sampled {
-            logits.push(self.one_way(batch, run, meter)?);
+            logits.push(self.one_way(batch, run, meter, cut)?);
         }
         for run in single {
-            let _ = self.one_way(batch, run, meter)?;
+            let _ = self.one_way(batch, run, meter, cut)?;
         }
         votes.iter_mut().try_for_each(|votes| votes.add(&logits, &batch.labels))
     }
 
     /// Adds the batch to a run, and gives its class logits [N, classes].
-    fn one_way(&self, batch: &PassBatch, run: &mut Run, meter: &Meter) -> Result<Tensor> {
+    fn one_way(&self, batch: &PassBatch, run: &mut Run, meter: &Meter, cut: &GateValues) -> Result<Tensor> {
         let labels = &batch.labels;
         let pass = Pass::inference(run.policy.for_batch(batch.number));
-        let output = self.network.forward(&batch.images, pass)?;
+        let output = with_cut_gates(self.network.forward(&batch.images, pass)?, cut)?;
         let reduction = Reduction::Mean;
         let loss = output.logits.f_cross_entropy_loss(labels, None::<&Tensor>, reduction, -100, 0.0)?;
         run.totals.add(&output, labels, [&loss, &loss, &loss.f_zeros_like()?], None)?;

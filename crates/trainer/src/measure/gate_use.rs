@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::results::gate_use::{GateUse, ImageUse};
-use arch::{Meter, Network, Output};
+use arch::{Meter, NetSpec, Output};
 use tch::{Device, Kind, Tensor};
 
 /// Sums for [`GateUse`]. They stay on the device until the end.
@@ -18,10 +18,11 @@ pub(crate) struct GateUseSums {
 }
 
 impl GateUseSums {
-    pub fn new(network: &Network) -> Result<Self> {
-        let classes = network.spec().head.classes as i64;
-        let gates = network.spec().gate_count() as i64;
-        let options = (Kind::Double, network.device());
+    /// Sums of nothing, on `device`, for a network of `spec`.
+    pub fn new(spec: &NetSpec, device: Device) -> Result<Self> {
+        let classes = spec.head.classes as i64;
+        let gates = spec.gate_count() as i64;
+        let options = (Kind::Double, device);
         Ok(Self {
             class_images: Tensor::f_zeros([classes], options)?,
             class_gate_values: Tensor::f_zeros([classes, gates], options)?,
@@ -71,7 +72,7 @@ impl GateUseSums {
 mod tests {
     use super::*;
     use crate::results::gate_use::Polarization;
-    use arch::{Cost, NetSpec};
+    use arch::Cost;
     use gumbel_gates::{GateKind, GateValues};
 
     #[test]
@@ -79,7 +80,7 @@ mod tests {
         let spec = NetSpec::preset("resnet18", 3).unwrap().with_layer_gates(GateKind::Independent, |block| block < 2);
         let cost = Cost::of(&spec, 32, 32).unwrap();
         let meter = Meter::new(&cost.spending(), Device::Cpu).unwrap();
-        let mut sums = GateUseSums::new(&Network::build(&spec, Device::Cpu, 0).unwrap()).unwrap();
+        let mut sums = GateUseSums::new(&spec, Device::Cpu).unwrap();
         let mut add = |labels: &[i64], items: &[usize], open: [&[f32]; 2]| {
             let count = labels.len() as i64;
             let logits = Tensor::from_slice(&[0.0f32, 2.0, 1.0]).repeat([count, 1]);

@@ -2,15 +2,15 @@
 //!
 //! start → learn → freeze → cut. Gates start as open as what they decide about is important, learn
 //! until `gates.freeze_after`, are frozen within the budget, and the network fine-tunes around
-//! them. Where all of them ignore the input, what is frozen could be cut out of the network for
-//! good; that stage comes right behind freezing, and so far leaves the network as it is, with its
-//! masks.
+//! them. Where all of them ignore the input, what they close is cut out of the network right after
+//! (`gates.cut_when_frozen`).
 
-use crate::config::GatesConfig;
+use crate::config::Config;
 use arch::{BlockSpec, NetSpec};
+use gumbel_gates::Policy;
 
-/// When what happens to the gates of a network of one spec; a network that becomes smaller has
-/// another.
+/// When what happens to the gates of a network of one spec, which keeps its meaning once they are
+/// cut out of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GateLifecycle {
     /// The block each gate sits in, in the order of the spec's gate sites.
@@ -19,6 +19,8 @@ pub(crate) struct GateLifecycle {
     dependent: bool,
     /// The step before which gates freeze, if they ever do.
     freeze_at: Option<u64>,
+    /// Whether they are cut then.
+    cuts: bool,
     steps_per_epoch: u64,
 }
 
@@ -32,21 +34,22 @@ pub(crate) enum Transition {
     Freeze,
     /// Gates that look at the input are held to the budget again, since what they see has changed.
     FreezeAgain,
-    /// What frozen gates close for every image could leave the network here.
+    /// What frozen gates close for every image leaves the network, and the gates with it.
     Cut,
 }
 
 impl GateLifecycle {
     /// The life of the gates of `spec` in a run with epochs of so many steps.
-    pub fn new(spec: &NetSpec, config: &GatesConfig, steps_per_epoch: usize) -> Self {
+    pub fn new(spec: &NetSpec, config: &Config, steps_per_epoch: usize) -> Self {
         let gates_of = |block: &BlockSpec| block.gates.iter().map(|site| site.count()).sum();
         let numbered = spec.blocks.iter().enumerate();
         let blocks: Vec<usize> =
             numbered.flat_map(|(number, block)| std::iter::repeat_n(number, gates_of(block))).collect();
-        let freeze_at = config.freezes_at(steps_per_epoch).filter(|_| !blocks.is_empty());
+        let freeze_at = config.gates.freezes_at(steps_per_epoch).filter(|_| !blocks.is_empty());
         let dependent = spec.has_dependent_gates();
+        let cuts = config.gates.cut_when_frozen && !dependent && config.train.policy == Policy::Argmax;
         let steps_per_epoch = steps_per_epoch as u64;
-        Self { blocks, dependent, freeze_at, steps_per_epoch }
+        Self { blocks, dependent, freeze_at, cuts, steps_per_epoch }
     }
 
     /// The block each gate sits in.
@@ -84,7 +87,7 @@ impl GateLifecycle {
         match self.freeze_at {
             Some(from) if step == from => {
                 transitions.push(Transition::Freeze);
-                transitions.extend((!self.dependent).then_some(Transition::Cut));
+                transitions.extend(self.cuts.then_some(Transition::Cut));
             }
             Some(from) if step > from && self.dependent && at_epoch_end => {
                 transitions.push(Transition::FreezeAgain);
@@ -98,17 +101,22 @@ impl GateLifecycle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::GatesConfig;
     use gumbel_gates::GateKind;
+
+    fn freezing(freeze_after: Option<f64>) -> Config {
+        Config { gates: GatesConfig { freeze_after, ..GatesConfig::default() }, ..Config::default() }
+    }
 
     /// Layer gates on two of the blocks of ResNet-18, in epochs of ten steps.
     fn lifecycle(kind: GateKind, freeze_after: Option<f64>) -> GateLifecycle {
         let spec = NetSpec::preset("resnet18", 2).unwrap();
         let spec = spec.with_layer_gates(kind, |block| [1, 3].contains(&block));
-        GateLifecycle::new(&spec, &GatesConfig { freeze_after, ..GatesConfig::default() }, 10)
+        GateLifecycle::new(&spec, &freezing(freeze_after), 10)
     }
 
     #[test]
-    fn gates_that_ignore_the_input_freeze_once_and_could_then_be_cut() {
+    fn gates_that_ignore_the_input_freeze_once_and_are_cut() {
         let gates = lifecycle(GateKind::Independent, Some(1.5));
         assert_eq!(gates.blocks(), [1, 3]);
         let happens: Vec<u64> = (0..=40).filter(|&step| !gates.transitions(step).is_empty()).collect();
@@ -118,6 +126,19 @@ mod tests {
         assert!(gates.will_freeze(14) && !gates.is_frozen(14));
         assert!(!gates.will_freeze(15) && gates.is_frozen(15));
         assert!(!gates.is_frozen_after(1) && gates.is_frozen_after(2));
+    }
+
+    #[test]
+    fn gates_stay_where_that_is_asked_for_or_another_policy_decides() {
+        let spec = NetSpec::preset("resnet18", 2).unwrap().with_layer_gates(GateKind::Independent, |_| true);
+        let cut = |config: &Config| GateLifecycle::new(&spec, config, 10).transitions(10).contains(&Transition::Cut);
+        let mut config = freezing(Some(1.0));
+        assert!(cut(&config));
+        config.train.policy = Policy::Threshold(0.3);
+        assert!(!cut(&config));
+        config.train.policy = Policy::Argmax;
+        config.gates.cut_when_frozen = false;
+        assert!(!cut(&config));
     }
 
     #[test]
@@ -136,8 +157,7 @@ mod tests {
     fn gates_that_never_freeze_and_networks_without_gates_have_nothing_to_come() {
         let never = lifecycle(GateKind::Independent, None);
         assert!((1..=40).all(|step| never.transitions(step).is_empty() && !never.is_frozen(step)));
-        let config = GatesConfig { freeze_after: Some(1.0), ..GatesConfig::default() };
-        let none = GateLifecycle::new(&NetSpec::preset("resnet18", 2).unwrap(), &config, 10);
+        let none = GateLifecycle::new(&NetSpec::preset("resnet18", 2).unwrap(), &freezing(Some(1.0)), 10);
         assert!(!none.has_gates() && !none.will_freeze(0));
         assert!((0..=40).all(|step| none.transitions(step).is_empty()));
     }

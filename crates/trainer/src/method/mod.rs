@@ -6,3 +6,4 @@ pub(crate) mod budget;
 pub(crate) mod importance;
 pub(crate) mod lifecycle;
 pub(crate) mod objective;
+pub(crate) mod repair;

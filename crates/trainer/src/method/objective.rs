@@ -140,6 +140,8 @@ impl Objective {
         let deployed;
         let gate_values = match self.loss_on {
             LossOn::Sampled => &output.gate_values,
+            // Gates that were cut are what is deployed.
+            LossOn::Deployed if output.gate_logits.is_empty() => &output.gate_values,
             LossOn::Deployed => {
                 deployed = Self::deployed(output, scheduled.temperature)?;
                 &deployed

@@ -45,6 +45,8 @@ pub struct Verdict {
     pub best: (u64, f64),
     /// Whether the gates were more open then than they should be.
     pub best_is_over_budget: bool,
+    /// Whether the gates, and what they close, were cut out of the network.
+    pub is_cut: bool,
     /// Images that could not be used, in training and validation together, in the last epoch.
     pub bad: usize,
     /// Wall time since the run was started or resumed.

@@ -67,9 +67,8 @@ impl Fit {
             Err(error) => return Err(error),
         };
         let epochs = self.progress.epoch - first_epoch;
-        let network = &self.learner.network;
         let source = self.images.val.source();
-        write_gate_report(&self.run.gates(), network.spec(), &self.learner.cost, source, &last.evaluation)?;
+        write_gate_report(&self.run.gates(), self.spec(), &self.learner.cost, source, &last.evaluation)?;
         let verdict = self.verdict(last, start.elapsed().as_secs_f64(), epochs);
         notify(listeners, &Event::Finished(&verdict))?;
         Ok(Outcome::Finished(Box::new(verdict)))
@@ -105,9 +104,15 @@ impl Fit {
         }
         match last {
             Some(last) => Ok(last),
-            // Resumed after the last epoch.
+            // Resumed after the last epoch, or there is none.
             None => {
                 let evaluation = self.evaluate(listeners, interrupt)?.deployed;
+                if self.progress.step == 0 {
+                    self.refuse_broken_evaluation(evaluation.summary.loss)?;
+                    let ranking = self.rank(0, &evaluation.summary);
+                    self.progress.evaluation = Some(evaluation.summary.clone());
+                    self.save_evaluated(ranking, listeners)?;
+                }
                 Ok(EpochResult { bad: evaluation.bad, evaluation })
             }
         }
@@ -340,6 +345,7 @@ impl Fit {
         let device = self.learner.network.device();
         let evaluator = Evaluator {
             network: self.learner.deployed(),
+            cut: self.progress.cut.as_ref(),
             cost: &self.learner.cost,
             pass: ImagePass::once(&self.images.val, data.image_size, device, data.max_bad_share),
             seed: self.config.train.seed,
@@ -372,6 +378,7 @@ impl Fit {
             best: self.progress.best.unwrap_or((self.progress.epoch, metric.of(&evaluation.summary))),
             evaluation,
             reach: self.reach,
+            is_cut: self.progress.cut.is_some(),
             bad,
             seconds,
             epochs,
@@ -383,7 +390,7 @@ impl Fit {
 
     /// Per block the mean target and the mean rate of its gates, of which these are all.
     fn blocks(&self, targets: &[f64], rates: &[f64]) -> Vec<Option<BlockVerdict>> {
-        let mut sums = vec![(0.0, 0.0, 0.0); self.learner.network.spec().blocks.len()];
+        let mut sums = vec![(0.0, 0.0, 0.0); self.spec().blocks.len()];
         for ((&block, target), &rate) in self.gates.blocks().iter().zip(targets).zip(rates) {
             let (gates, targets, rates) = &mut sums[block];
             *gates += 1.0;

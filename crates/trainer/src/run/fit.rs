@@ -14,7 +14,7 @@ use crate::results::run::Position;
 use crate::results::scheduled::Scheduled;
 use crate::run::images::Images;
 use crate::states::training::Training;
-use arch::{Cost, Spending};
+use arch::{Cost, NetSpec, Spending};
 use data::Loader;
 use gumbel_gates::Policy;
 use std::fs::File;
@@ -59,7 +59,12 @@ impl Fit {
 
     /// The gate sites, in the order of [`crate::Summary::rates`].
     pub fn sites(&self) -> Vec<SiteName> {
-        SiteName::all(self.learner.network.spec())
+        SiteName::all(self.spec())
+    }
+
+    /// The spec of the network with its gates, be they cut out of it by now.
+    pub(super) fn spec(&self) -> &NetSpec {
+        self.progress.cut.as_ref().map_or(self.learner.network.spec(), |cut| &cut.spec)
     }
 
     /// What the network costs.
@@ -74,7 +79,7 @@ impl Fit {
 
     /// The MACs of the published network of its name, where its own was made smaller.
     pub fn published_macs(&self) -> Option<u64> {
-        Cost::of_published(self.learner.network.spec(), self.config.data.image_size as usize)
+        Cost::of_published(self.spec(), self.config.data.image_size as usize)
     }
 
     pub(super) fn steps_per_epoch(&self) -> usize {

@@ -1,14 +1,17 @@
 //! What happens to a run's gates between steps: their start, and what their life cycle says.
 
 use crate::config::{GateStart, Weighting};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::events::{Event, Listener, notify};
 use crate::learn::average::Average;
+use crate::method::agreement::independent_decisions;
 use crate::method::budget::{Budget, leaves_unspent};
 use crate::method::importance;
 use crate::method::lifecycle::Transition;
+use crate::method::repair::{self, repair};
 use crate::run::fit::Fit;
-use arch::Network;
+use arch::{Cost, Network};
+use gumbel_gates::Policy;
 use std::sync::atomic::AtomicBool;
 use tch::{Kind, Tensor};
 
@@ -60,14 +63,16 @@ impl Fit {
         listeners: &mut [Box<dyn Listener>],
         interrupt: &AtomicBool,
     ) -> Result<()> {
+        if self.progress.cut.is_some() {
+            return Ok(());
+        }
         for transition in self.gates.transitions(step) {
             match transition {
                 Transition::Start if self.fresh_gates => self.start_gates(listeners, interrupt)?,
                 Transition::Start => {}
                 Transition::Freeze => self.freeze_gates(step, listeners)?,
                 Transition::FreezeAgain => self.freeze_gates_again(step, listeners)?,
-                // Frozen gates stay as masks, and the network as it is.
-                Transition::Cut => {}
+                Transition::Cut => self.cut_gates(listeners)?,
             }
         }
         Ok(())
@@ -91,6 +96,47 @@ impl Fit {
             notify(listeners, &Event::Note(why))?;
         }
         Ok(())
+    }
+
+    /// Cuts what frozen gates close out of the network, unless nothing would be left of it.
+    fn cut_gates(&mut self, listeners: &mut [Box<dyn Listener>]) -> Result<()> {
+        // What it guards is about to be other tensors.
+        self.check_guard(listeners)?;
+        let size = self.config.data.image_size;
+        let decisions = independent_decisions(&self.learner.network, Policy::Argmax, size)?;
+        let (cut, whole) = match self.learner.cut(&self.config, &decisions) {
+            Err(Error::Network(reason @ (arch::Error::AllClosed { .. } | arch::Error::NothingLeft { .. }))) => {
+                let note = format!("closed gates stay in the network: {reason}");
+                return notify(listeners, &Event::Note(&note));
+            }
+            cut => cut?,
+        };
+        let repaired = match self.config.gates.repair {
+            false => None,
+            true => {
+                let batches = self.config.gates.repair_images.div_ceil(self.config.train.batch_size);
+                let pass = self.training_pass(&self.images.train_as_deployed, batches);
+                // It takes seconds, and a network that is repaired in part is no state to go on from.
+                let never = AtomicBool::new(false);
+                let repaired = repair(&self.learner.network, &whole, &cut, &pass, listeners, &never)?;
+                self.learner.restart_average()?;
+                Some(repaired)
+            }
+        };
+        self.progress.cut = Some(cut);
+        let size = size as usize;
+        let left = Cost::of(self.learner.network.spec(), size, size)?;
+        let whole = &self.learner.cost;
+        let millions = |count: u64| count as f64 / 1e6;
+        let note = format!(
+            "the network is cut: {:.1} of {:.1} MMACs and {:.2} of {:.2} million parameters are left to train",
+            millions(left.dense),
+            millions(whole.dense),
+            millions(left.parameters),
+            millions(whole.parameters)
+        );
+        notify(listeners, &Event::Note(&note))?;
+        repaired.map_or(Ok(()), |repaired| notify(listeners, &Event::Note(&repair::note(&repaired))))
     }
 
     /// Holds gates that look at the input to the target again, those of the averaged network too.

@@ -12,7 +12,7 @@ use crate::states::checkpoint::{Checkpoint, is_checkpoint};
 use crate::states::retention::{LastState, read_last};
 use crate::states::training::Training;
 use arch::state_dict::StateDict;
-use arch::{Classifier, FreshClassifier, Loaded, NetSpec, Network};
+use arch::{Classifier, CutGates, FreshClassifier, Loaded, NetSpec, Network};
 use data::Dataset;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -110,6 +110,14 @@ impl Origin {
             Self::Fresh | Self::Weights(..) => None,
             Self::Checkpoint(_, checkpoint) => Some(checkpoint),
             Self::Resumed(last) => Some(&last.checkpoint),
+        }
+    }
+
+    /// The gates that a run that goes on has cut out of its network.
+    pub fn cut(&self) -> Option<&CutGates> {
+        match self {
+            Self::Resumed(last) => last.checkpoint.training.as_ref()?.cut.as_ref(),
+            Self::Fresh | Self::Weights(..) | Self::Checkpoint(..) => None,
         }
     }
 

@@ -55,7 +55,10 @@ impl Fit {
         }
         let folder = Folder::of(&config, out, resume)?;
         let origin = Origin::read(&config, &folder)?;
-        let spec = origin.spec(&config, &dataset)?;
+        let built = origin.spec(&config, &dataset)?;
+        // What the budget and reports speak of is the network with its gates.
+        let cut = origin.cut();
+        let spec = cut.map_or_else(|| built.clone(), |cut| cut.spec.clone());
         let size = config.data.image_size as usize;
         let cost = Cost::of(&spec, size, size)?;
         let times = Times::read(&config, &folder, &origin, &spec, &mut notes)?;
@@ -63,8 +66,8 @@ impl Fit {
         settle(&mut config, &spec, &spending, times.as_ref(), &mut notes)?;
         refuse_unmeasured_alignment(&config)?;
         let reach = reach(&config, &spec, &spending, times.as_ref());
-        let network = build(&config, &spec, device)?;
-        let mut optimizer = Optimizer::new(network.tensors(), spec.gate_count(), &config.optimizer, &config.gates)?;
+        let network = build(&config, &built, device)?;
+        let mut optimizer = Optimizer::new(network.tensors(), built.gate_count(), &config.optimizer, &config.gates)?;
         let start = origin.load(&config, resume, &dataset, &network, &mut optimizer, &mut notes)?;
         let about = about(&spec, &dataset, device);
         // Behind what a run that goes on may not change.
@@ -77,7 +80,7 @@ impl Fit {
         let images = Images::load(dataset, &config)?;
         let Start { mut progress, fresh_gates, average } = start;
         progress.times = times.as_ref().map(Times::fingerprint);
-        let gates = GateLifecycle::new(&spec, &config.gates, images.train.batches());
+        let gates = GateLifecycle::new(&spec, &config, images.train.batches());
         refuse_untimely_freezing(&config, &spec, &gates, fresh_gates)?;
         notes.extend(note_on_late_freezing(&config, &gates));
         let learner = Learner::new(&config, network, (cost, spending), optimizer, average, teacher, &progress)?;

@@ -4,7 +4,7 @@ use crate::config::schedule::Shape;
 use crate::config::{Config, Weighting};
 use crate::results::run::Position;
 use crate::results::summary::{Summary, Sums};
-use arch::{Decision, Spending};
+use arch::{CutGates, Decision, Spending};
 use serde::{Deserialize, Serialize};
 
 /// Where training stood.
@@ -30,6 +30,9 @@ pub struct Training {
     /// Whether its gates are frozen.
     #[serde(default, alias = "decided")]
     pub frozen: bool,
+    /// The gates that were cut out of the network when they froze.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<CutGates>,
     /// The evaluation after the last completed epoch.
     pub evaluation: Option<Summary>,
     /// Epoch (from 1) and value of the best evaluation so far, by `checkpoints.best_by`.
@@ -77,6 +80,7 @@ impl Training {
             updates: 0,
             times: None,
             frozen: false,
+            cut: None,
             evaluation: None,
             best: None,
             runners_up: Vec::new(),

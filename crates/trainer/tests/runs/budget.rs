@@ -6,6 +6,7 @@ use data::{Dataset, Order};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use tch::Device;
+use trainer::config::Algorithm;
 use trainer::{Checkpoint, Config, Error, Evaluator, Fit, ImagePass, Listener, Resume, RunDir, Strategy, Verdict};
 
 /// Single filters that start by importance, decided after the first epoch.
@@ -15,6 +16,11 @@ const FILTERS: &str = "[gates]\ngranularity = 1\nsites = [\"between\"]\nkind = \
 /// The same with gates that look at the image.
 fn dependent() -> String {
     FILTERS.replace("independent", "dependent")
+}
+
+/// The same, and what frozen gates close stays in the network.
+fn masked() -> String {
+    format!("{FILTERS}\ncut_when_frozen = false")
 }
 
 fn finished(config: Config, out: &Path) -> Verdict {
@@ -64,7 +70,7 @@ fn spent_in_training(state: &Path) -> f64 {
     let split = Dataset::open(sample_set()).unwrap().train;
     let loader = loader(split, checkpoint.input.transform(), &checkpoint.input, Order::InOrder);
     let pass = ImagePass::once(&loader, 32, Device::Cpu, 0.0);
-    let evaluator = Evaluator { network: &network, cost: &cost, pass, seed: 0, record: false };
+    let evaluator = Evaluator { network: &network, cut: None, cost: &cost, pass, seed: 0, record: false };
     let found = evaluator.run(&[Strategy::default()], &mut [], &AtomicBool::new(false)).unwrap();
     found[0].summary.macs / cost.dense as f64
 }
@@ -103,6 +109,57 @@ fn runs_resume_exactly_before_at_and_after_the_decision() {
 }
 
 #[test]
+fn a_network_that_is_cut_learns_what_the_masked_one_learns_and_is_reported_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    for algorithm in ["sgd", "adamw"] {
+        let run = |text: &str, name: &str| {
+            let mut config = config(&text.replace("[gates]", "average_decay = 0.9\n[gates]"));
+            config.optimizer.algorithm = match algorithm {
+                "sgd" => Algorithm::Sgd,
+                _ => Algorithm::AdamW,
+            };
+            config.optimizer.learning_rate = 0.002;
+            let out = folder.path().join(format!("{algorithm}-{name}"));
+            (finished(config, &out), out)
+        };
+        let ((cut, cut_out), (masked, masked_out)) = (run(FILTERS, "cut"), run(&masked(), "masked"));
+        // Steps after the cut differ by rounding alone: momentum and averages went along.
+        let (a, b) = (&cut.evaluation.summary, &masked.evaluation.summary);
+        assert!((a.cross_entropy - b.cross_entropy).abs() < 2e-4 * b.cross_entropy, "{a:?} {b:?}");
+        assert_eq!((a.rates.as_slice(), a.macs, cut.best.0), (b.rates.as_slice(), b.macs, masked.best.0));
+        assert_eq!(cut.blocks, masked.blocks);
+        let gates = |out: &Path| std::fs::read_to_string(RunDir::at(out).gates().join("gates.csv")).unwrap();
+        assert_eq!(gates(&cut_out), gates(&masked_out));
+        let [small, large] = [&cut, &masked].map(|verdict| Checkpoint::read(&verdict.run.last()).unwrap());
+        assert_eq!((small.spec.gate_count(), large.spec.gate_count()), (0, large.spec.gate_count()));
+        let dense = |checkpoint: &Checkpoint| Cost::of(&checkpoint.spec, 32, 32).unwrap().dense as f64;
+        assert_eq!(dense(&small), a.macs, "what is reported is what is left");
+        assert_eq!(small.training.unwrap().cut.unwrap().spec, large.spec);
+    }
+}
+
+#[test]
+fn without_a_step_gates_start_freeze_and_are_cut_and_repair_makes_up_for_some_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut dense = config("[gates]\ngranularity = \"none\"");
+    dense.train.epochs = 4;
+    let dense = finished(dense, &folder.path().join("dense"));
+    let run = |repair: bool| {
+        let mut config = config(&FILTERS.replace("freeze_after = 1", "freeze_after = 0"));
+        (config.train.epochs, config.gates.repair, config.gates.repair_images) = (0, repair, 40);
+        config.network.weights = Some(dense.run.last());
+        finished(config, &folder.path().join(format!("repair-{repair}")))
+    };
+    let (plain, repaired) = (run(false), run(true));
+    assert_eq!(plain.evaluation.summary.rates, repaired.evaluation.summary.rates);
+    assert!(plain.activation.unwrap().found <= 0.7);
+    // Nearer to what the network was than without.
+    let entropy = |verdict: &Verdict| verdict.evaluation.summary.cross_entropy;
+    let [dense, plain, repaired] = [&dense, &plain, &repaired].map(entropy);
+    assert!((repaired - dense).abs() < (plain - dense).abs(), "{dense} {plain} {repaired}");
+}
+
+#[test]
 fn a_run_stopped_while_its_gates_start_starts_them_again() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
@@ -117,7 +174,7 @@ fn a_run_stopped_while_its_gates_start_starts_them_again() {
 #[test]
 fn gates_of_another_run_are_no_fresh_start() {
     let folder = tempfile::tempdir().unwrap();
-    let first = finished(config(FILTERS), &folder.path().join("first"));
+    let first = finished(config(&masked()), &folder.path().join("first"));
     // Decided already, they stay as they are.
     let mut second = config(&FILTERS.replace("freeze_after = 1", "freeze_after = 0"));
     second.network.checkpoint = Some(first.run.last());

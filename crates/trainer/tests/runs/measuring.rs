@@ -54,7 +54,7 @@ fn strategies_are_what_their_runs_come_to() {
     let split = Dataset::open(sample_set()).unwrap().val;
     let loader = loader(split, input.transform(), &input, Order::InOrder);
     let pass = ImagePass::once(&loader, 32, Device::Cpu, 0.0);
-    let evaluator = Evaluator { network: &network, cost: &cost, pass, seed: 7, record: true };
+    let evaluator = Evaluator { network: &network, cut: None, cost: &cost, pass, seed: 7, record: true };
     let evaluate = |names: &[&str]| {
         let strategies: Vec<Strategy> = names.iter().map(|name| name.parse().unwrap()).collect();
         evaluator.run(&strategies, &mut [], &AtomicBool::new(false)).unwrap()
@@ -119,7 +119,7 @@ fn gates_are_decided_by_how_many_images_agree() {
     set("layer1.0.gate.bn.running_mean", torch_ext::normal(&[16], 5).unwrap());
     let strategies = [Strategy::Policy(Policy::Argmax)];
     let cost = arch::Cost::of(&spec, 32, 32).unwrap();
-    let evaluator = Evaluator { network: &network, cost: &cost, pass, seed: 0, record: false };
+    let evaluator = Evaluator { network: &network, cut: None, cost: &cost, pass, seed: 0, record: false };
     let rate = evaluator.run(&strategies, &mut [], &AtomicBool::new(false)).unwrap()[0].summary.rates[0];
     let share = |share| {
         let unanimity = Unanimity { share, confidence: None };
@@ -141,7 +141,7 @@ fn strategies_without_runs_and_interrupted_passes_are_errors() {
     let split = Dataset::open(sample_set()).unwrap().val;
     let loader = loader(split, input.transform(), &input, Order::InOrder);
     let pass = ImagePass::once(&loader, 32, Device::Cpu, 0.0);
-    let evaluator = Evaluator { network: &network, cost: &cost, pass, seed: 7, record: false };
+    let evaluator = Evaluator { network: &network, cut: None, cost: &cost, pass, seed: 7, record: false };
     for strategy in [Strategy::Stochastic { runs: 0 }, Strategy::Ensemble { runs: 0 }] {
         let error = evaluator.run(&[strategy], &mut [], &AtomicBool::new(false)).unwrap_err();
         assert_eq!(error.to_string(), format!("'{strategy}': expected 1 to 1000 runs"));

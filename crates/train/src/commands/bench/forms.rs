@@ -1,5 +1,6 @@
 //! The forms in which a gated network runs, as files for each runtime.
 
+use crate::measuring::without_gates;
 use crate::network_file::write_for;
 use crate::source::Loaded;
 use anyhow::Result;
@@ -47,6 +48,11 @@ pub(super) struct Forms<'a> {
 impl<'a> Forms<'a> {
     pub(super) fn of(loaded: &'a Loaded) -> Result<Self> {
         let network = &loaded.network;
+        if let Some(cut) = loaded.cut() {
+            // What a network takes does not depend on its weights.
+            let dense = Network::build(&without_gates(cut.spec.clone()), Device::Cpu, 0)?;
+            return Ok(Self { loaded, dense, decided: None, pruned: Some(network.prune(&[])?) });
+        }
         let dense = network.prune(&vec![Decision::Open; network.spec().gate_count()])?;
         let decisions = independent_decisions(network, Policy::Argmax, loaded.input.image_size)?;
         let decided = !decisions.is_empty() && !decisions.contains(&Decision::Undecided);

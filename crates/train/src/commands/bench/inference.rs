@@ -120,7 +120,7 @@ pub(crate) fn inference(args: &Inference) -> Result<Done> {
     args.device.resolve()?;
     let loaded = loaded(args)?;
     let size = loaded.input.image_size;
-    let cost = Cost::of(loaded.network.spec(), size as usize, size as usize)?;
+    let cost = Cost::of(loaded.spec(), size as usize, size as usize)?;
     let forms = Forms::of(&loaded)?;
     let folder = tempfile::tempdir()?;
     let (mut workers, variants) = variants(args, &forms, folder.path())?;

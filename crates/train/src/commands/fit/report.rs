@@ -66,8 +66,8 @@ pub(super) fn text(verdict: &Verdict, published: Option<u64>, program: &str) -> 
 /// The command that most people give next.
 fn next(verdict: &Verdict, program: &str) -> String {
     let best = quoted(&verdict.run.best());
-    if verdict.activation.is_none() {
-        return format!("{program} export --checkpoint {best} --fold-bn --out network.pt");
+    if verdict.activation.is_none() || verdict.is_cut {
+        return format!("{program} export --checkpoint {best} --out network.onnx");
     }
     let Polarization { always_open, always_closed, .. } = Polarization::of(&verdict.evaluation.summary.rates);
     if always_open + always_closed == 0 {
