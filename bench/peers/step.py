@@ -134,7 +134,7 @@ def build(arch, gates):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", default="resnet50", choices=["resnet50", "mobilenet_v2"])
-    parser.add_argument("--gates", default="layer", choices=["none", "layer", "filter"])
+    parser.add_argument("--gates", default="layer", help="none, layer or filter, or several: none,layer; one line each")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layout", default="nhwc", choices=["nhwc", "nchw"])
@@ -144,12 +144,18 @@ def main():
     parser.add_argument("--compile", action="store_true", help="torch.compile the network")
     args = parser.parse_args()
 
-    torch.manual_seed(0)
     device = torch.device(args.device)
     if device.index is not None:
         torch.cuda.set_device(device)
+    torch.backends.cudnn.benchmark = True
+    for gates in args.gates.split(","):
+        print(json.dumps(timed(args, gates, device)), flush=True)
+
+
+def timed(args, gates, device):
+    torch.manual_seed(0)
     layout = torch.channels_last if args.layout == "nhwc" else torch.contiguous_format
-    model, gated = build(args.arch, args.gates)
+    model, gated = build(args.arch, gates)
     model = model.to(device, memory_format=layout).train()
     run = torch.compile(model) if args.compile else model
     optimizer = torch.optim.SGD(
@@ -176,27 +182,29 @@ def main():
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
+        host = time.perf_counter()
         if device.type == "cuda":
             torch.cuda.synchronize()
+        return host, time.perf_counter()
 
     for _ in range(2):
         step()
-    seconds = []
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    seconds, hosts = [], []
     for _ in range(args.rounds):
         start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
+        host, end = step()
+        hosts.append(host - start)
+        seconds.append(end - start)
     if device.type == "cuda":
-        memory = torch.cuda.max_memory_reserved()
+        memory = torch.cuda.max_memory_allocated()
     else:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     seconds.sort()
-    median = seconds[len(seconds) // 2]
-    print(
-        json.dumps(
-            {**vars(args), "images_per_second": args.batch / median, "seconds": seconds, "peak_memory_bytes": memory}
-        )
-    )
+    median, host = seconds[len(seconds) // 2], sorted(hosts)[len(hosts) // 2]
+    found = {"images_per_second": args.batch / median, "seconds": seconds, "host_seconds": host}
+    return {**vars(args), **found, "gates": gates, "peak_memory_bytes": memory}
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ pub enum Error {
         block: String,
     },
     /// Repair is for networks whose gates are all cut.
-    #[error("{gates} gates are left that look at the image; a network is repaired once all gates are cut out of it")]
+    #[error("{gates} gates are left; a network is repaired once all gates are cut out of it")]
     GatesLeft {
         /// How many.
         gates: usize,

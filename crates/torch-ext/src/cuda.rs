@@ -11,7 +11,7 @@ unsafe extern "C" {
         device: i64,
         result: *mut *mut torch_sys::C_tensor,
     ) -> *mut c_char;
-    fn torch_ext_load_cuda() -> bool;
+    fn torch_ext_load_cuda() -> *mut c_char;
 }
 
 /// Whether a CUDA device can be used. Ask before the first tensor is made: libtorch looks for its
@@ -20,12 +20,22 @@ unsafe extern "C" {
 /// The CUDA libraries (about 2 GB) are loaded by the first call and not at program start, so a run
 /// on the CPU starts fast.
 pub fn cuda_is_available() -> bool {
-    static AVAILABLE: OnceLock<bool> = OnceLock::new();
-    *AVAILABLE.get_or_init(|| {
+    cuda_fault().is_none()
+}
+
+/// Why no CUDA device can be used, if none can: what the system says of libtorch's CUDA libraries,
+/// or that no device answers. As [`cuda_is_available`], ask before the first tensor is made.
+pub fn cuda_fault() -> Option<&'static str> {
+    static FAULT: OnceLock<Option<String>> = OnceLock::new();
+    let find = || {
         // SAFETY: dlopen of a libtorch library; its static initializers only register back ends.
-        let loaded = unsafe { torch_ext_load_cuda() };
-        loaded && tch::Cuda::is_available()
-    })
+        match check(unsafe { torch_ext_load_cuda() }) {
+            Err(error) => Some(error.to_string()),
+            Ok(()) if tch::Cuda::is_available() => None,
+            Ok(()) => Some("no device answers: its driver is missing or too old, or none is visible".to_owned()),
+        }
+    };
+    FAULT.get_or_init(find).as_deref()
 }
 
 /// The tensor on `device`. A CUDA device copies it by itself, from memory that is pinned for the

@@ -26,11 +26,11 @@ mod script;
 mod tensors;
 
 pub use autocast::{Autocast, Half, allow_tf32};
-pub use cuda::{cuda_is_available, to_device};
+pub use cuda::{cuda_fault, cuda_is_available, to_device};
 pub use error::{Error, Result};
 pub use fused::{Pointwise, scale, scaled_sum};
 pub use layers::{BatchNorm, Linear, Statistics};
-pub use memory::peak_memory;
+pub use memory::{peak_memory, peak_tensor_memory, restart_peak_memory};
 pub use optimizer::{AdamWStep, Gradients, SgdStep, fused_adamw, fused_sgd, lerp, norm};
 pub use random::{derive_seed, normal, uniform};
 pub use script::{Attribute, Script};

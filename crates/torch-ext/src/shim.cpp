@@ -51,15 +51,26 @@ char *torch_ext_to_cuda(const at::Tensor *tensor, int64_t device, at::Tensor **r
     });
 }
 
-char *torch_ext_peak_cuda_memory(int64_t device, uint64_t *bytes) {
+// Of the tensors alone, or of what is kept for them too.
+char *torch_ext_peak_cuda_memory(int64_t device, bool kept, uint64_t *bytes) {
     return guarded([&] {
         auto stats = c10::getDeviceAllocator(at::kCUDA)->getDeviceStats(static_cast<c10::DeviceIndex>(device));
-        *bytes = static_cast<uint64_t>(stats.reserved_bytes[0].peak);
+        *bytes = static_cast<uint64_t>((kept ? stats.reserved_bytes : stats.allocated_bytes)[0].peak);
+    });
+}
+
+char *torch_ext_restart_peak_cuda_memory(int64_t device) {
+    return guarded([&] {
+        c10::getDeviceAllocator(at::kCUDA)->resetPeakStats(static_cast<c10::DeviceIndex>(device));
     });
 }
 
 // Loads libtorch's CUDA half into the process; libtorch registers its CUDA back end while loading.
-bool torch_ext_load_cuda() { return dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) != nullptr; }
+char *torch_ext_load_cuda() {
+    if (dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL)) return nullptr;
+    const char *reason = dlerror();
+    return error_text(reason ? reason : "libtorch_cuda.so cannot be loaded");
+}
 
 // A float32 CPU tensor of uniform [0, 1) or standard normal values from a generator of its own.
 // *result is the caller's.

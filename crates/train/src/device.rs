@@ -48,8 +48,10 @@ impl DeviceChoice {
             Self::Auto if !torch_ext::cuda_is_available() => Ok(Device::Cpu),
             Self::Auto => Ok(Device::Cuda(0)),
             Self::Cuda(number) => {
-                if !torch_ext::cuda_is_available() {
-                    bail!(Usage(format!("--device cuda:{number}: no CUDA device can be used here; use --device cpu")));
+                if let Some(fault) = torch_ext::cuda_fault() {
+                    bail!(Usage(format!(
+                        "--device cuda:{number}: no CUDA device can be used here ({fault}); use --device cpu"
+                    )));
                 }
                 let count = Cuda::device_count();
                 if number as i64 >= count {

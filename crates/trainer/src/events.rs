@@ -90,6 +90,8 @@ pub enum Event<'a> {
         is_best: bool,
         /// Images that could not be used, in training and evaluation together.
         bad_images: usize,
+        /// MACs that training has computed so far, evaluations left out.
+        training_macs: f64,
     },
     /// An image was left out.
     BadImage(&'a BadImage),

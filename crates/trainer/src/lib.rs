@@ -89,7 +89,7 @@ pub use run::Resume;
 pub use run::classes::{note_on_class_order, refuse_other_classes};
 pub use run::dry_run::{DryRun, dry_run};
 pub use run::fit::Fit;
-pub use run::step_bench::StepBench;
+pub use run::step_bench::{BenchedStep, StepBench};
 pub use states::checkpoint::{Checkpoint, is_checkpoint};
 pub use states::export::{About, Expected, OnnxExport, check_path, export_onnx, export_script, onnx_check_path};
 pub use states::input::Input;

@@ -35,12 +35,14 @@ impl Network {
     /// # Errors
     /// As [`Self::prune`].
     pub fn prune_padded(&self, decisions: &[Decision], align: usize) -> Result<Network> {
-        Ok(self.prune_all(decisions, align, Vec::new())?.0)
+        Ok(self.prune_all(decisions, align, Vec::new(), Closed::WhereItPays)?.0)
     }
 
     /// As [`Self::prune`], with tensors that go along with parameters: by their names and of their
     /// shapes, such as the buffers of an optimizer, each map for itself. Each is cut as its
-    /// parameter is; a parameter that pruning makes, such as a block's bias, has none.
+    /// parameter is; a parameter that pruning makes, such as a block's bias, has none. For a
+    /// network that learns on: closed input channels are left out even where copying the others
+    /// costs more, since weights of zero would not stay so.
     ///
     /// # Errors
     /// As [`Self::prune`].
@@ -49,7 +51,7 @@ impl Network {
         decisions: &[Decision],
         along: Vec<HashMap<String, Tensor>>,
     ) -> Result<(Network, Vec<HashMap<String, Tensor>>)> {
-        self.prune_all(decisions, 1, along)
+        self.prune_all(decisions, 1, along, Closed::Always)
     }
 
     fn prune_all(
@@ -57,6 +59,7 @@ impl Network {
         decisions: &[Decision],
         align: usize,
         along: Vec<HashMap<String, Tensor>>,
+        closed: Closed,
     ) -> Result<(Network, Vec<HashMap<String, Tensor>>)> {
         let gates = self.spec().gate_count();
         if decisions.len() != gates {
@@ -77,7 +80,7 @@ impl Network {
             left = rest;
             let activation = block.activation;
             let own = pad(&block, own, align, &mut tensors)?;
-            let pruned = Pruning::of(block, &own).apply(&mut tensors)?;
+            let pruned = Pruning::of(block, &own, closed).apply(&mut tensors)?;
             if does_nothing(&pruned, before) {
                 continue;
             }
@@ -104,8 +107,18 @@ fn selecting_pays(conv: &ConvSpec, kept: usize, filters: usize) -> bool {
     saved > MACS_PER_COPY * kept
 }
 
+/// Which closed input channels of a branch are left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Closed {
+    /// Those that save more than copying the others costs.
+    WhereItPays,
+    /// All.
+    Always,
+}
+
 /// What becomes of a block.
 struct Pruning {
+    closed: Closed,
     block: BlockSpec,
     /// Per site one decision per gate.
     decisions: Vec<(Site, Vec<Decision>)>,
@@ -114,7 +127,7 @@ struct Pruning {
 }
 
 impl Pruning {
-    fn of(block: BlockSpec, decisions: &[Decision]) -> Self {
+    fn of(block: BlockSpec, decisions: &[Decision], closed: Closed) -> Self {
         let mut left = decisions;
         let mut by_site = Vec::with_capacity(block.gates.len());
         for gates in &block.gates {
@@ -128,7 +141,7 @@ impl Pruning {
             .collect();
         let kept =
             block.open_channels(|site| open.iter().find(|(found, _)| *found == site).map(|(_, open)| open.as_slice()));
-        Self { block, decisions: by_site, kept }
+        Self { closed, block, decisions: by_site, kept }
     }
 
     fn decisions_at(&self, site: Site) -> &[Decision] {
@@ -256,7 +269,8 @@ impl Pruning {
         let mut before = self.kept.input.clone();
         let first = &self.block.branch[0];
         if before.len() < first.inputs {
-            if first.is_depthwise() || selecting_pays(first, before.len(), self.kept.behind[0].len()) {
+            let always = self.closed == Closed::Always || first.is_depthwise();
+            if always || selecting_pays(first, before.len(), self.kept.behind[0].len()) {
                 self.block.reads = Some(Channels::within(self.block.reads.as_ref(), &before));
             } else {
                 // Everything is read, what is closed with weights of zero.

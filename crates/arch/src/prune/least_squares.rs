@@ -72,8 +72,9 @@ impl LeastSquares {
 
     /// The weights [groups, K, M] nearest to `start` in the sense of a ridge: they minimize the
     /// mean of |W·x + c − y|² + `ridge` · v · |W − start|², where v is the mean variance of x.
-    /// Directions that x never takes stay as they are in `start`.
-    pub fn solve(&self, start: &Tensor, ridge: f64) -> Result<Tensor> {
+    /// Directions that x never takes stay as they are in `start`. `None` where rounding leaves no
+    /// solution.
+    pub fn solve(&self, start: &Tensor, ridge: f64) -> Result<Option<Tensor>> {
         let [xx, xy, _] = self.centered()?;
         let k = xx.size3()?.1;
         let variance = xx.f_diagonal(0, 1, 2)?.f_mean_dim([1i64].as_slice(), true, Kind::Double)?.f_unsqueeze(2)?;
@@ -82,16 +83,20 @@ impl LeastSquares {
         let eye = Tensor::f_eye(k, (Kind::Double, xx.device()))?;
         let missing = xy.f_sub(&xx.f_bmm(start)?)?;
         let system = xx.f_add(&eye.f_unsqueeze(0)?.f_mul(&pull)?)?;
-        let step = missing.f_cholesky_solve(&system.f_linalg_cholesky(false)?, false)?;
-        Ok(start.f_add(&step)?)
+        // A system that is not positive definite is told by its sums, which were rounded.
+        let Ok(factor) = system.f_linalg_cholesky(false) else { return Ok(None) };
+        let solved = start.f_add(&missing.f_cholesky_solve(&factor, false)?)?;
+        let is_finite = solved.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0;
+        Ok(is_finite.then_some(solved))
     }
 
     /// The mean of |W·x + c − y|² with the best c, for `weights` [groups, K, M]: summed over
-    /// groups and M.
-    pub fn error(&self, weights: &Tensor) -> Result<f64> {
+    /// groups and M, each y times what it `counts` [groups, M].
+    pub fn error(&self, weights: &Tensor, counts: &Tensor) -> Result<f64> {
         let [xx, xy, yy] = self.centered()?;
         let explained = weights.f_mul(&xy.f_mul_scalar(2.0)?.f_sub(&xx.f_bmm(weights)?)?)?;
-        Ok(yy.f_sum(Kind::Double)?.f_sub(&explained.f_sum(Kind::Double)?)?.f_double_value(&[])?)
+        let explained = explained.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)?;
+        Ok(yy.f_sub(&explained)?.f_mul(counts)?.f_sum(Kind::Double)?.f_double_value(&[])?)
     }
 
     /// Mean and variance of W · x, and the best intercept c, for `weights` [groups, K, M]: each
@@ -130,20 +135,21 @@ mod tests {
     fn what_rows_were_made_with_is_found_and_explains_them() {
         let (sums, weights, intercepts) = exact();
         let start = weights.zeros_like();
-        let found = sums.solve(&start, 1e-12).unwrap();
+        let alike = Tensor::ones([2, 1], (Kind::Double, Device::Cpu));
+        let found = sums.solve(&start, 1e-12).unwrap().unwrap();
         assert!((&found - &weights).abs().max().double_value(&[]) < 1e-9);
-        assert!(sums.error(&found).unwrap().abs() < 1e-9);
-        assert!(sums.error(&start).unwrap() > 0.1);
+        assert!(sums.error(&found, &alike).unwrap().abs() < 1e-9);
+        assert!(sums.error(&start, &alike).unwrap() > 0.1);
         let [.., intercept] = sums.outputs(&found).unwrap();
         for (found, expected) in doubles(&intercept).iter().zip(intercepts) {
             assert!((found - expected).abs() < 1e-8, "{found}");
         }
         // A strong pull leaves the weights where they were.
-        let pulled = sums.solve(&start, 1e9).unwrap();
+        let pulled = sums.solve(&start, 1e9).unwrap().unwrap();
         assert!(pulled.abs().max().double_value(&[]) < 1e-6);
         // Sums in two parts are sums.
         let twice = sums.with(&sums).unwrap();
-        assert!((twice.solve(&start, 1e-12).unwrap() - &found).abs().max().double_value(&[]) < 1e-9);
+        assert!((twice.solve(&start, 1e-12).unwrap().unwrap() - &found).abs().max().double_value(&[]) < 1e-9);
     }
 
     #[test]
@@ -155,7 +161,7 @@ mod tests {
         let mut sums = LeastSquares::new([1, 3, 1], Device::Cpu).unwrap();
         sums.add(&x, &(&first * 5.0 + 7.0)).unwrap();
         let start = Tensor::from_slice(&[0.0, 0.0, 4.0]).view([1, 3, 1]);
-        let found = sums.solve(&start, 1e-9).unwrap();
+        let found = sums.solve(&start, 1e-9).unwrap().unwrap();
         let values = doubles(&found);
         // The nearest to zero with w1 + 2 · w2 = 5.
         for (found, expected) in values.iter().zip([1.0, 2.0, 4.0]) {

@@ -15,11 +15,12 @@ use std::collections::HashMap;
 use tch::{Kind, Tensor};
 use torch_ext::{BatchNorm, derive_seed, uniform};
 
-/// Pixels of a feature map that are looked at, of each image other ones.
+/// Pixels of a feature map that are looked at, of each batch other ones.
 const PIXELS: usize = 128;
-/// How strongly solved weights are pulled to what they were: from the first on as long as images that
-/// the weights were not solved for say that it gets better.
-const RIDGES: [&[f64]; 2] = [&[1e-2, 1e-1, 1.0, 10.0], &[1e-3]];
+/// How strongly solved weights are pulled to what they were, and less strongly where the first of
+/// these is best: images that the weights were not solved for judge.
+const RIDGES: [f64; 4] = [1e-2, 1e-1, 1.0, 10.0];
+const WEAKER: f64 = 1e-3;
 /// Of so many batches one is kept for that.
 const HELD_OUT: usize = 4;
 /// Numbers of unfolded features at once.
@@ -243,6 +244,11 @@ fn spread(values: &Tensor, channels: Option<&Channels>, outputs: usize) -> Resul
 
 /// Repairs one block, and moves the features behind it.
 fn repair_block(whole: &Side, pruned: &Side, kept: &[Vec<usize>], features: &mut Features) -> Result<RepairedBlock> {
+    let names = |side: &Side| side.block.branch.iter().map(|conv| conv.name.clone()).collect::<Vec<_>>();
+    if !pruned.block.branch.is_empty() && names(whole) != names(pruned) {
+        let fault = format!("block '{}' is not one that was cut from the whole network", pruned.block.name);
+        return Err(Error::Spec { faults: vec![fault] });
+    }
     let before = distance(whole, pruned, features)?;
     for (number, conv) in pruned.block.branch.iter().enumerate() {
         let is_last = number + 1 == pruned.block.branch.len();
@@ -312,28 +318,39 @@ fn solve(whole: &Side, pruned: &Side, number: usize, kept: &[usize], features: &
             true => pruned.norm(conv)?.undo(&target, made)?,
             false => target,
         };
-        let sums = if batch % HELD_OUT == HELD_OUT - 1 { &mut held_out } else { &mut solved_for };
+        let is_last_of_few = features.whole.len() < HELD_OUT && batch > 0 && batch + 1 == features.whole.len();
+        let holds = batch % HELD_OUT == HELD_OUT - 1 || is_last_of_few;
+        let sums = if holds { &mut held_out } else { &mut solved_for };
         add_rows(sums, conv, read, &target, derive_seed(number as u64, batch as u64))?;
     }
     let start = weight.f_view([groups, filters / groups, values])?.f_transpose(1, 2)?.f_to_kind(Kind::Double)?;
     let all = solved_for.with(&held_out)?;
     // Of a single batch there is nothing to hold out.
-    let judge = if features.whole.len() < HELD_OUT { &solved_for } else { &held_out };
-    let mut best = (judge.error(&start)?, None);
-    for ridges in RIDGES {
-        for &ridge in ridges {
-            let error = judge.error(&solved_for.solve(&start, ridge)?)?;
-            if error >= best.0 {
-                break;
-            }
-            best = (error, Some(ridge));
+    let judge = if features.whole.len() < 2 { &solved_for } else { &held_out };
+    // Errors count as they are behind the batch norm.
+    let norm = pruned.norm(conv)?;
+    let counts = norm.scale.f_div(&norm.deviation)?.f_square()?.f_view([groups, -1])?.f_to_kind(Kind::Double)?;
+    let error = |ridge: f64| -> Result<f64> {
+        let solved = solved_for.solve(&start, ridge)?;
+        solved.map_or(Ok(f64::INFINITY), |solved| judge.error(&solved, &counts))
+    };
+    let mut found = Vec::new();
+    for ridge in RIDGES {
+        found.push((error(ridge)?, ridge));
+        // Stronger ones are ever nearer to what it was.
+        if found.len() > 1 && found[found.len() - 1].0 > found[found.len() - 2].0 {
+            break;
         }
     }
-    let solved = match best.1 {
-        Some(ridge) => all.solve(&start, ridge)?,
-        None => start,
+    if found.iter().all(|other| found[0].0 <= other.0) {
+        found.push((error(WEAKER)?, WEAKER));
+    }
+    let least = found.into_iter().min_by(|a, b| a.0.total_cmp(&b.0));
+    let solved = match least {
+        Some((least, ridge)) if least < judge.error(&start, &counts)? => all.solve(&start, ridge)?,
+        _ => None,
     };
-    write(pruned, conv, &weight, &solved, &all)
+    write(pruned, conv, &weight, &solved.unwrap_or(start), &all)
 }
 
 /// Puts the solved weights in place, and makes the batch norm behind them add the intercept and

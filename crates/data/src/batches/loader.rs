@@ -241,6 +241,11 @@ impl Loader {
         (self.ahead + PRODUCERS) * self.shared.batch_bytes()
     }
 
+    /// Images in a full batch.
+    pub fn batch_size(&self) -> usize {
+        self.shared.options.batch_size
+    }
+
     /// Batches in an epoch. A shuffled source smaller than a batch makes one batch.
     pub fn batches(&self) -> usize {
         let Shared { source, options, .. } = &*self.shared;

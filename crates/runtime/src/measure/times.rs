@@ -41,8 +41,8 @@ impl Timed {
 
 impl Plan {
     /// By which multiples widths should be cut, from the times of the groups of
-    /// [`Plan::of_alignment`]: the largest that one of them asks for, of those that leave every site
-    /// a choice.
+    /// [`Plan::of_alignment`]: the largest that one of them asks for, of those that leave every
+    /// site a choice.
     pub fn best_alignment(&self, timed: &[Timed]) -> usize {
         let of_group = |(group, timed): (&Group, &Timed)| {
             let grid = group.grids.first()?;

@@ -71,7 +71,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     }
     let strategies = match &args.strategies {
         None => vec![Strategy::Policy(args.policy)],
-        Some(list) if list == "all" => Strategy::all(gates),
+        // Gates that were cut decide alike whatever the strategy.
+        Some(list) if list == "all" => Strategy::all(loaded.network.spec().gate_count()),
         Some(list) => list.split(',').map(|name| name.trim().parse().map_err(Usage)).collect::<Result<_, _>>()?,
     };
     let with_seed = |strategy| match strategy {

@@ -59,7 +59,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let times = args.times.as_ref().map(|path| Times::read(path, &spec, size)).transpose()?;
     Ok(Done::ok(match args.json {
         true => json(&spec, size, &cost, training, times.as_ref())?,
-        false => text(&spec, size, &cost, training, times.as_ref()),
+        false => text(&spec, size, &cost, training, times.as_ref())?,
     }))
 }
 
@@ -101,7 +101,7 @@ impl Times {
     }
 }
 
-fn text(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>, times: Option<&Times>) -> String {
+fn text(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>, times: Option<&Times>) -> Result<String> {
     let mut rows = vec![["block", "channels", "output", "parameters", "MACs", "gates"].map(str::to_owned).to_vec()];
     if let Some(times) = times {
         rows[0].insert(5, times.table.unit.clone());
@@ -145,6 +145,16 @@ fn text(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>, time
         let of = training.config.train.epochs;
         let inside = if training.batch > 0 { format!(" and {} steps", training.batch) } else { String::new() };
         fact("training", format!("{} of {of} epochs{inside}, {} steps in all", training.epoch, training.step));
+        let whole = match &training.cut {
+            None => cost.dense,
+            Some(cut) => {
+                let whole = Cost::of(&cut.spec, size as usize, size as usize)?.dense;
+                let open = cut.open.iter().filter(|open| **open).count();
+                let gates = cut.open.len();
+                fact("cut", format!("from {} when {open} of {gates} gates froze open", macs(whole as f64)));
+                whole
+            }
+        };
         if let Some(evaluation) = training.evaluation {
             fact(
                 "evaluation",
@@ -153,7 +163,7 @@ fn text(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>, time
                     percent(evaluation.top1),
                     percent(evaluation.top5),
                     percent(evaluation.open_rate()),
-                    percent(evaluation.macs / cost.dense as f64),
+                    percent(evaluation.macs / whole as f64),
                     training.config.train.policy,
                 ),
             );
@@ -163,7 +173,7 @@ fn text(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>, time
             fact("best", format!("{} {} in epoch {epoch}", metric.name(), metric_value(metric, value)));
         }
     }
-    text
+    Ok(text)
 }
 
 /// The gates of a block, their kind named once.
@@ -229,6 +239,7 @@ fn json(spec: &NetSpec, size: u32, cost: &Cost, training: Option<Training>, time
                 json!({ "epoch": epoch, "metric": training.config.checkpoints.best_by, "value": value })
             }),
             "evaluation": training.evaluation,
+            "cut": training.cut.map(|cut| json!({ "open": cut.open.iter().filter(|open| **open).count(), "gates": cut.open.len() })),
         })),
     });
     Ok(format!("{value:#}\n"))

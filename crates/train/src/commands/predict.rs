@@ -92,9 +92,11 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         }
     }
     let gates = network.spec().gate_count();
+    let size = input.image_size as usize;
+    let dense = Cost::of(loaded.spec(), size, size)?.dense;
     let text = match args.json {
-        true => json(&predictions, &bad, gates, &cost),
-        false => predictions.iter().map(|prediction| text(prediction, gates, &cost)).collect(),
+        true => json(&predictions, &bad, gates, dense),
+        false => predictions.iter().map(|prediction| text(prediction, gates, dense)).collect(),
     };
     if bad.is_empty() {
         return Ok(Done::ok(text));
@@ -138,14 +140,14 @@ fn classes(names: &[String], numbers: &Tensor, probabilities: &Tensor) -> Result
     Ok(names.zip(probabilities).collect())
 }
 
-fn json(predictions: &[Prediction], bad: &[String], gates: usize, cost: &Cost) -> String {
+fn json(predictions: &[Prediction], bad: &[String], gates: usize, dense: u64) -> String {
     let class = |(class, p): &Class| json!({ "class": class, "probability": p });
     let image = |prediction: &Prediction| {
         json!({
             "image": readable(prediction.path.as_os_str()),
             "classes": prediction.classes.iter().map(class).collect::<Vec<_>>(),
             "macs": prediction.macs,
-            "macs_dense": cost.dense,
+            "macs_dense": dense,
             "open_gates": prediction.open,
             "gates": gates,
         })
@@ -159,12 +161,12 @@ fn printable(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
-fn text(prediction: &Prediction, gates: usize, cost: &Cost) -> String {
+fn text(prediction: &Prediction, gates: usize, dense: u64) -> String {
     let mut text = format!("{}\n", prediction.path.display());
     for (class, probability) in &prediction.classes {
         text += &format!("  {:>6}  {}\n", percent(*probability), printable(class));
     }
-    let share = percent(prediction.macs / cost.dense as f64);
+    let share = percent(prediction.macs / dense as f64);
     let gates = if gates > 0 { format!(", {} of {gates} gates open", prediction.open) } else { String::new() };
     text + &format!("  {}, {share} of dense{gates}\n", macs(prediction.macs))
 }

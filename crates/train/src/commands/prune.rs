@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use trainer::config::Weighting;
 use trainer::{
-    ActivationTarget, Checkpoint, Extent, GateObserver, ImagePass, Listener, Progress, Training, Unanimity,
+    ActivationTarget, Checkpoint, GateObserver, ImagePass, Listener, Progress, Training, Unanimity,
     independent_decisions, repair,
 };
 
@@ -38,8 +38,8 @@ pub(crate) struct Args {
     /// The checkpoint to write; must not exist
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Folder in ImageNet layout, to watch gates that look at the image; its train/ is used, or the
-    /// folder itself
+    /// Folder in ImageNet layout, to watch gates that look at the image; with --repair any images;
+    /// its train/ is used, or the folder itself
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// How gates decide: argmax, threshold=P or topk=K
@@ -54,10 +54,10 @@ pub(crate) struct Args {
     /// multiple, for more MACs
     #[arg(long, requires = "align")]
     pad: bool,
-    /// Solve the convolutions that lost inputs again over images of --data, so that each block gives
-    /// what it gives with all gates open: for networks that are not trained on. Labels are not
-    /// looked at; for gates that ignore the image
-    #[arg(long, requires = "data")]
+    /// Solve the convolutions that lost inputs again over images of --data, so that each block
+    /// gives what it gives with all gates open: for networks that are not trained on. Labels are
+    /// not looked at; for gates that ignore the image
+    #[arg(long, requires = "data", conflicts_with_all = ["pad", "share", "confidence"])]
     repair: bool,
     /// With --repair, how many images
     #[arg(long, value_name = "N", default_value_t = 768, value_parser = clap::value_parser!(u32).range(1..=1_000_000), requires = "repair")]
@@ -132,6 +132,11 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     if dependent && args.align.is_some() && !args.pad {
         bail!(Usage("--align is for gates that ignore the image; these decide for each image by itself".into()));
     }
+    if args.repair && dependent {
+        bail!(Usage(
+            "--repair is for gates that ignore the image: the others stay, and what they let through varies".into()
+        ));
+    }
     let mut sites = loaded.network.spec().gate_sites();
     if args.align.is_some() && sites.all(|(_, gates)| gates.site == Site::Layer) {
         bail!(Usage("--align is for gates of filters: layers have no widths".into()));
@@ -142,11 +147,6 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         Some(Multiple::Of(channels)) => channels,
         Some(Multiple::Auto) => best_alignment(&without_gates(loaded.network.spec().clone()), loaded.input.image_size)?,
     };
-    if args.repair && dependent {
-        bail!(Usage(
-            "--repair is for gates that ignore the image: the others stay, and what they let through varies".into()
-        ));
-    }
     let mut decisions = decisions(&args, &loaded)?;
     if align > 1 && !args.pad {
         decisions = aligned(&decisions, &loaded, align)?;
@@ -237,18 +237,14 @@ fn repaired(args: &Args, loaded: &Loaded, pruned: &Network, decisions: &[Decisio
     let Some(data) = &args.data else { return Ok(Vec::new()) };
     let input = loaded.input;
     let loader = args.reading.any_images(data, input, args.batch_size as usize)?;
-    let batch = (args.batch_size as usize).min(loader.source().len()).max(1);
-    let batches = (args.repair_images as usize).div_ceil(batch);
-    let pass = ImagePass {
-        extent: Extent::Batches { count: batches, epoch: 0 },
-        ..ImagePass::once(&loader, input.image_size, pruned.device(), args.reading.max_bad_share)
-    };
+    let pass = ImagePass::once(&loader, input.image_size, pruned.device(), args.reading.max_bad_share);
+    let images = args.repair_images as usize;
     let open = decisions.iter().map(|decision| *decision == Decision::Open).collect();
     let cut = CutGates { spec: loaded.network.spec().clone(), open };
     let cost = Cost::of(pruned.spec(), input.image_size as usize, input.image_size as usize)?;
     let mut progress: Vec<Box<dyn Listener>> = vec![Box::new(Progress::new(&cost, 0))];
     // Nothing sets the flag: a signal simply ends the program, and nothing was written.
-    Ok(repair(pruned, &loaded.network, &cut, &pass, &mut progress, &AtomicBool::new(false))?)
+    Ok(repair(pruned, &loaded.network, &cut, (&pass, images), &mut progress, &AtomicBool::new(false))?)
 }
 
 /// Decisions of the same MACs that leave multiples of `align` channels, by the gates'

@@ -80,9 +80,9 @@ pub struct GatesConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0))]
     pub freeze_after: Option<f64>,
-    /// Cut what frozen gates close out of the network, where all gates ignore the image and it is
-    /// deployed by argmax: the rest of the run trains the smaller network, which computes what the
-    /// larger one computed and takes less time. Else it stays, multiplied by zero.
+    /// Cut what frozen gates close out of the network, where all gates ignore the image: the rest
+    /// of the run trains the smaller network, which computes what the larger one computed and takes
+    /// less time. Else it stays, multiplied by zero.
     pub cut_when_frozen: bool,
     /// Once gates are cut, solve the convolutions that lost inputs again, so that each block gives
     /// what it gave with all its filters: a linear regression over training images, without their

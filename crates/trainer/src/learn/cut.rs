@@ -5,14 +5,15 @@ use crate::error::Result;
 use crate::learn::average::Average;
 use crate::learn::guard::NonFiniteGuard;
 use crate::learn::optimizer::Optimizer;
-use crate::learn::step::Learner;
+use crate::learn::step::{Learner, training_macs};
 use crate::measure::cut::decided;
 use arch::{CutGates, Decision, Network};
 
 impl Learner {
     /// Goes on with a smaller network, without the gates and what they close: one decision per
     /// gate, open or closed. It computes what this one computes; the optimizer's buffers and the
-    /// guard go along, and an average begins with it. Gives what was cut, and the network as it was.
+    /// guard go along, and an average begins with it. Gives what was cut, and the network as it
+    /// was.
     ///
     /// # Errors
     /// If nothing would be left of the network; then nothing has changed.
@@ -31,6 +32,7 @@ impl Learner {
             self.updates = 0;
         }
         self.cut = decided(Some(&gates), network.device())?;
+        self.macs_per_image = training_macs(config, &network, self.teacher.as_ref())?;
         (self.optimizer, self.guard) = (optimizer, guard);
         Ok((gates, std::mem::replace(&mut self.network, network)))
     }

@@ -48,6 +48,8 @@ pub(crate) struct Learner {
     pub spending: Spending,
     /// The same for the gate values of a pass.
     pub budget_meter: Meter,
+    /// What a step computes for an image ([`training_macs`]).
+    pub macs_per_image: f64,
     seed: u64,
     /// Parts that a batch goes through the network in.
     parts: usize,
@@ -60,6 +62,16 @@ struct Done {
     labels: Tensor,
     /// Objective, cross entropy and activation loss, detached.
     losses: [Tensor; 3],
+}
+
+/// MACs that a step computes for an image: three times the network's, closed filters and gates
+/// included, since the backward pass is one with respect to features and one to weights; and a
+/// teacher's answer.
+pub(super) fn training_macs(config: &Config, network: &Network, teacher: Option<&Teacher>) -> Result<f64> {
+    let size = config.data.image_size as usize;
+    let cost = Cost::of(network.spec(), size, size)?;
+    let taught = teacher.map(|teacher| teacher.macs(size)).transpose()?.unwrap_or_default();
+    Ok((3 * (cost.dense + cost.gates) + taught) as f64)
 }
 
 impl Learner {
@@ -86,6 +98,7 @@ impl Learner {
             budget_meter: Meter::new(&spending.steady(), network.device())?,
             meter: Rc::new(Meter::new(&cost.spending(), network.device())?),
             cut: decided(progress.cut.as_ref(), network.device())?,
+            macs_per_image: training_macs(config, &network, teacher.as_ref())?,
             network,
             average,
             updates: progress.updates,

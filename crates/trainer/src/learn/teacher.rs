@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::states::checkpoint::{Checkpoint, is_checkpoint};
 use crate::states::input::Input;
-use arch::{Classifier, NetSpec, Network, Pass};
+use arch::{Classifier, Cost, NetSpec, Network, Pass};
 use gumbel_gates::Policy;
 use std::path::Path;
 use tch::{Device, Tensor};
@@ -54,6 +54,15 @@ impl Teacher {
             )));
         }
         checkpoint.network(device)
+    }
+
+    /// MACs of its answer to an image of that size.
+    ///
+    /// # Errors
+    /// If such images are too small for it.
+    pub fn macs(&self, image_size: usize) -> Result<u64> {
+        let cost = Cost::of(self.0.spec(), image_size, image_size)?;
+        Ok(cost.dense + cost.gates)
     }
 
     /// Its class logits [N, classes] for `images` [N, 3, H, W], its gates as deployed; no gradient.

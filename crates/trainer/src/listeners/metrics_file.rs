@@ -113,6 +113,7 @@ impl Listener for MetricsFile {
                 scheduled,
                 is_best,
                 bad_images,
+                training_macs,
             } => {
                 let of = |evaluation: &Option<&Evaluation>| json!(evaluation.map(|found| means(&found.summary)));
                 let values = [
@@ -123,6 +124,7 @@ impl Listener for MetricsFile {
                     ("val_unaveraged", of(unaveraged)),
                     ("rates", json!(evaluation.summary.rates)),
                     ("bad_images", json!(bad_images)),
+                    ("training_macs", json!(training_macs)),
                     ("is_best", json!(is_best)),
                     ("evaluation_seconds", json!(evaluation.seconds)),
                 ];

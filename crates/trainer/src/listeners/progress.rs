@@ -399,6 +399,7 @@ mod tests {
                 scheduled: &scheduled,
                 is_best: true,
                 bad_images: 2,
+                training_macs: 0.0,
             },
         ]);
         for event in &events {

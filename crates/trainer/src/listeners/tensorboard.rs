@@ -286,6 +286,7 @@ mod tests {
                 scheduled: &scheduled,
                 is_best: true,
                 bad_images: 0,
+                training_macs: 0.0,
             })
             .unwrap();
         let Read { found, bars, picture, starts } = read(folder.path());

@@ -2,13 +2,17 @@
 
 use crate::error::Result;
 use crate::events::{Listener, PassKind};
-use crate::measure::pass::ImagePass;
+use crate::measure::pass::{Extent, ImagePass};
 use arch::{CutGates, Network, RepairedBlock};
 use std::sync::atomic::AtomicBool;
 
+/// Images that go through the networks at once.
+const AT_ONCE: i64 = 64;
+
 /// Solves convolutions of `pruned` again so that its blocks give what those of `whole` give, from
-/// which `cut` was cut, over the images of a pass ([`Network::repair`]). All its features in front
-/// of a block are held at once, of both networks.
+/// which `cut` was cut, over so many images of a pass, or all there are ([`Network::repair`]).
+/// Their features in front of a block are held at once, of both networks. CUDA devices should not
+/// round products to TF32 meanwhile.
 ///
 /// # Errors
 /// If too many images are unusable, the networks do not belong together, or `interrupt` was set
@@ -17,13 +21,28 @@ pub fn repair(
     pruned: &Network,
     whole: &Network,
     cut: &CutGates,
-    pass: &ImagePass,
+    (pass, images): (&ImagePass, usize),
     listeners: &mut [Box<dyn Listener>],
     interrupt: &AtomicBool,
 ) -> Result<Vec<RepairedBlock>> {
-    let mut batches = Vec::new();
+    let batch_size = pass.loader.batch_size().max(1);
+    let most = match pass.extent {
+        Extent::Once => pass.loader.batches(),
+        Extent::Batches { count, .. } => count,
+    };
+    let count = images.div_ceil(batch_size).min(most);
+    let epoch = match pass.extent {
+        Extent::Once => 0,
+        Extent::Batches { epoch, .. } => epoch,
+    };
+    let pass = ImagePass { extent: Extent::Batches { count, epoch }, ..*pass };
+    let (mut batches, mut left) = (Vec::new(), images as i64);
     pass.run(PassKind::Repair, listeners, interrupt, |batch| {
-        batches.push(batch.images);
+        let wanted = batch.images.size4()?.0.min(left);
+        left -= wanted;
+        if wanted > 0 {
+            batches.extend(batch.images.f_narrow(0, 0, wanted)?.f_split(AT_ONCE, 0)?);
+        }
         Ok(())
     })?;
     Ok(pruned.repair(whole, &cut.open, &batches)?)

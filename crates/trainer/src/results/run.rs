@@ -47,6 +47,11 @@ pub struct Verdict {
     pub best_is_over_budget: bool,
     /// Whether the gates, and what they close, were cut out of the network.
     pub is_cut: bool,
+    /// MACs that training has computed since the run began: three times the network's for an image,
+    /// and a teacher's answers; evaluations are left out.
+    pub training_macs: f64,
+    /// Those of an epoch of the network without gates and without a teacher.
+    pub dense_epoch: f64,
     /// Images that could not be used, in training and validation together, in the last epoch.
     pub bad: usize,
     /// Wall time since the run was started or resumed.

@@ -106,6 +106,9 @@ impl Fit {
             Some(last) => Ok(last),
             // Resumed after the last epoch, or there is none.
             None => {
+                if self.progress.step == 0 {
+                    self.calibrate(listeners, interrupt)?;
+                }
                 let evaluation = self.evaluate(listeners, interrupt)?.deployed;
                 if self.progress.step == 0 {
                     self.refuse_broken_evaluation(evaluation.summary.loss)?;
@@ -156,6 +159,7 @@ impl Fit {
             scheduled: &self.scheduled(step - 1),
             is_best: ranking.is_best,
             bad_images: bad,
+            training_macs: self.progress.training_macs,
         };
         // Notified before it is saved: a run that is killed in between goes on from the state
         // before and tells it again, one that has the new state never would.
@@ -245,6 +249,7 @@ impl Fit {
             notify(listeners, &Event::Images { step: step + 1, images: &prepared.images })?;
         }
         let scheduled = self.scheduled(step);
+        self.progress.training_macs += batch.labels.len() as f64 * self.learner.macs_per_image;
         self.learner.step(step, &prepared, &scheduled, &mut counting.totals, &mut counting.clock)
     }
 
@@ -371,6 +376,7 @@ impl Fit {
             Activation { target, found }
         });
         let metric = self.config.checkpoints.best_by;
+        let dense_epoch = 3.0 * self.learner.cost.dense as f64 * self.images_per_epoch();
         Verdict {
             blocks: self.blocks(&scheduled.targets, &evaluation.summary.rates),
             activation,
@@ -379,6 +385,8 @@ impl Fit {
             evaluation,
             reach: self.reach,
             is_cut: self.progress.cut.is_some(),
+            training_macs: self.progress.training_macs,
+            dense_epoch,
             bad,
             seconds,
             epochs,

@@ -86,6 +86,12 @@ impl Fit {
         self.images.train.batches()
     }
 
+    /// Images that an epoch trains on.
+    pub(super) fn images_per_epoch(&self) -> f64 {
+        let images = self.images.train.source().len();
+        (self.steps_per_epoch() * self.config.train.batch_size).min(images) as f64
+    }
+
     /// What the schedules say for a step. On frozen gates nothing pulls.
     pub(super) fn scheduled(&self, step: u64) -> Scheduled {
         let gates = &self.config.gates;

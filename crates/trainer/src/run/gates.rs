@@ -63,7 +63,9 @@ impl Fit {
         listeners: &mut [Box<dyn Listener>],
         interrupt: &AtomicBool,
     ) -> Result<()> {
-        if self.progress.cut.is_some() {
+        // Gates that are gone have no more to come, and a run that goes on before its first step
+        // may have had what comes before it.
+        if self.progress.cut.is_some() || (step == 0 && self.progress.started) {
             return Ok(());
         }
         for transition in self.gates.transitions(step) {
@@ -75,6 +77,7 @@ impl Fit {
                 Transition::Cut => self.cut_gates(listeners)?,
             }
         }
+        self.progress.started = true;
         Ok(())
     }
 
@@ -114,11 +117,13 @@ impl Fit {
         let repaired = match self.config.gates.repair {
             false => None,
             true => {
-                let batches = self.config.gates.repair_images.div_ceil(self.config.train.batch_size);
-                let pass = self.training_pass(&self.images.train_as_deployed, batches);
-                // It takes seconds, and a network that is repaired in part is no state to go on from.
+                let images = self.config.gates.repair_images;
+                let pass = self.training_pass(&self.images.train_as_deployed, self.steps_per_epoch());
+                // A network that is repaired in part is no state to go on from.
                 let never = AtomicBool::new(false);
-                let repaired = repair(&self.learner.network, &whole, &cut, &pass, listeners, &never)?;
+                torch_ext::allow_tf32(false);
+                let repaired = repair(&self.learner.network, &whole, &cut, (&pass, images), listeners, &never)?;
+                torch_ext::allow_tf32(self.config.train.tf32);
                 self.learner.restart_average()?;
                 Some(repaired)
             }

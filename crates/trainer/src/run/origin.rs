@@ -248,8 +248,8 @@ fn go_on(
     // What may change has changed. An average that begins now has followed nothing yet.
     let updates = if checkpoint.is_averaged() { training.updates } else { 0 };
     let progress = Training { config: config.clone(), updates, ..training.clone() };
-    // What was stopped before its first step was stopped while its gates started.
-    Ok(Start { fresh_gates: progress.step == 0, progress, average })
+    // What was stopped before its first step may have been stopped while its gates started.
+    Ok(Start { fresh_gates: progress.step == 0 && !progress.started, progress, average })
 }
 
 /// The average of a network's weights, if the configuration asks for one; it begins with what they

@@ -10,8 +10,19 @@ use crate::run::changes::Resume;
 use crate::run::dry_run::scratch;
 use crate::run::fit::Fit;
 use data::synth::{SampleSet, draw};
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 use tch::Device;
 use tempfile::TempDir;
+
+/// Seconds of a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BenchedStep {
+    /// Until the host had asked for everything.
+    pub host: f64,
+    /// Until it was done.
+    pub total: f64,
+}
 
 /// Training steps on one and the same batch of drawn images, for benchmarks.
 #[derive(Debug)]
@@ -34,7 +45,9 @@ impl StepBench {
         // Ten classes.
         draw(&images, &SampleSet { train_per_class: config.train.batch_size.div_ceil(10), val_per_class: 1, seed: 0 })?;
         config.data.path = Some(images);
-        let fit = Fit::prepare(config, Some(folder.path().join("run")), Resume::No, device)?;
+        let mut fit = Fit::prepare(config, Some(folder.path().join("run")), Resume::No, device)?;
+        // Gates that freeze at once are frozen, and perhaps cut, in the steps that are timed.
+        fit.advance_gates(0, &mut [], &AtomicBool::new(false))?;
         let Some(batch) = fit.images.train.epoch(0, 0)?.next() else {
             return Err(Error::TooFewImages { path: folder.path().to_owned(), images: 0 });
         };
@@ -43,14 +56,36 @@ impl StepBench {
         Ok(Self { fit, batch, totals, _folder: folder })
     }
 
-    /// One step, without waiting for images. On a GPU the host waits for it between the parts.
+    /// One step, without waiting for images. On a GPU the host waits once, at the end: seconds
+    /// until everything was asked for, and until it was done. Where the two are about the same the
+    /// host is what limits the pace.
     ///
     /// # Errors
     /// If the network cannot run.
-    pub fn step(&mut self) -> Result<StepTime> {
+    pub fn step(&mut self) -> Result<BenchedStep> {
+        let device = self.fit.learner.network.device();
+        let start = Instant::now();
+        self.timed(false)?;
+        let host = start.elapsed().as_secs_f64();
+        if let Device::Cuda(number) = device {
+            tch::Cuda::synchronize(number as i64);
+        }
+        Ok(BenchedStep { host, total: start.elapsed().as_secs_f64() })
+    }
+
+    /// One step in its parts. On a GPU the host waits for it between them, so that together they
+    /// take longer than [`Self::step`].
+    ///
+    /// # Errors
+    /// If the network cannot run.
+    pub fn step_in_parts(&mut self) -> Result<StepTime> {
+        self.timed(true)
+    }
+
+    fn timed(&mut self, parts: bool) -> Result<StepTime> {
         let mut clock = Clock::start(self.fit.learner.network.device());
         clock.ask();
-        clock.begin(true);
+        clock.begin(parts);
         let number = self.fit.progress.step;
         let scheduled = self.fit.scheduled(number);
         self.fit.learner.step(number, &self.batch, &scheduled, &mut self.totals, &mut clock)?;

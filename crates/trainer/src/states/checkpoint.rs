@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::files::atomic::write_atomically;
 use crate::files::run_dir::RunDir;
 use arch::state_dict::{StateDict, safetensors};
-use arch::{Classifier, Cost, NetSpec, Network};
+use arch::{BlockSpec, Classifier, Cost, CutGates, NetSpec, Network};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::borrow::Cow;
@@ -119,7 +119,8 @@ impl Checkpoint {
         write_atomically(path, &saved.to_bytes(std::iter::empty())?)
     }
 
-    /// Reads a checkpoint. Of a run's folder it is the best one, or the last, if none was evaluated.
+    /// Reads a checkpoint. Of a run's folder it is the best one, or the last, if none was
+    /// evaluated.
     ///
     /// # Errors
     /// If the file cannot be read, is damaged, or is no checkpoint.
@@ -155,6 +156,11 @@ impl Checkpoint {
         }
         let size = input.image_size as usize;
         let cost = Cost::of(&spec, size, size).map_err(|error| refuse(error.to_string()))?;
+        if let Some(cut) = training.as_ref().and_then(|training| training.cut.as_ref())
+            && !is_cut_from(&spec, cut, size)
+        {
+            return Err(refuse("what it says was cut out of its network does not fit it".into()));
+        }
         let (mut weights, mut average, mut optimizer) = (Vec::new(), Vec::new(), HashMap::new());
         for (name, tensor) in file.tensors {
             if let Some(buffer) = name.strip_prefix(OPTIMIZER) {
@@ -237,6 +243,19 @@ impl Checkpoint {
     pub fn optimizer(&self) -> &HashMap<String, Tensor> {
         &self.optimizer
     }
+}
+
+/// Whether `spec` may be what is left of the network that these gates were cut from.
+fn is_cut_from(spec: &NetSpec, cut: &CutGates, image_size: usize) -> bool {
+    let mut blocks = cut.spec.blocks.iter();
+    let of_same_shape =
+        |block: &BlockSpec| blocks.any(|whole| (&whole.name, whole.outputs) == (&block.name, block.outputs));
+    spec.gate_count() == 0
+        && cut.open.len() == cut.spec.gate_count()
+        && !cut.spec.has_dependent_gates()
+        && cut.spec.head == spec.head
+        && spec.blocks.iter().all(of_same_shape)
+        && Cost::of(&cut.spec, image_size, image_size).is_ok()
 }
 
 /// A file, or of a run's folder its best state; its last one, if none was evaluated.

@@ -30,6 +30,9 @@ pub struct Training {
     /// Whether its gates are frozen.
     #[serde(default, alias = "decided")]
     pub frozen: bool,
+    /// Whether what happens to its gates before the first step has happened.
+    #[serde(default)]
+    pub started: bool,
     /// The gates that were cut out of the network when they froze.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cut: Option<CutGates>,
@@ -49,6 +52,9 @@ pub struct Training {
     /// Epochs (from 1) after which the gates were more open than they should be at the end.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub over_budget: Vec<u64>,
+    /// MACs that its steps computed, a teacher's answers included; evaluations are not.
+    #[serde(default)]
+    pub training_macs: f64,
     /// Sums over the steps of the unfinished epoch.
     pub(crate) partial: Sums,
     /// What they were at the last log entry.
@@ -80,6 +86,7 @@ impl Training {
             updates: 0,
             times: None,
             frozen: false,
+            started: false,
             cut: None,
             evaluation: None,
             best: None,
@@ -87,6 +94,7 @@ impl Training {
             guard: GuardState::default(),
             bad_images: 0,
             over_budget: Vec::new(),
+            training_macs: 0.0,
             partial: Sums::default(),
             logged: Sums::default(),
         }

@@ -159,6 +159,51 @@ fn without_a_step_gates_start_freeze_and_are_cut_and_repair_makes_up_for_some_of
     assert!((repaired - dense).abs() < (plain - dense).abs(), "{dense} {plain} {repaired}");
 }
 
+/// Taylor gates that freeze before the first step, which does not come.
+fn without_a_step(extra: &str) -> Config {
+    let mut config = config(&(FILTERS.replace("freeze_after = 1", "freeze_after = 0") + extra));
+    config.train.epochs = 0;
+    config
+}
+
+#[test]
+fn a_finished_run_without_a_step_is_resumed_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    for extra in ["", "\ncut_when_frozen = false", "\nrepair = true\nrepair_images = 12"] {
+        let out = folder.path().join(format!("run{}", extra.len()));
+        let first = finished(without_a_step(extra), &out);
+        let before = weights(&first.run.last());
+        let again = run(without_a_step(extra), &out, true, None).unwrap().unwrap();
+        assert_eq!(weights(&again.run.last()), before, "{extra}");
+        assert_eq!(again.evaluation.summary, first.evaluation.summary, "{extra}");
+    }
+}
+
+#[test]
+fn gates_that_do_not_fit_what_they_were_cut_from_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let verdict = finished(without_a_step(""), &folder.path().join("run"));
+    let checkpoint = Checkpoint::read(&verdict.run.last()).unwrap();
+    let network = checkpoint.network(Device::Cpu).unwrap();
+    let forged = folder.path().join("forged.safetensors");
+    let written = |forge: fn(&mut arch::CutGates)| {
+        let mut training = checkpoint.training.clone().unwrap();
+        forge(training.cut.as_mut().unwrap());
+        Checkpoint::write(&forged, &network, &checkpoint.classes, checkpoint.input, Some(&training)).unwrap();
+        Checkpoint::read(&forged).map(|_| ()).map_err(|error| error.to_string())
+    };
+    written(|_| {}).unwrap();
+    for forge in [
+        (|cut| drop(cut.open.pop())) as fn(&mut arch::CutGates),
+        |cut| cut.spec.head.classes += 1,
+        |cut| cut.spec.blocks[0].name = "other".into(),
+        |cut| cut.spec.blocks[0].branch[0].kernel = 1 << 40,
+    ] {
+        let refusal = written(forge).unwrap_err();
+        assert!(refusal.contains("cut out of its network does not fit it"), "{refusal}");
+    }
+}
+
 #[test]
 fn a_run_stopped_while_its_gates_start_starts_them_again() {
     let folder = tempfile::tempdir().unwrap();

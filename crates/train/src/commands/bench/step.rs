@@ -6,14 +6,16 @@ use crate::table::{bytes, percent, table};
 use crate::usage::overrides;
 use anyhow::Result;
 use serde_json::{Value, json};
-use trainer::{Config, StepBench, StepTime};
+use trainer::{BenchedStep, Config, StepBench, StepTime};
 
 /// Time training steps, gated and not
 ///
 /// Every step is a whole one, on one and the same batch of drawn images: forward, losses, backward,
 /// update. The variants take turns in one process, so that a machine that changes its pace changes
-/// it for all of them; memory is that of all of them together, so name a single one to learn what
-/// it needs.
+/// it for all of them. "host" is when the host had asked for everything: on a GPU about the whole
+/// step if the host limits the pace. The parts are those of other steps, which wait for the device
+/// in between. Memory is that of all variants together, after two steps to warm up; name a single
+/// one to learn what it needs.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  train bench step --arch resnet50 --gates none,layer,low --batch 16\n  train bench step --arch mobilenet_v2 --gates layer --batch 64 --set train.precision=bfloat16 --json"
@@ -45,18 +47,27 @@ pub(crate) struct Step {
 
 /// Steps before those that count.
 const WARM_UP: u32 = 2;
+/// Steps that are timed in their parts, at most.
+const IN_PARTS: u32 = 5;
 
 /// What one variant took.
 struct Timing {
     config: Config,
     gates: String,
     /// By their total, ascending.
-    steps: Vec<StepTime>,
+    steps: Vec<BenchedStep>,
+    /// The same.
+    parts: Vec<StepTime>,
 }
 
 impl Timing {
-    fn median(&self) -> StepTime {
+    fn median(&self) -> BenchedStep {
         self.steps[self.steps.len() / 2]
+    }
+
+    /// Of a step in its parts.
+    fn parts(&self) -> StepTime {
+        self.parts[self.parts.len() / 2]
     }
 
     fn images_per_second(&self) -> f64 {
@@ -70,9 +81,12 @@ pub(crate) fn step(args: &Step) -> Result<Done> {
     for gates in &args.gates {
         let config = config(args, gates)?;
         let bench = StepBench::new(config.clone(), device)?;
-        variants.push((bench, Timing { config, gates: gates.clone(), steps: Vec::new() }));
+        variants.push((bench, Timing { config, gates: gates.clone(), steps: Vec::new(), parts: Vec::new() }));
     }
     for round in 0..WARM_UP + args.rounds {
+        if round == WARM_UP {
+            torch_ext::restart_peak_memory(device);
+        }
         for (bench, timing) in &mut variants {
             let time = bench.step()?;
             if round >= WARM_UP {
@@ -80,10 +94,16 @@ pub(crate) fn step(args: &Step) -> Result<Done> {
             }
         }
     }
-    let memory = torch_ext::peak_memory(device);
+    let memory = torch_ext::peak_tensor_memory(device);
+    for _ in 0..args.rounds.min(IN_PARTS) {
+        for (bench, timing) in &mut variants {
+            timing.parts.push(bench.step_in_parts()?);
+        }
+    }
     let mut timings: Vec<Timing> = variants.into_iter().map(|(_, timing)| timing).collect();
     for timing in &mut timings {
         timing.steps.sort_by(|a, b| a.total.total_cmp(&b.total));
+        timing.parts.sort_by(|a, b| a.total.total_cmp(&b.total));
     }
     Ok(Done::ok(if args.json { json(&timings, memory) } else { text(args, &timings, memory) }))
 }
@@ -102,11 +122,12 @@ fn config(args: &Step, gates: &str) -> Result<Config> {
 }
 
 fn text(args: &Step, timings: &[Timing], memory: Option<u64>) -> String {
-    let heading = ["gates", "images/s", "step, median", "fastest to slowest", "share", "forward", "backward", "update"];
+    let heading =
+        ["gates", "images/s", "step, median", "fastest to slowest", "share", "host", "forward", "backward", "update"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     let first = timings[0].median().total;
     for timing in timings {
-        let median = timing.median();
+        let (median, parts) = (timing.median(), timing.parts());
         let last = timing.steps.len() - 1;
         let milliseconds = |seconds: f64| format!("{:.1} ms", 1000.0 * seconds);
         rows.push(vec![
@@ -115,9 +136,10 @@ fn text(args: &Step, timings: &[Timing], memory: Option<u64>) -> String {
             milliseconds(median.total),
             format!("{:.1} to {:.1} ms", 1000.0 * timing.steps[0].total, 1000.0 * timing.steps[last].total),
             percent(median.total / first),
-            milliseconds(median.forward),
-            milliseconds(median.backward),
-            milliseconds(median.update),
+            milliseconds(median.host),
+            milliseconds(parts.forward),
+            milliseconds(parts.backward),
+            milliseconds(parts.update),
         ]);
     }
     let memory = memory.map_or(String::new(), |memory| format!(", {} at the peak", bytes(memory)));
@@ -135,7 +157,9 @@ fn json(timings: &[Timing], memory: Option<u64>) -> String {
             json!({
                 "gates": timing.gates,
                 "images_per_second": timing.images_per_second(),
-                "median": timing.median(),
+                "median_seconds": timing.median().total,
+                "host_seconds": timing.median().host,
+                "parts": timing.parts(),
                 "seconds": timing.steps.iter().map(|step| step.total).collect::<Vec<_>>(),
             })
         })

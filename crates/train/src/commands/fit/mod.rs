@@ -216,8 +216,9 @@ fn of_checkpoint(path: &Path, overrides: &[(String, String)]) -> Result<Config> 
     let Some(training) = &checkpoint.training else {
         bail!(Usage(format!("{} does not say how it was trained; give --config FILE too", path.display())));
     };
-    // Pruning forgets what was measured; a run on the smaller network measures anew.
-    let is_smaller = training.epoch > 0 && training.evaluation.is_none() && {
+    // Pruning forgets what was measured; a run on the smaller network measures anew. What a run cut
+    // itself it has fine-tuned already.
+    let is_smaller = training.epoch > 0 && training.cut.is_none() && training.evaluation.is_none() && {
         let trained = training.config.spec(checkpoint.classes.len());
         trained.is_ok_and(|trained| trained != checkpoint.spec)
     };

@@ -170,6 +170,11 @@ fn costs(verdict: &Verdict, published: Option<u64>) -> Vec<Fact> {
         ("MACs", format!("{used} per image, {of_dense}{target}")),
         ("time", format!("{minutes:.1} min for {epochs} epoch{plural}")),
     ];
+    let epochs = verdict.training_macs / verdict.dense_epoch.max(1.0);
+    facts.push((
+        "training",
+        format!("{:.3e} MACs, as many as {epochs:.2} epochs of the dense network", verdict.training_macs),
+    ));
     if let Some(activation) = verdict.activation.filter(|_| verdict.config.gates.weighting == Weighting::CostTable) {
         let (dense, unit) = (verdict.reach.dense, &verdict.reach.unit);
         let (share, used) = (percent(activation.found), activation.found * dense);
@@ -229,6 +234,8 @@ pub(super) fn json(verdict: &Verdict) -> String {
         "activation": verdict.activation.map(|activation| activation.found),
         "macs": summary.macs,
         "macs_dense": cost.dense,
+        "training_macs": verdict.training_macs,
+        "dense_epochs": verdict.training_macs / verdict.dense_epoch.max(1.0),
         "budget": { "unit": verdict.reach.unit, "dense": verdict.reach.dense },
         "blocks": blocks,
         "bad_images": verdict.bad,
