@@ -31,7 +31,7 @@ fn decisions(open: &[bool]) -> Vec<Decision> {
 
 /// The network that ends behind the first blocks of a larger one, whose wide layers take long.
 fn beginning(mut spec: NetSpec) -> NetSpec {
-    spec.blocks.truncate(5);
+    spec.blocks.truncate(4);
     spec.head.inputs = spec.blocks[spec.blocks.len() - 1].outputs;
     spec
 }

@@ -75,7 +75,7 @@ fn every_key_says_what_it_means_and_may_hold() {
     }
     let find = |name: &str| keys.iter().find(|key| key.name == name).unwrap();
     assert_eq!(find("train.epochs").default.as_deref(), Some("100"));
-    assert_eq!(find("train.epochs").values, "1 to 1,000,000 epochs");
+    assert_eq!(find("train.epochs").values, "at most 1,000,000 epochs");
     assert_eq!(find("data.flip").values, "a probability from 0 to 1");
     assert_eq!(find("data.mean").default.as_deref(), Some("[0.485, 0.456, 0.406]"));
     assert_eq!(find("optimizer.epsilon").default.as_deref(), Some("1e-8"));

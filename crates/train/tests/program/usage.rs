@@ -39,7 +39,7 @@ fn wrong_usage_exits_with_two_and_says_what_to_do() {
         ),
         (
             &["fit", "--config", config, "--data", data, "--set", "train.epochs=0"],
-            "train.epochs: expected 1 to 1,000,000 epochs",
+            "train.epochs: expected at least 1; 0 is for gates that freeze before the first step",
         ),
         (&["fit", "--resume"], "--out DIR"),
         (&["eval", "--data", data], "Give --checkpoint FILE, or --arch NAME"),

@@ -94,6 +94,11 @@ impl Config {
         check.require("schedule.warmup_epochs", fits, "expected no more than train.epochs");
         let freeze = self.gates.freeze_after;
         check.require(
+            "train.epochs",
+            epochs > 0 || freeze == Some(0.0),
+            "expected at least 1; 0 is for gates that freeze before the first step (gates.freeze_after = 0)",
+        );
+        check.require(
             "gates.freeze_after",
             freeze.is_none_or(|epoch| (0.0..=epochs as f64).contains(&epoch)),
             &format!("expected an epoch from 0 to train.epochs ({epochs})"),

@@ -141,6 +141,11 @@ fn a_network_that_is_cut_learns_what_the_masked_one_learns_and_is_reported_alike
 #[test]
 fn without_a_step_gates_start_freeze_and_are_cut_and_repair_makes_up_for_some_of_it() {
     let folder = tempfile::tempdir().unwrap();
+    let config = |text: &str| {
+        let mut config = config(text);
+        config.network.arch = "cifar-resnet20".into();
+        config
+    };
     let mut dense = config("[gates]\ngranularity = \"none\"");
     dense.train.epochs = 4;
     let dense = finished(dense, &folder.path().join("dense"));
@@ -162,6 +167,7 @@ fn without_a_step_gates_start_freeze_and_are_cut_and_repair_makes_up_for_some_of
 /// Taylor gates that freeze before the first step, which does not come.
 fn without_a_step(extra: &str) -> Config {
     let mut config = config(&(FILTERS.replace("freeze_after = 1", "freeze_after = 0") + extra));
+    config.network.arch = "cifar-resnet20".into();
     config.train.epochs = 0;
     config
 }

@@ -10,6 +10,7 @@ mod times;
 
 use data::synth::{SampleSet, draw};
 use data::{Dataset, Loader, LoaderOptions, Order, Source, Transform};
+use gumbel_gates::GateKind;
 use serde_json::Value;
 use std::cell::RefCell;
 use std::fs;
@@ -238,6 +239,7 @@ fn every_shipped_configuration_trains() {
         config.gates.freeze_after = config.gates.freeze_after.map(|_| 0.5);
         let is_layer = config.gates.granularity == Granularity::LAYER;
         let freezes = config.gates.freeze_after.is_some();
+        let is_cut = freezes && config.gates.kind == GateKind::Independent;
         let notes = Notes::default();
         let out = folder.path().join(&config.train.name);
         let fit = Fit::prepare(config, Some(out), Resume::No, Device::Cpu).unwrap();
@@ -253,7 +255,9 @@ fn every_shipped_configuration_trains() {
         notes.retain(|note| !note.starts_with(late));
         notes.retain(|note| !(is_layer && note.starts_with("what is left could not be spent")));
         let decided = notes.iter().filter(|note| note.starts_with("gates are frozen")).count();
-        assert_eq!(notes.len(), 1 + decided, "{}: {notes:?}", path.display());
+        let cut = notes.iter().filter(|note| note.starts_with("the network is cut")).count();
+        assert_eq!((cut == 1, verdict.is_cut), (is_cut, is_cut), "{}: {notes:?}", path.display());
+        assert_eq!(notes.len(), 1 + decided + cut, "{}: {notes:?}", path.display());
     }
 }
 
