@@ -200,7 +200,7 @@ fn gates_that_do_not_fit_what_they_were_cut_from_are_refused() {
     };
     written(|_| {}).unwrap();
     for forge in [
-        (|cut| drop(cut.open.pop())) as fn(&mut arch::CutGates),
+        (|cut| cut.open.truncate(1)) as fn(&mut arch::CutGates),
         |cut| cut.spec.head.classes += 1,
         |cut| cut.spec.blocks[0].name = "other".into(),
         |cut| cut.spec.blocks[0].branch[0].kernel = 1 << 40,
