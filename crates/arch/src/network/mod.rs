@@ -10,6 +10,7 @@ mod select;
 mod weights;
 
 pub use net::{CLASSIFIER_GROUP, Network};
+pub(crate) use pass::Unobserved;
 pub use pass::{Execution, Mode, Observer, Output, Pass};
 pub(crate) use select::{copy, positions};
 pub use weights::{Classifier, FreshClassifier, Loaded};

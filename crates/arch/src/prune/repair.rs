@@ -9,7 +9,7 @@
 
 use super::least_squares::LeastSquares;
 use crate::error::{Error, Result};
-use crate::network::{Network, Observer, copy, positions};
+use crate::network::{Network, Observer, Unobserved, copy, positions};
 use crate::spec::{Activation, BlockSpec, Channels, ConvSpec, GateSite, Shortcut};
 use std::collections::HashMap;
 use tch::{Kind, Tensor};
@@ -123,11 +123,6 @@ struct Ran {
 #[derive(Default)]
 struct Keeper(HashMap<String, (Tensor, Tensor)>);
 
-/// Nobody looks.
-struct Nobody;
-
-impl Observer for Nobody {}
-
 impl Observer for Keeper {
     fn convolution(&mut self, name: &str, input: &Tensor, output: &Tensor) -> Result<()> {
         self.0.insert(name.to_owned(), (copy(input)?, copy(output)?));
@@ -176,7 +171,7 @@ impl Side<'_> {
     /// Moves features from in front of the block to behind it.
     fn advance(&self, features: &mut [Tensor]) -> Result<()> {
         for features in features {
-            *features = self.network.block(self.number, features, &mut Nobody)?;
+            *features = self.network.block(self.number, features, &mut Unobserved)?;
         }
         Ok(())
     }
