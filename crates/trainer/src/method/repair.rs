@@ -25,16 +25,11 @@ pub fn repair(
     listeners: &mut [Box<dyn Listener>],
     interrupt: &AtomicBool,
 ) -> Result<Vec<RepairedBlock>> {
-    let batch_size = pass.loader.batch_size().max(1);
-    let most = match pass.extent {
-        Extent::Once => pass.loader.batches(),
-        Extent::Batches { count, .. } => count,
+    let (most, epoch) = match pass.extent {
+        Extent::Once => (pass.loader.batches(), 0),
+        Extent::Batches { count, epoch } => (count, epoch),
     };
-    let count = images.div_ceil(batch_size).min(most);
-    let epoch = match pass.extent {
-        Extent::Once => 0,
-        Extent::Batches { epoch, .. } => epoch,
-    };
+    let count = images.div_ceil(pass.loader.batch_size().max(1)).min(most);
     let pass = ImagePass { extent: Extent::Batches { count, epoch }, ..*pass };
     let (mut batches, mut left) = (Vec::new(), images as i64);
     pass.run(PassKind::Repair, listeners, interrupt, |batch| {
