@@ -107,6 +107,17 @@ fn selecting_pays(conv: &ConvSpec, kept: usize, filters: usize) -> bool {
     saved > MACS_PER_COPY * kept
 }
 
+/// The channels of a block that are left where these of its gates are open, one for each gate.
+pub(super) fn channels_left(block: &BlockSpec, open: &[bool]) -> OpenChannels {
+    let mut first = 0;
+    let mut by_site = Vec::with_capacity(block.gates.len());
+    for gates in &block.gates {
+        by_site.push((gates.site, &open[first..first + gates.count()]));
+        first += gates.count();
+    }
+    block.open_channels(|site| by_site.iter().find(|(found, _)| *found == site).map(|(_, open)| *open))
+}
+
 /// Which closed input channels of a branch are left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Closed {
@@ -135,12 +146,8 @@ impl Pruning {
             by_site.push((gates.site, own.to_vec()));
             left = rest;
         }
-        let open: Vec<(Site, Vec<bool>)> = by_site
-            .iter()
-            .map(|(site, own)| (*site, own.iter().map(|decision| *decision != Decision::Closed).collect()))
-            .collect();
-        let kept =
-            block.open_channels(|site| open.iter().find(|(found, _)| *found == site).map(|(_, open)| open.as_slice()));
+        let open: Vec<bool> = decisions.iter().map(|decision| *decision != Decision::Closed).collect();
+        let kept = channels_left(&block, &open);
         Self { closed, block, decisions: by_site, kept }
     }
 

@@ -7,6 +7,7 @@
 //! pruning for accelerating very deep neural networks", section 3.1), which needs no labels and no
 //! gradients. Block by block, on the inputs that the repaired blocks before it leave.
 
+use super::cut::channels_left;
 use super::least_squares::LeastSquares;
 use crate::error::{Error, Result};
 use crate::network::{Network, Observer, Unobserved, copy, positions};
@@ -70,11 +71,11 @@ impl Network {
             for (number, block) in whole.spec().blocks.iter().enumerate() {
                 let (of_block, rest) = left.split_at(block.gates.iter().map(GateSite::count).sum());
                 left = rest;
-                let kept = kept(block, of_block);
+                let kept = channels_left(block, of_block).behind;
                 let whole = Side { network: whole, number, block };
                 // A block that does nothing any more has left the spec.
                 let Some(block) = self.spec().blocks.get(own).filter(|own| own.name == block.name) else {
-                    whole.advance(&mut features.whole)?;
+                    features.whole = whole.outputs(&features.whole)?;
                     continue;
                 };
                 let pruned = Side { network: self, number: own, block };
@@ -84,18 +85,6 @@ impl Network {
             Ok(repaired)
         })
     }
-}
-
-/// The channels behind each convolution of a block's branch that are left where these of its gates
-/// are open.
-fn kept(block: &BlockSpec, open: &[bool]) -> Vec<Vec<usize>> {
-    let mut first = 0;
-    let mut by_site = Vec::with_capacity(block.gates.len());
-    for gates in &block.gates {
-        by_site.push((gates.site, &open[first..first + gates.count()]));
-        first += gates.count();
-    }
-    block.open_channels(|site| by_site.iter().find(|(found, _)| *found == site).map(|(_, open)| *open)).behind
 }
 
 /// The features in front of a block, batch by batch.
@@ -168,12 +157,9 @@ impl Side<'_> {
         Ok(Ran { input: input.shallow_clone(), output, convs: keeper.0 })
     }
 
-    /// Moves features from in front of the block to behind it.
-    fn advance(&self, features: &mut [Tensor]) -> Result<()> {
-        for features in features {
-            *features = self.network.block(self.number, features, &mut Unobserved)?;
-        }
-        Ok(())
+    /// The features behind the block, for those in front of it.
+    fn outputs(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        inputs.iter().map(|input| self.network.block(self.number, input, &mut Unobserved)).collect()
     }
 
     /// A tensor of the block, such as `conv1.weight`.
@@ -244,7 +230,8 @@ fn repair_block(whole: &Side, pruned: &Side, kept: &[Vec<usize>], features: &mut
         let fault = format!("block '{}' is not one that was cut from the whole network", pruned.block.name);
         return Err(Error::Spec { faults: vec![fault] });
     }
-    let before = distance(whole, pruned, features)?;
+    let wanted = whole.outputs(&features.whole)?;
+    let before = distance(&wanted, &pruned.outputs(&features.pruned)?)?;
     for (number, conv) in pruned.block.branch.iter().enumerate() {
         let is_last = number + 1 == pruned.block.branch.len();
         // Pruning takes away whole branches, and never a convolution from within one. Where nothing
@@ -257,21 +244,20 @@ fn repair_block(whole: &Side, pruned: &Side, kept: &[Vec<usize>], features: &mut
     if pruned.block.branch.is_empty() && pruned.block.bias {
         center_bias(whole, pruned, features)?;
     }
-    let after = distance(whole, pruned, features)?;
-    whole.advance(&mut features.whole)?;
-    pruned.advance(&mut features.pruned)?;
+    let found = pruned.outputs(&features.pruned)?;
+    let after = distance(&wanted, &found)?;
+    *features = Features { whole: wanted, pruned: found };
     Ok(RepairedBlock { name: pruned.block.name.clone(), before, after })
 }
 
-/// How far the features behind a block are from the whole network's: mean squared error as a share
-/// of their variance.
-fn distance(whole: &Side, pruned: &Side, features: &Features) -> Result<f64> {
+/// How far features are from those that are wanted: mean squared error as a share of their
+/// variance.
+fn distance(wanted: &[Tensor], found: &[Tensor]) -> Result<f64> {
     let (mut error, mut variance) = (0.0, 0.0);
-    for (whole_input, input) in features.whole.iter().zip(&features.pruned) {
-        let (wanted, found) = (whole.run(whole_input)?.output, pruned.run(input)?.output);
+    for (wanted, found) in wanted.iter().zip(found) {
         let mean = wanted.f_mean_dim([0i64, 2, 3].as_slice(), true, Kind::Float)?;
         let squares = |of: Tensor| -> Result<f64> { Ok(of.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?) };
-        error += squares(found.f_sub(&wanted)?)?;
+        error += squares(found.f_sub(wanted)?)?;
         variance += squares(wanted.f_sub(&mean)?)?;
     }
     Ok(error / variance.max(f64::MIN_POSITIVE))
