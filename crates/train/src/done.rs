@@ -1,4 +1,6 @@
-//! How a command ends that did not fail.
+//! How a command ends that did not fail, and what it says meanwhile.
+
+use std::io::Write;
 
 /// The outcome of a command that did not fail.
 #[derive(Default)]
@@ -31,4 +33,9 @@ impl Done {
     pub(crate) fn interrupted(stderr: String) -> Self {
         Self { stderr, code: 130, ..Self::default() }
     }
+}
+
+/// Says something that is no result.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

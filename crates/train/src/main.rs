@@ -6,15 +6,16 @@ mod device;
 mod done;
 mod early;
 mod images;
-mod measuring;
-mod network_file;
+mod signals;
 mod source;
 mod table;
 mod usage;
 mod waiting;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, calibrate, config, data, eval, export, fit, inspect, measure, predict, prune, runtime_worker};
+use commands::{
+    bench, calibrate, config, data, eval, export, fit, inspect, measure, predict, prune, report, runtime_worker, shrink,
+};
 use done::Done;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
@@ -32,6 +33,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Shrink(shrink::Args),
     Fit(fit::Args),
     Eval(eval::Args),
     Calibrate(calibrate::Args),
@@ -42,6 +44,7 @@ enum Command {
     Measure(measure::Args),
     Inspect(inspect::Args),
     Predict(predict::Args),
+    Report(report::Args),
     Data(data::Args),
     #[command(hide = true)]
     RuntimeWorker(runtime_worker::Args),
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
     limit_threads();
     waiting::adapt();
     let outcome = match cli.command {
+        Command::Shrink(args) => shrink::run(args),
         Command::Fit(args) => fit::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Calibrate(args) => calibrate::run(args),
@@ -72,6 +76,7 @@ fn main() -> ExitCode {
         Command::Measure(args) => measure::run(&args),
         Command::Inspect(args) => inspect::run(args),
         Command::Predict(args) => predict::run(args),
+        Command::Report(args) => report::run(&args),
         Command::Data(args) => data::run(args),
         Command::RuntimeWorker(args) => runtime_worker::run(&args),
     };
@@ -134,4 +139,8 @@ fn is_wrong_usage(error: &anyhow::Error) -> bool {
         || matches!(error.downcast_ref(), Some(ConfigError::Faults(_) | ConfigError::Read { .. }))
         || matches!(error.downcast_ref(), Some(trainer::Error::Config(_)))
         || matches!(error.downcast_ref(), Some(arch::Error::UnknownPreset { .. }))
+        || matches!(
+            error.downcast_ref(),
+            Some(deploy::Error::Config(_) | deploy::Error::Trainer(trainer::Error::Config(_)))
+        )
 }

@@ -36,6 +36,11 @@ pub(crate) fn quoted(path: &Path) -> String {
     data::shell_quoted(text)
 }
 
+/// How the program was called.
+pub(crate) fn program() -> String {
+    std::env::args_os().next().map_or_else(|| "train".into(), |name| quoted(Path::new(&name)))
+}
+
 /// Refuses an --out file that exists or has no folder to be written to, before any work is done.
 pub(crate) fn refuse_existing(out: &Path) -> Result<()> {
     if out.exists() {

@@ -1,6 +1,6 @@
 //! `train export`
 
-use crate::commands::runtime_worker;
+use crate::commands::runtime_worker::workers;
 use crate::device::DeviceChoice;
 use crate::done::Done;
 use crate::source::{Loaded, Source};
@@ -9,8 +9,9 @@ use anyhow::{Result, bail};
 use arch::state_dict::torch_bytes;
 use arch::{Execution, Preset, ScriptOptions};
 use clap::ValueEnum;
+use deploy::verify::{BOUND, difference};
 use gumbel_gates::Policy;
-use runtime::{Array, Runtime};
+use runtime::Runtime;
 use serde_json::json;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -125,7 +126,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     }
     if args.check {
         // Before anything is written.
-        runtime_worker::start(if format == Format::Onnx { Runtime::OnnxRuntime } else { Runtime::TorchScript }, "cpu")?;
+        let runtime = if format == Format::Onnx { Runtime::OnnxRuntime } else { Runtime::TorchScript };
+        drop(workers().start(runtime, "cpu")?);
     }
     // Exports run anywhere, so they are made on the CPU.
     let loaded = args.source.load(DeviceChoice::Cpu.resolve()?)?;
@@ -178,9 +180,6 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     Ok(Done { stdout: text, stderr: checked.note, code: u8::from(differs) })
 }
 
-/// The largest difference of a logit that other arithmetic explains, as a share of the largest logit.
-const BOUND: f64 = 1e-4;
-
 /// What running an exported file found.
 #[derive(Default)]
 struct Checked {
@@ -195,25 +194,7 @@ fn check(args: &Args, runtime: Runtime, expected: &Expected) -> Result<Checked> 
     if args.no_check {
         return Ok(Checked::default());
     }
-    let run = || -> Result<f64> {
-        let mut worker = runtime_worker::start(runtime, "cpu")?;
-        let model = worker.load(&args.out, false)?;
-        let mut largest: f64 = 0.0;
-        for count in [expected.images.size()[0], 1] {
-            worker.give(model, &Array::of(&expected.images.f_narrow(0, 0, count)?)?)?;
-            let found = worker.run(model)?.tensor()?;
-            let logits = expected.logits.f_narrow(0, 0, count)?;
-            if found.size() != logits.size() {
-                bail!("{runtime} gives logits of the shape {:?}, not {:?}", found.size(), logits.size());
-            }
-            let scale = logits.f_abs()?.f_max()?.f_double_value(&[])?;
-            let difference = (found - logits).f_abs()?.f_max()?.f_double_value(&[])? / scale;
-            // What is no number counts as different.
-            largest = if difference.is_nan() { f64::INFINITY } else { largest.max(difference) };
-        }
-        Ok(largest)
-    };
-    match run() {
+    match difference(workers(), runtime, &args.out, expected) {
         Ok(difference) if difference <= BOUND => {
             let text = format!("ran it in {runtime}: logits differ by {difference:.1e} of the largest\n");
             Ok(Checked { difference: Some(difference), text, note: String::new() })
@@ -224,7 +205,7 @@ fn check(args: &Args, runtime: Runtime, expected: &Expected) -> Result<Checked> 
             );
             Ok(Checked { difference: Some(difference), text, note: String::new() })
         }
-        Err(error) if !args.check && matches!(error.downcast_ref(), Some(runtime::Error::Missing { .. })) => {
+        Err(deploy::Error::Runtime(error @ runtime::Error::Missing { .. })) if !args.check => {
             Ok(Checked { note: format!("not run: {error}\n"), ..Checked::default() })
         }
         Err(error) => bail!("{} was written but could not be run: {error}", args.out.display()),

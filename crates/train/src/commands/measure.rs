@@ -1,12 +1,13 @@
 //! `train measure`
 
-use crate::done::Done;
-use crate::measuring::{Device, without_gates};
+use crate::commands::runtime_worker::workers;
+use crate::done::{Done, note};
 use crate::source::Source;
 use crate::table::table;
 use crate::usage::{Usage, quoted, refuse_existing};
 use anyhow::{Result, bail};
 use arch::{CostTable, NetSpec, Preset, SiteKind};
+use deploy::{Stopwatch, without_gates};
 use runtime::Runtime;
 use runtime::measure::{Plan, Sampling};
 use std::io::{Cursor, Write};
@@ -70,12 +71,13 @@ pub(crate) fn run(args: &Args) -> Result<Done> {
     };
     let sampling = Sampling { sites, levels: args.levels.into(), gates: true };
     let Some(out) = &args.out else { return probes(args, &spec, image_size, &sampling) };
-    let device = Device { runtime: args.runtime, batch: args.batch, seconds: args.seconds.into() };
+    let (runtime, batch, seconds) = (args.runtime, args.batch, args.seconds.into());
+    let stopwatch = Stopwatch { workers: workers(), runtime, batch, seconds };
     let align = match args.align {
         Some(align) => align.into(),
-        None => device.alignment(&spec, image_size)?,
+        None => stopwatch.alignment(&spec, image_size)?,
     };
-    let table = device.table(&spec, image_size, align, &sampling)?;
+    let table = stopwatch.table(&spec, image_size, align, &sampling, &mut note)?;
     trainer::write_atomically(out, serde_json::to_string_pretty(&table)?.as_bytes())?;
     Ok(Done::ok(text(&table, &spec)? + &format!("wrote       {}\n", out.display())))
 }

@@ -11,4 +11,6 @@ pub(crate) mod inspect;
 pub(crate) mod measure;
 pub(crate) mod predict;
 pub(crate) mod prune;
+pub(crate) mod report;
 pub(crate) mod runtime_worker;
+pub(crate) mod shrink;

@@ -1,9 +1,9 @@
 //! `train prune`
 
+use crate::commands::runtime_worker::workers;
 use crate::device::DeviceChoice;
-use crate::done::Done;
+use crate::done::{Done, note};
 use crate::images::{Reading, refuse_share};
-use crate::measuring::{best_alignment, without_gates};
 use crate::source::{Loaded, Source};
 use crate::table::{grouped, macs, percent, table};
 use crate::usage::{Usage, refuse_existing};
@@ -11,6 +11,7 @@ use anyhow::{Result, bail};
 use arch::{Allocation, BlockSpec, Cost, CostTable, CutGates, Decision, NetSpec, Network, RepairedBlock};
 use arch::{Shortcut, Site, Spending};
 use data::Order;
+use deploy::{best_alignment, without_gates};
 use gumbel_gates::Policy;
 use serde_json::json;
 use std::io::Write;
@@ -145,7 +146,10 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let align = match args.align {
         None => 1,
         Some(Multiple::Of(channels)) => channels,
-        Some(Multiple::Auto) => best_alignment(&without_gates(loaded.network.spec().clone()), loaded.input.image_size)?,
+        Some(Multiple::Auto) => {
+            let spec = without_gates(loaded.network.spec().clone());
+            best_alignment(workers(), &spec, loaded.input.image_size, &mut note)?
+        }
     };
     let mut decisions = decisions(&args, &loaded)?;
     if align > 1 && !args.pad {

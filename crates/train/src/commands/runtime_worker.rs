@@ -2,10 +2,11 @@
 
 use crate::device::DeviceChoice;
 use crate::done::Done;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use arch::{Execution, Pass};
+use deploy::Workers;
 use gumbel_gates::Policy;
-use runtime::{Eager, Error, Model, OnnxRuntime, Runtime, TorchScript, Worker, serve};
+use runtime::{Eager, Error, Model, OnnxRuntime, Runtime, TorchScript, serve};
 use std::io;
 use std::path::Path;
 use std::process::Command;
@@ -21,15 +22,13 @@ pub(crate) struct Args {
     device: DeviceChoice,
 }
 
-/// Starts a process for a runtime.
-pub(crate) fn start(runtime: Runtime, device: &str) -> Result<Worker> {
-    let program = std::env::current_exe().context("where this program lies cannot be told")?;
-    let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1);
-    Ok(Worker::start(runtime, threads, || {
-        let mut command = Command::new(program);
+/// Processes of this program that run networks.
+pub(crate) fn workers() -> Workers {
+    Workers::new(|runtime, device| {
+        let mut command = Command::new(std::env::current_exe()?);
         command.args(["runtime-worker", runtime.key(), "--device", device]);
-        command
-    })?)
+        Ok(command)
+    })
 }
 
 pub(crate) fn run(args: &Args) -> Result<Done> {

@@ -179,7 +179,7 @@ impl ActivationTarget {
     }
 
     /// The mean target when all change is over, every block counting the same.
-    pub(crate) fn last(&self) -> f64 {
+    pub fn last(&self) -> f64 {
         match self {
             Self::Constant(target) => *target,
             Self::PerBlock(targets) => targets.iter().sum::<f64>() / targets.len().max(1) as f64,

@@ -3,9 +3,11 @@
 use crate::config::Config;
 use crate::config::schedule::Schedule;
 use crate::error::{Diagnosis, Error, Result};
+use crate::events::Listener;
 use crate::files::run_dir::RunDir;
 use crate::learn::diagnose::broken_tensor;
 use crate::learn::step::Learner;
+use crate::listeners::{MetricsFile, Progress, TensorBoard};
 use crate::measure::pass::{Extent, ImagePass};
 use crate::method::lifecycle::GateLifecycle;
 use crate::results::names::SiteName;
@@ -50,6 +52,19 @@ impl Fit {
     /// The run's folder.
     pub fn run_dir(&self) -> &RunDir {
         &self.run
+    }
+
+    /// Those who show what happens on the standard error and keep it in the run's folder.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn listeners(&self) -> Result<Vec<Box<dyn Listener>>> {
+        let (run, resumed) = (&self.run, self.resumed_after());
+        Ok(vec![
+            Box::new(Progress::new(self.cost(), self.config.train.epochs).counting(self.spending())),
+            Box::new(MetricsFile::open(&run.metrics(), resumed)?),
+            Box::new(TensorBoard::create(&run.tensorboard(), self.sites(), self.cost().dense, resumed)?),
+        ])
     }
 
     /// Where the run was resumed.

@@ -1,10 +1,9 @@
 //! The forms in which a gated network runs, as files for each runtime.
 
-use crate::measuring::without_gates;
-use crate::network_file::write_for;
 use crate::source::Loaded;
 use anyhow::Result;
 use arch::{Cost, Decision, Execution, Meter, Network, Pass};
+use deploy::{without_gates, write_for};
 use gumbel_gates::{GateKind, GateValues, Policy};
 use runtime::Runtime;
 use std::path::{Path, PathBuf};
@@ -131,6 +130,6 @@ impl<'a> Forms<'a> {
         let network = self.network(runtime, form);
         let execution = if form == Form::Masked { Execution::Masked } else { Execution::Skipping };
         let Loaded { classes, input, .. } = self.loaded;
-        write_for(runtime, network, execution, classes, *input, &folder.join(form.name()))
+        Ok(write_for(runtime, network, execution, classes, *input, &folder.join(form.name()))?)
     }
 }

@@ -285,16 +285,17 @@ fn variants(args: &Inference, forms: &Forms, folder: &Path) -> Result<(Vec<Worke
     let (mut workers, mut variants) = (Vec::new(), Vec::new());
     for &runtime in runtimes {
         let on = if runtime == Runtime::Libtorch { device.as_str() } else { "cpu" };
-        let loaded = runtime_worker::start(runtime, on).and_then(|mut worker| {
-            let mut own = Vec::new();
-            for form in forms.in_runtime(runtime) {
-                let file = forms.write(folder, runtime, form)?;
-                let model = worker.load(&file, form == Form::Skipping)?;
-                let subject = Subject { worker: workers.len(), model };
-                own.push(Variant { runtime, form, subject });
-            }
-            Ok((worker, own))
-        });
+        let loaded =
+            runtime_worker::workers().start(runtime, on).map_err(anyhow::Error::from).and_then(|mut worker| {
+                let mut own = Vec::new();
+                for form in forms.in_runtime(runtime) {
+                    let file = forms.write(folder, runtime, form)?;
+                    let model = worker.load(&file, form == Form::Skipping)?;
+                    let subject = Subject { worker: workers.len(), model };
+                    own.push(Variant { runtime, form, subject });
+                }
+                Ok((worker, own))
+            });
         match loaded {
             Ok((worker, own)) => {
                 workers.push(worker);

@@ -1,10 +1,10 @@
 //! What a table of costs predicts of a pruned network, beside what was measured.
 
-use crate::measuring::processor;
 use crate::table::{percent, table};
 use crate::usage::Usage;
 use anyhow::{Result, bail};
 use arch::{CostTable, NetSpec};
+use deploy::processor;
 use runtime::Runtime;
 use std::path::Path;
 

@@ -2,20 +2,17 @@
 
 mod report;
 
+use crate::commands::report::write_report;
+use crate::commands::runtime_worker::workers;
 use crate::device::DeviceChoice;
-use crate::done::Done;
-use crate::measuring::{best_alignment, without_gates};
-use crate::usage::{Usage, overrides, quoted};
+use crate::done::{Done, note};
+use crate::signals::stop_on_signals;
+use crate::usage::{Usage, overrides, program, quoted};
 use anyhow::{Result, bail};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
-use signal_hook::low_level;
-use std::io::Write;
+use deploy::{best_alignment, without_gates};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use trainer::config::Align;
-use trainer::{Checkpoint, Config, Fit, Listener, MetricsFile, Outcome, Progress, Resume, RunDir, TensorBoard};
+use trainer::{Checkpoint, Config, Fit, Outcome, Resume, RunDir};
 
 /// Train a network
 ///
@@ -72,36 +69,36 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let device = args.device.resolve()?;
     if args.dry_run {
         let about = "preparing all of it, then two training steps and a batch of the evaluation; nothing is kept";
-        let _ = writeln!(std::io::stderr(), "{about}");
+        note(about);
         let found = trainer::dry_run(config, args.out.as_deref(), device)?;
         return Ok(Done::ok(if args.json { report::dry_json(&found) } else { report::dry_text(&found) }));
     }
-    let interrupt = stop_on_signals()?;
-    let epochs = config.train.epochs;
+    let interrupt = stop_on_signals(
+        "stopping: this step is finished and the state saved; once more stops at once",
+        "stopped at once: what came after the last saved state, if there is one, is lost; --resume goes on from there",
+    )?;
     let resume = match (args.resume, args.allow_changes) {
         (false, _) => Resume::No,
         (true, false) => Resume::Exactly,
         (true, true) => Resume::WithChanges,
     };
     if let Some(folder) = &config.data.path {
-        let _ = writeln!(std::io::stderr(), "listing the images in {}", folder.display());
+        note(&format!("listing the images in {}", folder.display()));
     }
     let fit = Fit::prepare(config, args.out, resume, device)?;
     let published = fit.published_macs();
-    let dense = fit.cost().dense;
     let run = fit.run_dir().clone();
-    let mut listeners: Vec<Box<dyn Listener>> = vec![
-        Box::new(Progress::new(fit.cost(), epochs).counting(fit.spending())),
-        Box::new(MetricsFile::open(&run.metrics(), fit.resumed_after())?),
-        Box::new(TensorBoard::create(&run.tensorboard(), fit.sites(), dense, fit.resumed_after())?),
-    ];
+    let mut listeners = fit.listeners()?;
     let program = program();
     let go_on = format!("{program} fit --resume --out {} --device {}", quoted(run.path()), device_name(device));
     match fit.run(&mut listeners, &interrupt) {
-        Ok(Outcome::Finished(verdict)) => Ok(Done::ok(match args.json {
-            true => report::json(&verdict),
-            false => report::text(&verdict, published, &program),
-        })),
+        Ok(Outcome::Finished(verdict)) => {
+            write_report(run.path());
+            Ok(Done::ok(match args.json {
+                true => report::json(&verdict),
+                false => report::text(&verdict, published, &program),
+            }))
+        }
         Ok(Outcome::Interrupted(_)) => {
             Ok(Done::interrupted(format!("interrupted; the state is saved, go on with: {go_on}\n")))
         }
@@ -125,37 +122,9 @@ fn settle_alignment(args: &Args, config: &mut Config) -> Result<()> {
         Some(path) => Checkpoint::read(path)?.spec,
         None => config.spec(1000)?,
     };
-    let align = best_alignment(&without_gates(spec), config.data.image_size)?;
+    let align = best_alignment(workers(), &without_gates(spec), config.data.image_size, &mut note)?;
     config.gates.align = Some(Align::Channels(align));
     Ok(())
-}
-
-/// What is set at the first signal that asks the program to stop. The second one stops it.
-fn stop_on_signals() -> Result<Arc<AtomicBool>> {
-    let interrupt = Arc::new(AtomicBool::new(false));
-    let set = Arc::clone(&interrupt);
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    std::thread::spawn(move || {
-        for _ in signals.forever() {
-            let again = set.swap(true, Ordering::Relaxed);
-            let answer = match again {
-                false => "\nstopping: this step is finished and the state saved; once more stops at once",
-                true => {
-                    "\nstopped at once: what came after the last saved state, if there is one, is lost; --resume goes on from there"
-                }
-            };
-            let _ = writeln!(std::io::stderr(), "{answer}");
-            if again {
-                low_level::exit(130);
-            }
-        }
-    });
-    Ok(interrupt)
-}
-
-/// How the program was called.
-fn program() -> String {
-    std::env::args_os().next().map_or_else(|| "train".into(), |name| quoted(Path::new(&name)))
 }
 
 fn device_name(device: tch::Device) -> String {
@@ -229,7 +198,7 @@ fn of_checkpoint(path: &Path, overrides: &[(String, String)]) -> Result<Config> 
         let (rate, shape) = (config.optimizer.learning_rate, config.schedule.shape);
         let epochs = config.train.epochs;
         let about = format!("fine-tuning a smaller network: learning rate {rate}, {shape:?} over {epochs} epochs");
-        let _ = writeln!(std::io::stderr(), "{}; --set changes them", about.to_lowercase());
+        note(&format!("{}; --set changes them", about.to_lowercase()));
     }
     Ok(config)
 }

@@ -1,20 +1,24 @@
 //! Measuring what a network takes in a runtime of this machine.
 
-use crate::commands::runtime_worker;
+use crate::error::{Error, Result};
 use crate::network_file::write_for;
-use anyhow::Result;
+use crate::workers::Workers;
 use arch::{CostTable, Execution, Measured, NetSpec};
 use gumbel_gates::GateKind;
 use runtime::measure::{Group, Plan, Probe, Sampling, Timed};
 use runtime::{Array, Runtime};
 use std::fs;
-use std::io::Write;
 use std::path::PathBuf;
+use tempfile::TempDir;
 use torch_ext::normal;
 use trainer::{Config, Input};
 
 /// Where and how a network is timed.
-pub(crate) struct Device {
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch {
+    /// Processes that run networks.
+    pub workers: Workers,
+    /// What runs it.
     pub runtime: Runtime,
     /// Images per batch.
     pub batch: u32,
@@ -22,17 +26,23 @@ pub(crate) struct Device {
     pub seconds: f64,
 }
 
+/// Is told what is worth a line.
+pub type Note<'a> = &'a mut dyn FnMut(&str);
+
 /// Seconds that one shape of block is timed, if nothing else is asked for.
-pub(crate) const SECONDS: f64 = 15.0;
+pub const SECONDS: f64 = 15.0;
 
 /// By which multiples of channels this machine computes a network without gates well, in ONNX
 /// Runtime or, without that, TorchScript, one image at a time; says so.
-pub(crate) fn best_alignment(spec: &NetSpec, image_size: u32) -> Result<usize> {
-    let find = |runtime| Device { runtime, batch: 1, seconds: SECONDS }.alignment(spec, image_size);
+///
+/// # Errors
+/// If the network cannot be run.
+pub fn best_alignment(workers: Workers, spec: &NetSpec, image_size: u32, note: Note) -> Result<usize> {
+    let find = |runtime| Stopwatch { workers, runtime, batch: 1, seconds: SECONDS }.alignment(spec, image_size);
     let (runtime, align) = match find(Runtime::OnnxRuntime) {
         Ok(align) => (Runtime::OnnxRuntime, align),
-        Err(error) if matches!(error.downcast_ref(), Some(runtime::Error::Missing { .. })) => {
-            let _ = writeln!(std::io::stderr(), "{error}; TorchScript is measured instead");
+        Err(error @ Error::Runtime(runtime::Error::Missing { .. })) => {
+            note(&format!("{error}; TorchScript is measured instead"));
             (Runtime::TorchScript, find(Runtime::TorchScript)?)
         }
         Err(error) => return Err(error),
@@ -41,30 +51,37 @@ pub(crate) fn best_alignment(spec: &NetSpec, image_size: u32) -> Result<usize> {
         1 => "any number of channels as well as multiples".to_owned(),
         _ => format!("multiples of {align} channels best"),
     };
-    let _ = writeln!(std::io::stderr(), "{runtime} computes {well} on this machine");
+    note(&format!("{runtime} computes {well} on this machine"));
     Ok(align)
 }
 
 /// A network without its gates.
-pub(crate) fn without_gates(spec: NetSpec) -> NetSpec {
+pub fn without_gates(spec: NetSpec) -> NetSpec {
     spec.with_layer_gates(GateKind::Independent, |_| false)
 }
 
-impl Device {
+impl Stopwatch {
     /// By which multiples widths should be cut.
-    pub(crate) fn alignment(&self, spec: &NetSpec, image_size: u32) -> Result<usize> {
+    ///
+    /// # Errors
+    /// If the network cannot be run.
+    pub fn alignment(&self, spec: &NetSpec, image_size: u32) -> Result<usize> {
         let plan = Plan::of_alignment(spec, image_size)?;
         let timed = plan.groups.iter().map(|group| self.time(&plan, &group.probes)).collect::<Result<Vec<_>>>()?;
         Ok(plan.best_alignment(&timed))
     }
 
     /// The table of costs of a network without gates, at widths that are multiples of `align`.
-    pub(crate) fn table(
+    ///
+    /// # Errors
+    /// If the network cannot be run.
+    pub fn table(
         &self,
         spec: &NetSpec,
         image_size: u32,
         align: usize,
         sampling: &Sampling,
+        note: Note,
     ) -> Result<CostTable> {
         let plan = Plan::of(spec, image_size, align, sampling)?;
         let all: usize = plan.groups.iter().map(|group| group.probes.len()).sum();
@@ -73,11 +90,7 @@ impl Device {
         for Group { names, probes, .. } in &plan.groups {
             let (first, more) = (names.first().map_or("", String::as_str), names.len().saturating_sub(1));
             let others = if more > 0 { format!(" and {more} like it") } else { String::new() };
-            let _ = writeln!(
-                std::io::stderr(),
-                "{done} of {all} networks timed; next {} for {first}{others}",
-                probes.len()
-            );
+            note(&format!("{done} of {all} networks timed; next {} for {first}{others}", probes.len()));
             timed.push(self.time(&plan, probes)?);
             done += probes.len();
         }
@@ -96,8 +109,8 @@ impl Device {
 
     /// Times the whole network and probes in turn, in a process of their own.
     fn time(&self, plan: &Plan, probes: &[Probe]) -> Result<Timed> {
-        let folder = tempfile::tempdir()?;
-        let mut worker = runtime_worker::start(self.runtime, "cpu")?;
+        let folder = scratch()?;
+        let mut worker = self.workers.start(self.runtime, "cpu")?;
         let mut models = Vec::new();
         // Its errors would be those of all others, so it is timed several times a round.
         let whole = std::iter::repeat_n(&plan.dense, Timed::DENSE);
@@ -108,7 +121,7 @@ impl Device {
             let stem = folder.path().join(number.to_string());
             let file: PathBuf = write_for(self.runtime, &network, Execution::Skipping, &classes, input, &stem)?;
             let model = worker.load(&file, true)?;
-            fs::remove_file(file)?;
+            fs::remove_file(&file).map_err(|source| Error::File { path: file, source })?;
             let side = i64::from(probe.image_size);
             worker.give(model, &Array::of(&normal(&[self.batch.into(), 3, side, side], 2)?)?)?;
             models.push(model);
@@ -118,9 +131,17 @@ impl Device {
 }
 
 /// The name of this machine's processor.
-pub(crate) fn processor() -> String {
+pub fn processor() -> String {
     let known = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = known.lines().find(|line| line.starts_with("model name") || line.starts_with("Model"));
     let name = line.and_then(|line| line.split_once(':')).map(|(_, name)| name.trim().to_owned());
     name.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}
+
+/// A folder for files that no one needs afterwards.
+///
+/// # Errors
+/// If it cannot be made.
+pub(crate) fn scratch() -> Result<TempDir> {
+    tempfile::tempdir().map_err(|source| Error::File { path: std::env::temp_dir(), source })
 }

@@ -1,16 +1,18 @@
 //! Networks as the files that runtimes read.
 
-use anyhow::Result;
+use crate::error::Result;
 use arch::{Execution, Network, OnnxInput, OnnxOptions, ScriptOptions};
 use gumbel_gates::Policy;
 use runtime::Runtime;
-use std::fs;
 use std::path::{Path, PathBuf};
 use trainer::{Checkpoint, Input};
 
 /// Writes a network as the file that a runtime reads, with the ending that it has there, unless it
 /// is there already. Gates decide by argmax.
-pub(crate) fn write_for(
+///
+/// # Errors
+/// If the network has no such form, or the file cannot be written.
+pub fn write_for(
     runtime: Runtime,
     network: &Network,
     execution: Execution,
@@ -45,6 +47,6 @@ pub(crate) fn write_for(
             metadata: Vec::new(),
         })?,
     };
-    fs::write(&path, bytes)?;
+    trainer::write_atomically(&path, &bytes)?;
     Ok(path)
 }

@@ -1,0 +1,292 @@
+//! The pictures of a report. Each says in its title what there is to see.
+
+use super::chart::{Kind, Points, color, draw, lines};
+use super::found::{Class, Found, Layer};
+use crate::error::Result;
+use serde_json::{Value, json};
+
+/// A picture.
+#[derive(Debug)]
+pub(super) struct Figure {
+    /// Of its file, without an ending.
+    pub name: &'static str,
+    /// The finding.
+    pub title: String,
+    /// What the picture shows, for those who do not see it.
+    pub about: String,
+    pub svg: String,
+}
+
+/// Pixels of a row of bars.
+const ROW: usize = 20;
+/// Classes that are shown of either end.
+const CLASSES: usize = 12;
+/// Blocks whose open rates over epochs are told apart.
+const MOST_LINES: usize = 6;
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
+impl Figure {
+    fn new(name: &'static str, title: String, about: &str, kind: Kind, mut options: Value) -> Result<Self> {
+        options["width"] = options.get("width").cloned().unwrap_or(json!(super::chart::WIDTH));
+        Ok(Self { name, title, about: about.to_owned(), svg: draw(kind, options)? })
+    }
+}
+
+/// All pictures that there is something to show in.
+///
+/// # Errors
+/// If one cannot be drawn.
+pub(super) fn all(found: &Found) -> Result<Vec<Figure>> {
+    let made = [
+        widths(found)?,
+        blocks(found)?,
+        time(found)?,
+        top1(found)?,
+        loss(found)?,
+        budget(found)?,
+        open_rates(found)?,
+        images(found)?,
+        classes(found)?,
+        learning_rate(found)?,
+    ];
+    Ok(made.into_iter().flatten().collect())
+}
+
+/// Rows of two parts each: what is left, and what is gone.
+fn two_parts(names: &[String], left: &[f64], gone: &[f64], axis: &str) -> Value {
+    json!({
+        "height": 70 + ROW * names.len().max(2),
+        "x_axis_data": names,
+        "x_axis_title": axis,
+        "series_colors": [color("blue"), color("gray")],
+        "series_list": [
+            { "name": "left", "data": left, "stack": "all" },
+            { "name": "gone", "data": gone, "stack": "all" },
+        ],
+    })
+}
+
+fn widths(found: &Found) -> Result<Option<Figure>> {
+    let layers = found.layers();
+    let before: f64 = layers.iter().map(|layer| layer.before as f64).sum();
+    let after: f64 = layers.iter().map(|layer| layer.after).sum();
+    let share = |layer: &Layer| layer.after / layer.before.max(1) as f64;
+    let least = layers.iter().min_by(|a, b| share(a).total_cmp(&share(b)));
+    let Some(least) = least.filter(|_| after < before) else { return Ok(None) };
+    let names: Vec<String> = layers.iter().map(|layer| layer.name.clone()).collect();
+    let left: Vec<f64> = layers.iter().map(|layer| (10.0 * layer.after).round() / 10.0).collect();
+    let gone: Vec<f64> = layers.iter().zip(&left).map(|(layer, left)| layer.before as f64 - left).collect();
+    let of: f64 = after / before;
+    let narrowest = match least.after {
+        0.0 => format!("{} is gone", least.name),
+        after => format!("{} has {after:.0} of {}", least.name, least.before),
+    };
+    let title = format!("{} of the filters are left; {narrowest}", percent(of));
+    let options = two_parts(&names, &left, &gone, "filters");
+    let about = "filters of every convolution, those that are left and those that are gone";
+    Ok(Some(Figure::new("widths", title, about, Kind::Bars, options)?))
+}
+
+fn blocks(found: &Found) -> Result<Option<Figure>> {
+    let blocks = &found.costs[0].blocks;
+    let used = &found.evaluation.block_macs;
+    if blocks.len() != used.len() || found.specs[0].gate_count() == 0 {
+        return Ok(None);
+    }
+    let millions = |macs: f64| (macs / 1e4).round() / 100.0;
+    let names: Vec<String> = blocks.iter().map(|block| block.name.clone()).collect();
+    let left: Vec<f64> = used.iter().map(|&macs| millions(macs)).collect();
+    let gone: Vec<f64> = blocks.iter().zip(used).map(|(block, used)| (block.macs() as f64 - used).max(0.0)).collect();
+    let most = gone.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
+    let Some((most, saved)) = most.filter(|(_, saved)| **saved > 0.0) else { return Ok(None) };
+    let title = format!(
+        "{} of the MACs are left; {} gave up most, {:.1} million",
+        percent(found.macs_share()),
+        names[most],
+        saved / 1e6
+    );
+    let gone: Vec<f64> = gone.iter().map(|&macs| millions(macs)).collect();
+    let options = two_parts(&names, &left, &gone, "million MACs per image");
+    let about = "multiply-accumulates of every block, those that are left and those that are gone";
+    Ok(Some(Figure::new("macs", title, about, Kind::Bars, options)?))
+}
+
+fn time(found: &Found) -> Result<Option<Figure>> {
+    let Some((plan, shrunk)) = &found.shrunk else { return Ok(None) };
+    let (Some(dense), Some(small), Some(share)) = (shrunk.dense.time, shrunk.small.time, shrunk.time_share()) else {
+        return Ok(None);
+    };
+    let asked = &plan.asked;
+    let title = format!("A batch of {} takes {} of the dense network's time", asked.batch, percent(share));
+    let options = json!({
+        "height": 70 + 2 * 30,
+        "x_axis_data": ["dense", "smaller"],
+        "x_axis_title": format!("milliseconds in {}", asked.runtime),
+        "series_colors": [color("blue")],
+        "series_list": [{
+            "name": "median",
+            "label_show": true,
+            "data": [(100.0 * dense.median).round() / 100.0, (100.0 * small.median).round() / 100.0],
+            "colors": [color("gray"), color("blue")],
+        }],
+    });
+    let about = "median time of a batch, dense and smaller, in the runtime";
+    Ok(Some(Figure::new("time", title, about, Kind::Bars, options)?))
+}
+
+/// Steps of an epoch, from the last one.
+fn steps_per_epoch(found: &Found) -> f64 {
+    let last = found.epochs.last();
+    let of = |key: &str| last.and_then(|line| line[key].as_f64());
+    of("step").zip(of("epoch")).map_or(1.0, |(step, epoch)| (step / epoch.max(1.0)).max(1.0))
+}
+
+/// A value of the lines of steps, over epochs.
+fn of_steps(found: &Found, value: impl Fn(&Value) -> Option<f64>) -> Points {
+    let each = steps_per_epoch(found);
+    let point = |line: &Value| Some((line["step"].as_f64()? / each, value(line)?));
+    found.steps.iter().filter_map(point).collect()
+}
+
+/// A value of the lines of epochs.
+fn of_epochs(found: &Found, value: impl Fn(&Value) -> Option<f64>) -> Points {
+    found.epochs.iter().filter_map(|line| Some((line["epoch"].as_f64()?, value(line)?))).collect()
+}
+
+fn curves(
+    found: &Found,
+    (name, title, about): (&'static str, String, &str),
+    axis: &str,
+    series: &[(&str, &str, bool, Points)],
+) -> Result<Option<Figure>> {
+    if found.epochs.len() < 2 && series.iter().all(|(.., points)| points.len() < 2) {
+        return Ok(None);
+    }
+    let drawn: Vec<_> = series.iter().filter(|(.., points)| !points.is_empty()).cloned().collect();
+    Ok(Some(Figure::new(name, title, about, Kind::Lines, lines("epochs", axis, &drawn))?))
+}
+
+fn top1(found: &Found) -> Result<Option<Figure>> {
+    let train = of_steps(found, |line| Some(100.0 * line["train"]["top1"].as_f64()?));
+    let val = of_epochs(found, |line| Some(100.0 * line["val"]["top1"].as_f64()?));
+    let title = format!("Top-1 is {} in the epoch that is kept", percent(found.evaluation.top1));
+    let about = "top-1 of training and validation over epochs";
+    curves(found, ("top1", title, about), "top-1, %", &[("train", "sky", false, train), ("val", "blue", false, val)])
+}
+
+fn loss(found: &Found) -> Result<Option<Figure>> {
+    let train = of_steps(found, |line| line["train"]["cross_entropy"].as_f64());
+    let val = of_epochs(found, |line| line["val"]["cross_entropy"].as_f64());
+    let last = val.last().map_or(0.0, |(_, loss)| *loss);
+    let title = format!("Cross entropy of the validation images ends at {last:.3}");
+    let about = "cross entropy of training and validation over epochs";
+    let series = [("train", "sky", false, train), ("val", "blue", false, val)];
+    curves(found, ("loss", title, about), "cross entropy", &series)
+}
+
+fn budget(found: &Found) -> Result<Option<Figure>> {
+    if found.specs[0].gate_count() == 0 {
+        return Ok(None);
+    }
+    let dense = found.costs[0].dense.max(1) as f64;
+    let train = of_steps(found, |line| Some(100.0 * line["train"]["macs"].as_f64()? / dense));
+    let val = of_epochs(found, |line| Some(100.0 * line["val"]["macs"].as_f64()? / dense));
+    let target = of_steps(found, |line| Some(100.0 * line["target"].as_f64()?));
+    let is_of_macs = found.config.gates.weighting == trainer::config::Weighting::Network;
+    let target = if is_of_macs { target } else { Vec::new() };
+    let title = format!("MACs settle at {} of the dense network's", percent(found.macs_share()));
+    let about = "share of the dense network's MACs over epochs, and what it was held to";
+    let series = [("train", "sky", false, train), ("val", "blue", false, val), ("target", "red", true, target)];
+    curves(found, ("budget", title, about), "MACs, % of dense", &series)
+}
+
+fn learning_rate(found: &Found) -> Result<Option<Figure>> {
+    let rates = of_steps(found, |line| line["learning_rate"].as_f64());
+    let last = rates.last().map_or(0.0, |(_, rate)| *rate);
+    let title = format!("The learning rate ends at {last:.2e}");
+    let about = "learning rate over epochs";
+    curves(found, ("learning-rate", title, about), "learning rate", &[("rate", "green", false, rates)])
+}
+
+/// Open rates of blocks over epochs, of those that moved most.
+fn open_rates(found: &Found) -> Result<Option<Figure>> {
+    let sites = found.specs[0].gate_sites().map(|(block, site)| (block.name.as_str(), site.count()));
+    let mut blocks: Vec<(&str, std::ops::Range<usize>)> = Vec::new();
+    let mut first = 0;
+    for (name, count) in sites {
+        match blocks.last_mut().filter(|(last, _)| *last == name) {
+            Some((_, range)) => range.end += count,
+            None => blocks.push((name, first..first + count)),
+        }
+        first += count;
+    }
+    let of = |range: &std::ops::Range<usize>| {
+        of_epochs(found, |line| {
+            let rates = line["rates"].as_array()?.get(range.clone())?;
+            let sum: f64 = rates.iter().filter_map(Value::as_f64).sum();
+            Some(100.0 * sum / rates.len().max(1) as f64)
+        })
+    };
+    let mut all: Vec<(&str, Points)> = blocks.iter().map(|(name, range)| (*name, of(range))).collect();
+    let moved = |points: &Points| {
+        let values = || points.iter().map(|(_, rate)| *rate);
+        values().fold(f64::MIN, f64::max) - values().fold(f64::MAX, f64::min)
+    };
+    all.retain(|(_, points)| points.len() > 1 && moved(points) > 0.5);
+    all.sort_by(|(_, a), (_, b)| moved(b).total_cmp(&moved(a)));
+    all.truncate(MOST_LINES);
+    let Some((name, points)) = all.first() else { return Ok(None) };
+    let (from, to) = (points.first().map_or(0.0, |p| p.1), points.last().map_or(0.0, |p| p.1));
+    let title = format!("The gates of {name} moved most, from {from:.0} % open to {to:.0} %");
+    let colors = ["blue", "orange", "green", "red", "pink", "sky"];
+    let series: Vec<_> =
+        all.iter().zip(colors).map(|((name, points), color)| (*name, color, false, points.clone())).collect();
+    curves(found, ("open-rates", title, "open rates of blocks over epochs"), "open, %", &series)
+}
+
+/// MACs over images, where gates look at them.
+fn images(found: &Found) -> Result<Option<Figure>> {
+    let (first, last) = extremes(&found.images);
+    if !found.is_conditional() || last - first < 1e-9 {
+        return Ok(None);
+    }
+    let title = format!("Images take {} to {} of the dense network's MACs", percent(first), percent(last));
+    let options = json!({
+        "height": 240,
+        "percent": true,
+        "x_axis_title": "MACs, % of dense",
+        "series_colors": [color("blue")],
+        "series_list": [{ "name": "images", "data": found.images.iter().map(|s| 100.0 * s).collect::<Vec<_>>() }],
+    });
+    let about = "how many images take what share of the dense network's multiply-accumulates";
+    Ok(Some(Figure::new("images", title, about, Kind::Histogram, options)?))
+}
+
+fn extremes(values: &[f64]) -> (f64, f64) {
+    (values.iter().copied().fold(f64::MAX, f64::min), values.iter().copied().fold(f64::MIN, f64::max))
+}
+
+/// Top-1 by class: all of a few, or those at both ends.
+fn classes(found: &Found) -> Result<Option<Figure>> {
+    let share = |class: &Class| class.right as f64 / class.images.max(1) as f64;
+    let mut classes: Vec<&Class> = found.classes.iter().collect();
+    classes.sort_by(|a, b| share(b).total_cmp(&share(a)));
+    let (Some(best), Some(worst)) = (classes.first(), classes.last()) else { return Ok(None) };
+    let title =
+        format!("Of {} {} are right, of {} {}", best.name, percent(share(best)), worst.name, percent(share(worst)));
+    if classes.len() > 2 * CLASSES {
+        classes.drain(CLASSES..classes.len() - CLASSES);
+    }
+    let data: Vec<f64> = classes.iter().map(|class| (1e3 * share(class)).round() / 10.0).collect();
+    let options = json!({
+        "height": 60 + ROW * classes.len(),
+        "x_axis_data": classes.iter().map(|class| &class.name).collect::<Vec<_>>(),
+        "x_axis_title": "top-1, %",
+        "series_colors": [color("blue")],
+        "series_list": [{ "name": "top-1", "data": data }],
+    });
+    Ok(Some(Figure::new("classes", title, "top-1 by class, best first", Kind::Bars, options)?))
+}

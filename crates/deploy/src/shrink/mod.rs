@@ -1,0 +1,13 @@
+//! From weights and a budget to a smaller network that was run where it will run, in stages.
+
+mod asked;
+mod plan;
+mod recipe;
+mod results;
+mod stages;
+
+pub use asked::{Asked, Budget, Training};
+pub use plan::{Plan, fingerprint};
+pub use recipe::config;
+pub use results::{Learned, Prospect, Shrunk, Side, Spread};
+pub use stages::{Dense, Shrink, Shrinking};

@@ -1,0 +1,260 @@
+//! `train shrink`
+
+use crate::commands::report::write_report;
+use crate::commands::runtime_worker::workers;
+use crate::device::DeviceChoice;
+use crate::done::{Done, note};
+use crate::images::{Reading, refuse_share};
+use crate::signals::stop_on_signals;
+use crate::source::Source;
+use crate::table::{bytes, count, macs, percent, table};
+use crate::usage::{Usage, overrides, quoted};
+use anyhow::{Result, bail};
+use data::Order;
+use deploy::report::PAGE;
+use deploy::shrink::{Asked, Budget, Dense, Prospect, Shrink, Shrinking, Shrunk, Side, Training, config, fingerprint};
+use runtime::Runtime;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tch::Device;
+use trainer::{Input, duration};
+
+/// Make a network smaller: weights and a budget in, verified files out
+///
+/// Measures the dense network, learns which filters to keep within the budget, cuts the others,
+/// trains what is left, exports it as ONNX and TorchScript, and runs the files: logits, top-1 over
+/// the validation images, and time in turn with the dense network. The same command goes on where
+/// it was stopped; what is done is not done again.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  train shrink --arch resnet50 --weights weights/resnet50.pth --data /data/imagenet --time 0.6\n  train shrink --checkpoint mine.safetensors --data DIR --macs 0.5 --no-train\n  train shrink --arch cifar-resnet20 --weights resnet20.th --data DIR --macs 0.5 --epochs 6 --min-top1 0.87"
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    source: Source,
+    /// Folder in ImageNet layout: train/CLASS/IMAGE.jpg and val/CLASS/IMAGE.jpg
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    #[command(flatten)]
+    budget: BudgetArgs,
+    /// Epochs of training [default: what the recipe of the network says]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    epochs: Option<u64>,
+    /// Choose filters by their importance and solve again what lost inputs, in minutes; nothing is
+    /// trained
+    #[arg(long, conflicts_with = "epochs")]
+    no_train: bool,
+    /// Where the network will run: onnxruntime, openvino, torchscript or libtorch
+    #[arg(long, value_name = "NAME", default_value = "onnxruntime")]
+    runtime: Runtime,
+    /// Images per batch there
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    batch: u32,
+    /// A configuration of your own [default: the recipe of the network]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Change one key of the configuration (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// End with exit code 1 if fewer of the validation images are classified right; files are kept
+    #[arg(long, value_name = "SHARE")]
+    min_top1: Option<f64>,
+    /// Folder for everything [default: runs/NETWORK-BUDGET]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Measure the dense network, and say what is reachable and how long it will take; the same
+    /// command without it goes on from there
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    reading: Reading,
+    /// Where it is trained: cpu, cuda, cuda:N or auto
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the smaller network may spend.
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct BudgetArgs {
+    /// Share of the dense network's MACs that it may spend
+    #[arg(long, value_name = "SHARE")]
+    macs: Option<f64>,
+    /// Share of the dense network's time that it may take in --runtime
+    #[arg(long, value_name = "SHARE")]
+    time: Option<f64>,
+}
+
+impl BudgetArgs {
+    fn budget(&self) -> Result<Budget> {
+        let (budget, option) = match (self.macs, self.time) {
+            (Some(share), _) => (Budget::Macs(share), "--macs"),
+            (None, share) => (Budget::Time(share.unwrap_or_default()), "--time"),
+        };
+        if !(budget.share() > 0.0 && budget.share() < 1.0) {
+            bail!(Usage(format!("{option}: expected a share between 0 and 1, such as 0.5")));
+        }
+        Ok(budget)
+    }
+}
+
+pub(crate) fn run(args: Args) -> Result<Done> {
+    args.reading.check()?;
+    refuse_share("--min-top1", args.min_top1.unwrap_or_default())?;
+    let budget = args.budget.budget()?;
+    let changes = overrides(&args.set)?;
+    let device = args.device.resolve()?;
+    let mut loaded = args.source.load(Device::Cpu)?;
+    let name = loaded.network.spec().name.clone();
+    let training = match (args.no_train, args.epochs) {
+        (true, _) => Training::None,
+        (false, Some(epochs)) => Training::Epochs(epochs),
+        (false, None) => Training::Recipe,
+    };
+    let mut config = config(&name, loaded.input, budget, training, args.config.as_deref(), &changes)?;
+    config.data.path = Some(std::path::absolute(&args.data).unwrap_or_else(|_| args.data.clone()));
+    loaded.input = Input::of(&config);
+    let (transform, batch) = (loaded.input.transform(), config.train.eval_batch_size);
+    let validation = args.reading.loader(&loaded, &args.data, "val", transform, Order::InOrder, batch)?;
+    let asked = asked(&args, &name, budget, training, &config, validation.source())?;
+    let out = args.out.clone().unwrap_or_else(|| default_out(&name, budget));
+    let interrupt = stop_on_signals(
+        "stopping: what was done so far is kept; once more stops at once",
+        "stopped at once: the same command goes on from the last stage or saved state",
+    )?;
+    let classes = if loaded.named { loaded.classes } else { validation.source().classes().to_vec() };
+    let shrink = Shrink {
+        dense: Dense { network: loaded.network, classes },
+        config,
+        validation: &validation,
+        max_bad_share: args.reading.max_bad_share,
+        runtime: args.runtime,
+        device,
+        workers: workers(),
+        asked,
+        out: &out,
+    };
+    let mut note = note;
+    let mut shrinking = shrink.begin(&interrupt, &mut note)?;
+    if args.dry_run {
+        return match shrinking.look_ahead() {
+            Ok(found) => Ok(Done::ok(if args.json { prospect_json(&found) } else { prospect_text(&found) })),
+            Err(error) if error.is_interruption() => Ok(interrupted()),
+            Err(error) => Err(error.into()),
+        };
+    }
+    match shrinking.finish(&|fit| fit.listeners()) {
+        Ok(shrunk) => {
+            write_report(&out);
+            Ok(told(&args, &shrinking, &shrunk, &out))
+        }
+        Err(error) if error.is_interruption() => Ok(interrupted()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn interrupted() -> Done {
+    Done::interrupted("interrupted; what was done is kept, and the same command goes on from there\n".into())
+}
+
+/// What the result depends on.
+fn asked(
+    args: &Args,
+    network: &str,
+    budget: Budget,
+    training: Training,
+    config: &trainer::Config,
+    validation: &dyn data::Source,
+) -> Result<Asked> {
+    let weights = args.source.checkpoint.as_ref().or(args.source.weights.as_ref());
+    let path = weights.cloned().unwrap_or_default();
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
+    Ok(Asked {
+        network: network.to_owned(),
+        weights: (absolute(&path), fingerprint(&path)?),
+        images: (absolute(&args.data), validation.len(), validation.fingerprint()),
+        budget,
+        training,
+        runtime: args.runtime.key().to_owned(),
+        batch: args.batch,
+        config: config.to_toml()?,
+    })
+}
+
+fn default_out(network: &str, budget: Budget) -> PathBuf {
+    let of = budget.of().to_lowercase();
+    Path::new("runs").join(format!("{network}-{of}-{}", budget.share()))
+}
+
+fn told(args: &Args, shrinking: &Shrinking, shrunk: &Shrunk, out: &Path) -> Done {
+    let missed = args.min_top1.filter(|least| shrunk.small.top1 < *least);
+    let stdout = if args.json { json(shrinking, shrunk, out) } else { text(args, shrinking, shrunk, out) };
+    let stderr = missed.map_or(String::new(), |least| {
+        let found = percent(shrunk.small.top1);
+        format!("top-1 is {found}, less than the {} of --min-top1; the files are kept\n", percent(least))
+    });
+    Done { stdout, stderr, code: u8::from(missed.is_some()) }
+}
+
+fn prospect_text(found: &Prospect) -> String {
+    let Side { top1, macs: used, parameters, .. } = found.dense;
+    let reach = found.reach.as_ref().map(|reach| format!("budget      {reach}\n")).unwrap_or_default();
+    format!(
+        "dense       top-1 {}, {}, {} parameters\n{reach}training    about {} at this pace\n",
+        percent(top1),
+        macs(used),
+        count(parameters),
+        duration(Duration::from_secs_f64(found.seconds))
+    )
+}
+
+fn prospect_json(found: &Prospect) -> String {
+    let value = json!({ "dense": found.dense, "reach": found.reach, "training_seconds": found.seconds });
+    format!("{value:#}\n")
+}
+
+fn text(args: &Args, shrinking: &Shrinking, shrunk: &Shrunk, out: &Path) -> String {
+    let Shrunk { dense, small, images, machine, threads, .. } = shrunk;
+    let mut rows = vec![["", "dense", "smaller", "share"].map(str::to_owned).to_vec()];
+    let points = 100.0 * (small.top1 - dense.top1);
+    rows.push(vec!["top-1".into(), percent(dense.top1), percent(small.top1), format!("{points:+.1} points")]);
+    let share = |a: f64, b: f64| percent(b / a.max(1.0));
+    rows.push(vec!["MACs".into(), macs(dense.macs), macs(small.macs), share(dense.macs, small.macs)]);
+    let (before, after) = (dense.parameters, small.parameters);
+    rows.push(vec!["parameters".into(), count(before), count(after), share(before as f64, after as f64)]);
+    let (before, after) = (dense.bytes, small.bytes);
+    rows.push(vec!["file size".into(), bytes(before), bytes(after), share(before as f64, after as f64)]);
+    if let (Some(before), Some(after), Some(share)) = (dense.time, small.time, shrunk.time_share()) {
+        let ms = |milliseconds: f64| format!("{milliseconds:.2} ms");
+        rows.push(vec!["time".into(), ms(before.median), ms(after.median), percent(share)]);
+    }
+    let plural = if args.batch == 1 { "one image".to_owned() } else { format!("batches of {}", args.batch) };
+    let of_dense = if *threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") };
+    let [onnx, script] = shrinking.files();
+    let differences: Vec<String> =
+        shrunk.differences.iter().map(|(runtime, difference)| format!("{difference:.1e} in {runtime}")).collect();
+    format!(
+        "{}\ntop-1 over {images} images and time for {plural} in {}, on {of_dense} of {machine}\n\
+         logits      differ from this program's by {} of the largest\n\
+         files       {}\n            {}\nreport      {}\n",
+        table(&rows),
+        args.runtime,
+        differences.join(", "),
+        quoted(&onnx),
+        quoted(&script),
+        quoted(&out.join(PAGE)),
+    )
+}
+
+fn json(shrinking: &Shrinking, shrunk: &Shrunk, out: &Path) -> String {
+    let readable = |path: &Path| data::readable(path.as_os_str());
+    let mut value = json!(shrunk);
+    value["time_share"] = json!(shrunk.time_share());
+    value["files"] = json!(shrinking.files().map(|path| readable(&path)));
+    value["out"] = json!(readable(out));
+    format!("{value:#}\n")
+}
