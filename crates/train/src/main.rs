@@ -14,7 +14,8 @@ mod waiting;
 
 use clap::{Parser, Subcommand};
 use commands::{
-    bench, calibrate, config, data, eval, export, fit, inspect, measure, predict, prune, report, runtime_worker, shrink,
+    bench, calibrate, config, data, eval, export, fit, inspect, measure, predict, prune, report, runtime_worker,
+    shrink, sweep,
 };
 use done::Done;
 use std::io::{self, ErrorKind, Write};
@@ -34,6 +35,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Shrink(shrink::Args),
+    Sweep(sweep::Args),
     Fit(fit::Args),
     Eval(eval::Args),
     Calibrate(calibrate::Args),
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
     waiting::adapt();
     let outcome = match cli.command {
         Command::Shrink(args) => shrink::run(args),
+        Command::Sweep(args) => sweep::run(&args),
         Command::Fit(args) => fit::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Calibrate(args) => calibrate::run(args),

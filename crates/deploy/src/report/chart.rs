@@ -73,6 +73,8 @@ pub(super) fn draw(kind: Kind, mut options: Value) -> Result<String> {
     theme();
     options["theme"] = json!(THEME);
     options["compact"] = json!(true);
+    // Names are measured by one font and shown by another.
+    options["x_axis_name_gap"] = json!(9);
     if options.get("legend_show").is_none() {
         options["legend_show"] = json!(options["series_list"].as_array().is_some_and(|series| series.len() > 1));
     }
@@ -118,17 +120,25 @@ pub(super) fn lines(x: &str, y: &str, series: &[(&str, &str, bool, Points)]) -> 
     let all = || series.iter().flat_map(|(.., points)| points.iter());
     let last = all().map(|(x, _)| *x).fold(f64::MIN, f64::max);
     let first = all().map(|(x, _)| *x).fold(f64::MAX, f64::min);
+    let values: Vec<f64> = all().map(|(_, y)| *y).collect();
     json!({
         "height": 260,
         "x_axis_title": x,
         "x_axis_type": "value",
         "x_axis_min": first,
         "x_axis_max": last,
-        "y_axis_configs": [{ "axis_title": y, "axis_split_number": 5 }],
+        "y_axis_configs": [{ "axis_title": y, "axis_split_number": 5, "axis_min": bottom(&values) }],
         "series_colors": series.iter().map(|(_, name, ..)| color(name)).collect::<Vec<_>>(),
         "series_symbol": { "type": "none" },
         "series_list": list,
     })
+}
+
+/// Where an axis begins: at 0, unless all values are far above it.
+fn bottom(values: &[f64]) -> f64 {
+    let least = values.iter().copied().fold(f64::MAX, f64::min);
+    let most = values.iter().copied().fold(f64::MIN, f64::max);
+    if least > 0.5 * most { (least / 10.0).floor() * 10.0 } else { 0.0 }
 }
 
 #[cfg(test)]

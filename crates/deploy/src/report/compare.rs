@@ -44,7 +44,7 @@ fn pareto(name: &'static str, of: &str, runs: &[(&str, f64, f64)], dense: Option
     let (cheapest, dearest) = (points.first(), points.last());
     let title = match (cheapest, dearest) {
         (Some(first), Some(last)) if points.len() > 1 => format!(
-            "From {:.0} % to {:.0} % of the {of}, top-1 goes from {:.1} % to {:.1} %",
+            "From {:.0}% to {:.0}% of the {of}, top-1 goes from {:.1}% to {:.1}%",
             100.0 * first.1,
             100.0 * last.1,
             100.0 * first.2,

@@ -3,6 +3,7 @@
 use super::chart::{Kind, Points, color, draw, lines};
 use super::found::{Class, Found, Layer};
 use crate::error::Result;
+use crate::shrink::BlockTime;
 use serde_json::{Value, json};
 
 /// A picture.
@@ -25,7 +26,7 @@ const CLASSES: usize = 12;
 const MOST_LINES: usize = 6;
 
 fn percent(share: f64) -> String {
-    format!("{:.1} %", 100.0 * share)
+    format!("{:.1}%", 100.0 * share)
 }
 
 impl Figure {
@@ -44,6 +45,7 @@ pub(super) fn all(found: &Found) -> Result<Vec<Figure>> {
         widths(found)?,
         blocks(found)?,
         time(found)?,
+        block_times(found)?,
         top1(found)?,
         loss(found)?,
         budget(found)?,
@@ -55,8 +57,14 @@ pub(super) fn all(found: &Found) -> Result<Vec<Figure>> {
     Ok(made.into_iter().flatten().collect())
 }
 
+/// Rows from the top down: bars are drawn from the bottom up.
+fn downwards<T: Clone>(rows: &[T]) -> Vec<T> {
+    rows.iter().rev().cloned().collect()
+}
+
 /// Rows of two parts each: what is left, and what is gone.
 fn two_parts(names: &[String], left: &[f64], gone: &[f64], axis: &str) -> Value {
+    let (names, left, gone) = (downwards(names), downwards(left), downwards(gone));
     json!({
         "height": 70 + ROW * names.len().max(2),
         "x_axis_data": names,
@@ -120,21 +128,72 @@ fn time(found: &Found) -> Result<Option<Figure>> {
         return Ok(None);
     };
     let asked = &plan.asked;
-    let title = format!("A batch of {} takes {} of the dense network's time", asked.batch, percent(share));
+    let images = if asked.batch == 1 { "An image".to_owned() } else { format!("A batch of {}", asked.batch) };
+    let title = format!("{images} takes {} of the dense network's time", percent(share));
     let options = json!({
         "height": 70 + 2 * 30,
-        "x_axis_data": ["dense", "smaller"],
-        "x_axis_title": format!("milliseconds in {}", asked.runtime),
+        "x_axis_data": ["smaller", "dense"],
+        "x_axis_title": format!("milliseconds in {}", runtime(&asked.runtime)),
+        // Room for what is written behind the longest bar.
+        "y_axis_configs": [{ "axis_min": 0, "axis_max": rounded_up(1.2 * dense.median.max(small.median)) }],
         "series_colors": [color("blue")],
         "series_list": [{
             "name": "median",
             "label_show": true,
-            "data": [(100.0 * dense.median).round() / 100.0, (100.0 * small.median).round() / 100.0],
-            "colors": [color("gray"), color("blue")],
+            "data": [hundredths(small.median), hundredths(dense.median)],
+            "colors": [color("blue"), color("gray")],
         }],
     });
     let about = "median time of a batch, dense and smaller, in the runtime";
     Ok(Some(Figure::new("time", title, about, Kind::Bars, options)?))
+}
+
+/// What each block takes: measured dense and smaller, and what was predicted.
+fn block_times(found: &Found) -> Result<Option<Figure>> {
+    let Some((plan, shrunk)) = &found.shrunk else { return Ok(None) };
+    let blocks = &shrunk.blocks;
+    let measured = || blocks.iter().filter_map(|block| Some((&block.name, block.measured?)));
+    let saved = |[dense, small]: [f64; 2]| dense - small;
+    let Some((most, times)) = measured().max_by(|(_, a), (_, b)| saved(*a).total_cmp(&saved(*b))) else {
+        return Ok(None);
+    };
+    let title = format!("{most} saves most time: {:.2} of {:.2} ms", saved(times), times[0]);
+    let names: Vec<&String> = blocks.iter().map(|block| &block.name).collect();
+    let of = |value: &dyn Fn(&BlockTime) -> Option<f64>| -> Vec<Option<f64>> {
+        downwards(&blocks.iter().map(|block| value(block).map(hundredths)).collect::<Vec<_>>())
+    };
+    let mut series = vec![json!({ "name": "dense", "data": of(&|block| Some(block.measured?[0])) })];
+    let mut colors = vec![color("gray")];
+    if blocks.iter().any(|block| block.predicted.is_some()) {
+        series.push(json!({ "name": "predicted", "data": of(&|block| Some(block.predicted?[1])) }));
+        colors.push(color("sky"));
+    }
+    series.push(json!({ "name": "smaller", "data": of(&|block| Some(block.measured?[1])) }));
+    colors.push(color("blue"));
+    let options = json!({
+        "height": 70 + (ROW + 10) * names.len(),
+        "x_axis_data": downwards(&names),
+        "x_axis_title": format!("milliseconds in {}", runtime(&plan.asked.runtime)),
+        "series_colors": colors,
+        "series_list": series,
+    });
+    let about = "time of every block, dense, as predicted, and in the smaller network";
+    Ok(Some(Figure::new("block-times", title, about, Kind::Bars, options)?))
+}
+
+fn hundredths(value: f64) -> f64 {
+    (100.0 * value).round() / 100.0
+}
+
+/// A round number that is no less.
+fn rounded_up(value: f64) -> f64 {
+    let unit = 10f64.powf(value.max(1e-9).log10().floor()) / 2.0;
+    (value / unit).ceil() * unit
+}
+
+/// What people call a runtime.
+pub(super) fn runtime(key: &str) -> String {
+    key.parse::<runtime::Runtime>().map_or_else(|_| key.to_owned(), |runtime| runtime.to_string())
 }
 
 /// Steps of an epoch, from the last one.
@@ -174,7 +233,8 @@ fn top1(found: &Found) -> Result<Option<Figure>> {
     let val = of_epochs(found, |line| Some(100.0 * line["val"]["top1"].as_f64()?));
     let title = format!("Top-1 is {} in the epoch that is kept", percent(found.evaluation.top1));
     let about = "top-1 of training and validation over epochs";
-    curves(found, ("top1", title, about), "top-1, %", &[("train", "sky", false, train), ("val", "blue", false, val)])
+    let series = [("train", "sky", false, train), ("val", "blue", false, val)];
+    curves(found, ("top1", title, about), "top-1, %", &series)
 }
 
 fn loss(found: &Found) -> Result<Option<Figure>> {
@@ -204,11 +264,13 @@ fn budget(found: &Found) -> Result<Option<Figure>> {
 }
 
 fn learning_rate(found: &Found) -> Result<Option<Figure>> {
-    let rates = of_steps(found, |line| line["learning_rate"].as_f64());
-    let last = rates.last().map_or(0.0, |(_, rate)| *rate);
-    let title = format!("The learning rate ends at {last:.2e}");
+    // Axes are written with two decimals.
+    let rates = of_steps(found, |line| Some(1e3 * line["learning_rate"].as_f64()?));
+    let most = rates.iter().map(|(_, rate)| rate / 1e3).fold(0.0, f64::max);
+    let last = rates.last().map_or(0.0, |(_, rate)| rate / 1e3);
+    let title = format!("The learning rate falls from {most:.2e} to {last:.2e}");
     let about = "learning rate over epochs";
-    curves(found, ("learning-rate", title, about), "learning rate", &[("rate", "green", false, rates)])
+    curves(found, ("learning-rate", title, about), "learning rate, thousandths", &[("rate", "green", false, rates)])
 }
 
 /// Open rates of blocks over epochs, of those that moved most.
@@ -240,7 +302,7 @@ fn open_rates(found: &Found) -> Result<Option<Figure>> {
     all.truncate(MOST_LINES);
     let Some((name, points)) = all.first() else { return Ok(None) };
     let (from, to) = (points.first().map_or(0.0, |p| p.1), points.last().map_or(0.0, |p| p.1));
-    let title = format!("The gates of {name} moved most, from {from:.0} % open to {to:.0} %");
+    let title = format!("The gates of {name} moved most, from {from:.0}% open to {to:.0}%");
     let colors = ["blue", "orange", "green", "red", "pink", "sky"];
     let series: Vec<_> =
         all.iter().zip(colors).map(|((name, points), color)| (*name, color, false, points.clone())).collect();
@@ -280,11 +342,13 @@ fn classes(found: &Found) -> Result<Option<Figure>> {
     if classes.len() > 2 * CLASSES {
         classes.drain(CLASSES..classes.len() - CLASSES);
     }
+    classes.reverse();
     let data: Vec<f64> = classes.iter().map(|class| (1e3 * share(class)).round() / 10.0).collect();
     let options = json!({
         "height": 60 + ROW * classes.len(),
         "x_axis_data": classes.iter().map(|class| &class.name).collect::<Vec<_>>(),
         "x_axis_title": "top-1, %",
+        "y_axis_configs": [{ "axis_min": 0, "axis_max": 100, "axis_split_number": 5 }],
         "series_colors": [color("blue")],
         "series_list": [{ "name": "top-1", "data": data }],
     });

@@ -1,7 +1,7 @@
 //! The page itself: HTML that loads nothing.
 
 use super::chart::for_page;
-use super::figures::Figure;
+use super::figures::{Figure, runtime};
 use super::found::Found;
 use super::thumbnails::Thumbnail;
 use crate::shrink::{Shrunk, Side, Spread};
@@ -25,7 +25,7 @@ pub(super) fn escaped(text: &str) -> String {
 }
 
 fn percent(share: f64) -> String {
-    format!("{:.1} %", 100.0 * share)
+    format!("{:.1}%", 100.0 * share)
 }
 
 fn points(before: f64, after: f64) -> String {
@@ -116,8 +116,14 @@ fn asked(found: &Found) -> String {
     };
     let text = match &found.shrunk {
         Some((plan, shrunk)) => format!(
-            "Asked for {} in {}, batches of {}; {trained}. Classified {} images and timed on {} threads of {}.",
-            plan.asked.budget, plan.asked.runtime, plan.asked.batch, shrunk.images, shrunk.threads, shrunk.machine
+            "Asked for {} in {} with batches of {}; {trained}. The exported file classified {} images and was timed on \
+             {} threads of {}.",
+            plan.asked.budget,
+            runtime(&plan.asked.runtime),
+            plan.asked.batch,
+            shrunk.images,
+            shrunk.threads,
+            shrunk.machine
         ),
         None if found.specs[0].gate_count() == 0 => format!("No gates; {trained}."),
         None => {
@@ -136,6 +142,7 @@ fn asked(found: &Found) -> String {
 
 fn before_and_after(shrunk: &Shrunk) -> String {
     let Shrunk { dense, small, .. } = shrunk;
+    let mut note = String::new();
     let row = |name: &str, before: String, after: String, change: String| vec![name.to_owned(), before, after, change];
     let share = |of: fn(&Side) -> f64| percent(of(small) / of(dense).max(1.0));
     let mut rows = vec![row("", "dense".into(), "smaller".into(), "change".into())];
@@ -146,15 +153,20 @@ fn before_and_after(shrunk: &Shrunk) -> String {
     let size = |side: &Side| format!("{:.1} MB", side.bytes as f64 / 1e6);
     rows.push(row("ONNX file", size(dense), size(small), share(|side| side.bytes as f64)));
     if let (Some(before), Some(after), Some(share)) = (dense.time, small.time, shrunk.time_share()) {
-        let spread = |time: Spread| format!("{:.2} ms ({:.2} to {:.2})", time.median, time.low, time.high);
-        rows.push(row("time", spread(before), spread(after), percent(share)));
+        let median = |time: Spread| format!("{:.2} ms", time.median);
+        rows.push(row("time", median(before), median(after), percent(share)));
+        let between = |time: Spread| format!("{:.2} and {:.2}", time.low, time.high);
+        note = format!(
+            " Times are medians; the middle half of them lies between {} ms, and between {} ms.",
+            between(before),
+            between(after)
+        );
     }
     let differences: Vec<String> =
         shrunk.differences.iter().map(|(runtime, found)| format!("{found:.1e} in {runtime}")).collect();
     table(&rows)
         + &format!(
-            "<p class=\"quiet\">Logits of the exported files differ by {} of the largest. Times are medians, with \
-             quartiles.</p>\n",
+            "<p class=\"quiet\">Logits of the exported files differ by {} of the largest.{note}</p>\n",
             escaped(&differences.join(" and "))
         )
 }

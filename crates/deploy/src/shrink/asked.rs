@@ -82,6 +82,16 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// Whether `other` asks for the same but for the budget: what is measured of the dense network is
+    /// the same then.
+    pub(crate) fn is_alike(&self, other: &Self) -> bool {
+        let lines = |asked: &Self| -> Vec<String> {
+            asked.config.lines().filter(|line| !line.starts_with("target = ")).map(str::to_owned).collect()
+        };
+        let of_budget = Self { budget: self.budget, config: self.config.clone(), ..other.clone() };
+        *self == of_budget && lines(self) == lines(other)
+    }
+
     /// How `self`, which a folder was begun with, differs from what is asked for now.
     pub fn differences(&self, now: &Self) -> Vec<String> {
         let mut told = Vec::new();
@@ -146,6 +156,11 @@ mod tests {
             other(|asked| asked.training = Training::None),
             ["training for the recipe's epochs, and not no training"]
         );
+        let mut cheaper = asked();
+        (cheaper.budget, cheaper.config) = (Budget::Time(0.3), "target = 0.3\nepochs = 1\nseed = 0\n".into());
+        assert!(asked().is_alike(&cheaper));
+        cheaper.batch = 2;
+        assert!(!asked().is_alike(&cheaper));
         assert_eq!(other(|asked| asked.weights.1 = 3), ["other weights in resnet50.pth"]);
         assert_eq!(other(|asked| asked.images.2 = 3), ["other images in /images"]);
         let seed = other(|asked| asked.config = "epochs = 1\nseed = 4\n".into());

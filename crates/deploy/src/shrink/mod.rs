@@ -9,5 +9,5 @@ mod stages;
 pub use asked::{Asked, Budget, Training};
 pub use plan::{Plan, fingerprint};
 pub use recipe::config;
-pub use results::{Learned, Prospect, Shrunk, Side, Spread};
+pub use results::{BlockTime, Learned, Prospect, Shrunk, Side, Spread, seconds_of};
 pub use stages::{Dense, Shrink, Shrinking};

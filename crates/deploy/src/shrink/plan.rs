@@ -130,6 +130,32 @@ pub fn fingerprint(path: &Path) -> Result<u64> {
 }
 
 impl Folder {
+    /// Takes over what was measured of the dense network in the folder of a shrink that asks for the
+    /// same but for the budget; nothing from any other.
+    ///
+    /// # Errors
+    /// If a file cannot be copied.
+    pub fn adopt(&self, plan: &mut Plan, like: &Path) -> Result<()> {
+        let Some(other) = Plan::read(like)?.filter(|other| other.asked.is_alike(&plan.asked)) else { return Ok(()) };
+        let copy = |files: &[(String, u64)]| -> Result<()> {
+            for (name, _) in files {
+                let bytes =
+                    fs::read(like.join(name)).map_err(|source| Error::File { path: like.join(name), source })?;
+                trainer::write_atomically(&self.path.join(name), &bytes)?;
+            }
+            Ok(())
+        };
+        if let (None, Some(dense)) = (&plan.dense, other.dense) {
+            copy(&dense.files)?;
+            plan.dense = Some(dense);
+        }
+        if let (None, Some(times)) = (&plan.times, other.times) {
+            copy(&times.files)?;
+            plan.times = Some(times);
+        }
+        plan.write(&self.path)
+    }
+
     /// Makes the folder, or goes on in one that was begun with the same `asked`; its plan.
     ///
     /// # Errors

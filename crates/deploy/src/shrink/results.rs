@@ -1,5 +1,6 @@
 //! What the stages of a shrink find: plain data.
 
+use arch::{BlockSpec, CostTable, NetSpec};
 use serde::{Deserialize, Serialize};
 
 /// What a network takes and gives.
@@ -81,6 +82,61 @@ pub struct Shrunk {
     pub machine: String,
     /// Threads that the runtime had.
     pub threads: usize,
+    /// Times of the blocks, where the runtime tells or a table predicts them.
+    pub blocks: Vec<BlockTime>,
+}
+
+/// What a block takes, in milliseconds for a batch: dense, and in the smaller network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BlockTime {
+    /// Its name.
+    pub name: String,
+    /// By the table of times that the budget was spent by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted: Option<[f64; 2]>,
+    /// As a sum over its operations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<[f64; 2]>,
+}
+
+impl BlockTime {
+    /// The times of all blocks of a dense network, `specs[0]`, by what `predicted` says of it and of
+    /// the smaller one, and by what the operations of each took, by their names.
+    ///
+    /// # Errors
+    /// If the table is of another network.
+    pub fn all(
+        specs: [&NetSpec; 2],
+        predicted: Option<&CostTable>,
+        operations: [&[(String, f64)]; 2],
+    ) -> arch::Result<Vec<Self>> {
+        let predicted = predicted.map(|table| predictions(specs, table)).transpose()?;
+        let of_block = |(number, block): (usize, &BlockSpec)| {
+            let measured = operations.map(|all| 1e3 * seconds_of(&block.name, all));
+            Self {
+                name: block.name.clone(),
+                predicted: predicted.as_ref().map(|all| all[number]),
+                measured: (measured[0] > 0.0).then_some(measured),
+            }
+        };
+        Ok(specs[0].blocks.iter().enumerate().map(of_block).collect())
+    }
+}
+
+/// What a table says of each block of a dense network, and of what is left of it in a smaller one.
+fn predictions([dense, small]: [&NetSpec; 2], table: &CostTable) -> arch::Result<Vec<[f64; 2]>> {
+    let [before, after] = [table.spending(dense)?, table.spending(small)?];
+    let left = |name: &str| {
+        let found = small.blocks.iter().zip(after.blocks()).find(|(left, _)| left.name == name);
+        found.map_or(0.0, |(_, cost)| *cost)
+    };
+    Ok(dense.blocks.iter().zip(before.blocks()).map(|(block, &open)| [open, left(&block.name)]).collect())
+}
+
+/// What the operations of a block or layer took together: those whose names begin with its own.
+pub fn seconds_of(name: &str, operations: &[(String, f64)]) -> f64 {
+    let own = |operation: &str| operation.strip_prefix(name).is_some_and(|rest| rest.starts_with(['.', '/', '_']));
+    operations.iter().filter(|(operation, _)| own(operation)).map(|(_, seconds)| seconds).sum()
 }
 
 impl Shrunk {
@@ -93,6 +149,20 @@ impl Shrunk {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_block_takes_what_its_operations_take() {
+        let spec = NetSpec::preset("cifar-resnet20", 10).unwrap();
+        let operation = |name: &str, seconds: f64| (name.to_owned(), seconds);
+        let dense = [
+            operation("layer1.1.conv1", 0.001),
+            operation("layer1.1.conv2_relu", 0.002),
+            operation("layer1.10.conv1", 0.5),
+        ];
+        let found = BlockTime::all([&spec, &spec], None, [&dense, &dense[..1]]).unwrap();
+        assert_eq!((found[1].name.as_str(), found[1].measured), ("layer1.1", Some([3.0, 1.0])));
+        assert_eq!((found[0].measured, found[0].predicted), (None, None));
+    }
 
     #[test]
     fn a_spread_is_that_of_the_runs_in_milliseconds() {

@@ -4,11 +4,11 @@ use crate::error::{Error, Result};
 use crate::network_file::write_for;
 use crate::shrink::asked::{Asked, Budget};
 use crate::shrink::plan::{Done, Folder, Plan};
-use crate::shrink::results::{Learned, Prospect, Shrunk, Side, Spread};
+use crate::shrink::results::{BlockTime, Learned, Prospect, Shrunk, Side, Spread};
 use crate::stopwatch::{Note, SECONDS, Stopwatch, processor, scratch, without_gates};
 use crate::verify::{BOUND, difference, top1};
 use crate::workers::Workers;
-use arch::{Cost, Execution, NetSpec, Network, ScriptOptions};
+use arch::{Cost, CostTable, Execution, NetSpec, Network, ScriptOptions};
 use data::Loader;
 use gumbel_gates::Policy;
 use runtime::measure::Sampling;
@@ -38,6 +38,8 @@ const SCRIPT: &str = "network.pt";
 
 /// Rounds in which the two networks are timed in turn.
 const ROUNDS: u32 = 31;
+/// Runs over which the times of operations are told.
+const OPERATIONS: u32 = 15;
 
 /// A network to be made smaller, on the CPU.
 #[derive(Debug)]
@@ -69,6 +71,8 @@ pub struct Shrink<'a> {
     pub asked: Asked,
     /// Where everything goes.
     pub out: &'a Path,
+    /// The folder of another shrink; what it measured of the same dense network is taken over.
+    pub like: Option<&'a Path>,
 }
 
 /// Stages that are under way.
@@ -97,7 +101,10 @@ impl<'a> Shrink<'a> {
         }
         // Before anything is computed that would be of no use without it.
         drop(self.workers.start(self.runtime, "cpu")?);
-        let (folder, plan) = Folder::claim(self.out, self.asked.clone())?;
+        let (folder, mut plan) = Folder::claim(self.out, self.asked.clone())?;
+        if let Some(like) = self.like {
+            folder.adopt(&mut plan, like)?;
+        }
         Ok(Shrinking { shrink: self, folder, plan, interrupt, note })
     }
 }
@@ -354,13 +361,17 @@ impl Shrinking<'_> {
         let seconds = in_turn(std::slice::from_mut(&mut worker), &subjects, &[images_to_time], ROUNDS)?;
         self.refuse_interruption()?;
         let mut spreads = seconds.into_iter().map(Spread::of);
-        let read = Checkpoint::read(&self.path(&learned.checkpoint))?;
-        let parameters = self.cost(&read.spec)?.parameters;
+        let spec = Checkpoint::read(&self.path(&learned.checkpoint))?.spec;
+        let parameters = self.cost(&spec)?.parameters;
+        let operations = [worker.operations(models[0], OPERATIONS)?, worker.operations(models[1], OPERATIONS)?];
+        let times = self.plan.times.is_some().then(|| CostTable::read(&self.path(TIMES))).transpose()?;
+        let specs = [self.shrink.dense.network.spec(), &spec];
+        let blocks = BlockTime::all(specs, times.as_ref(), [&operations[0], &operations[1]])?;
         let dense = Side { time: spreads.next(), ..dense.clone() };
         let bytes = size(&self.path(ONNX))?;
         let small = Side { top1, macs: learned.macs, parameters, bytes, time: spreads.next() };
         let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1);
-        let shrunk = Shrunk { dense, small, differences, images, machine: processor(), threads };
+        let shrunk = Shrunk { dense, small, differences, images, machine: processor(), threads, blocks };
         self.plan.shrunk = Some(Done::with(&self.folder.path, &[ONNX, SCRIPT], shrunk.clone())?);
         self.plan.write(&self.folder.path)?;
         Ok(shrunk)

@@ -14,3 +14,4 @@ pub(crate) mod prune;
 pub(crate) mod report;
 pub(crate) mod runtime_worker;
 pub(crate) mod shrink;
+pub(crate) mod sweep;

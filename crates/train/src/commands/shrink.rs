@@ -16,6 +16,7 @@ use deploy::shrink::{Asked, Budget, Dense, Prospect, Shrink, Shrinking, Shrunk, 
 use runtime::Runtime;
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tch::Device;
 use trainer::{Input, duration};
@@ -32,12 +33,32 @@ use trainer::{Input, duration};
 )]
 pub(crate) struct Args {
     #[command(flatten)]
+    work: Work,
+    #[command(flatten)]
+    budget: BudgetArgs,
+    /// End with exit code 1 if fewer of the validation images are classified right; files are kept
+    #[arg(long, value_name = "SHARE")]
+    min_top1: Option<f64>,
+    /// Folder for everything [default: runs/NETWORK-BUDGET]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Measure the dense network, and say what is reachable and how long it will take; the same
+    /// command without it goes on from there
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What does not depend on the budget.
+#[derive(clap::Args)]
+pub(crate) struct Work {
+    #[command(flatten)]
     source: Source,
     /// Folder in ImageNet layout: train/CLASS/IMAGE.jpg and val/CLASS/IMAGE.jpg
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    #[command(flatten)]
-    budget: BudgetArgs,
     /// Epochs of training [default: what the recipe of the network says]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     epochs: Option<u64>,
@@ -57,24 +78,11 @@ pub(crate) struct Args {
     /// Change one key of the configuration (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// End with exit code 1 if fewer of the validation images are classified right; files are kept
-    #[arg(long, value_name = "SHARE")]
-    min_top1: Option<f64>,
-    /// Folder for everything [default: runs/NETWORK-BUDGET]
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
-    /// Measure the dense network, and say what is reachable and how long it will take; the same
-    /// command without it goes on from there
-    #[arg(long)]
-    dry_run: bool,
     #[command(flatten)]
     reading: Reading,
     /// Where it is trained: cpu, cuda, cuda:N or auto
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// What the smaller network may spend.
@@ -95,94 +103,119 @@ impl BudgetArgs {
             (Some(share), _) => (Budget::Macs(share), "--macs"),
             (None, share) => (Budget::Time(share.unwrap_or_default()), "--time"),
         };
-        if !(budget.share() > 0.0 && budget.share() < 1.0) {
-            bail!(Usage(format!("{option}: expected a share between 0 and 1, such as 0.5")));
-        }
-        Ok(budget)
+        checked(budget, option)
     }
+}
+
+/// A budget that makes sense.
+pub(crate) fn checked(budget: Budget, option: &str) -> Result<Budget> {
+    if !(budget.share() > 0.0 && budget.share() < 1.0) {
+        bail!(Usage(format!("{option}: expected a share between 0 and 1, such as 0.5")));
+    }
+    Ok(budget)
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
-    args.reading.check()?;
     refuse_share("--min-top1", args.min_top1.unwrap_or_default())?;
     let budget = args.budget.budget()?;
-    let changes = overrides(&args.set)?;
-    let device = args.device.resolve()?;
-    let mut loaded = args.source.load(Device::Cpu)?;
-    let name = loaded.network.spec().name.clone();
-    let training = match (args.no_train, args.epochs) {
-        (true, _) => Training::None,
-        (false, Some(epochs)) => Training::Epochs(epochs),
-        (false, None) => Training::Recipe,
-    };
-    let mut config = config(&name, loaded.input, budget, training, args.config.as_deref(), &changes)?;
-    config.data.path = Some(std::path::absolute(&args.data).unwrap_or_else(|_| args.data.clone()));
-    loaded.input = Input::of(&config);
-    let (transform, batch) = (loaded.input.transform(), config.train.eval_batch_size);
-    let validation = args.reading.loader(&loaded, &args.data, "val", transform, Order::InOrder, batch)?;
-    let asked = asked(&args, &name, budget, training, &config, validation.source())?;
-    let out = args.out.clone().unwrap_or_else(|| default_out(&name, budget));
-    let interrupt = stop_on_signals(
-        "stopping: what was done so far is kept; once more stops at once",
-        "stopped at once: the same command goes on from the last stage or saved state",
-    )?;
-    let classes = if loaded.named { loaded.classes } else { validation.source().classes().to_vec() };
-    let shrink = Shrink {
-        dense: Dense { network: loaded.network, classes },
-        config,
-        validation: &validation,
-        max_bad_share: args.reading.max_bad_share,
-        runtime: args.runtime,
-        device,
-        workers: workers(),
-        asked,
-        out: &out,
-    };
-    let mut note = note;
-    let mut shrinking = shrink.begin(&interrupt, &mut note)?;
+    let interrupt = stop_on_signals(STOPPING, STOPPED)?;
     if args.dry_run {
-        return match shrinking.look_ahead() {
-            Ok(found) => Ok(Done::ok(if args.json { prospect_json(&found) } else { prospect_text(&found) })),
-            Err(error) if error.is_interruption() => Ok(interrupted()),
-            Err(error) => Err(error.into()),
-        };
+        let found = args
+            .work
+            .shrinking(budget, args.out.as_deref(), None, &interrupt, |shrinking, _| shrinking.look_ahead())?;
+        let Some(found) = found else { return Ok(interrupted()) };
+        return Ok(Done::ok(if args.json { prospect_json(&found) } else { prospect_text(&found) }));
     }
-    match shrinking.finish(&|fit| fit.listeners()) {
-        Ok(shrunk) => {
-            write_report(&out);
-            Ok(told(&args, &shrinking, &shrunk, &out))
-        }
-        Err(error) if error.is_interruption() => Ok(interrupted()),
-        Err(error) => Err(error.into()),
-    }
+    let done = args.work.shrinking(budget, args.out.as_deref(), None, &interrupt, |shrinking, out| {
+        let shrunk = shrinking.finish(&|fit| fit.listeners())?;
+        write_report(out);
+        Ok(told(&args, shrinking, &shrunk, out))
+    })?;
+    Ok(done.unwrap_or_else(interrupted))
 }
 
-fn interrupted() -> Done {
+/// What is said at the first signal that asks to stop, and at the second.
+pub(crate) const STOPPING: &str = "stopping: what was done so far is kept; once more stops at once";
+pub(crate) const STOPPED: &str = "stopped at once: the same command goes on from the last stage or saved state";
+
+pub(crate) fn interrupted() -> Done {
     Done::interrupted("interrupted; what was done is kept, and the same command goes on from there\n".into())
 }
 
-/// What the result depends on.
-fn asked(
-    args: &Args,
-    network: &str,
-    budget: Budget,
-    training: Training,
-    config: &trainer::Config,
-    validation: &dyn data::Source,
-) -> Result<Asked> {
-    let weights = args.source.checkpoint.as_ref().or(args.source.weights.as_ref());
-    let path = weights.cloned().unwrap_or_default();
-    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
-    Ok(Asked {
-        network: network.to_owned(),
-        weights: (absolute(&path), fingerprint(&path)?),
-        images: (absolute(&args.data), validation.len(), validation.fingerprint()),
-        budget,
-        training,
-        runtime: args.runtime.key().to_owned(),
-        batch: args.batch,
-        config: config.to_toml()?,
-    })
+impl Work {
+    /// Does `work` with a shrink to a budget in the folder `out`, or that of its name; nothing if
+    /// somebody asked to stop. What was measured of the dense network in `like` is taken over.
+    pub(crate) fn shrinking<T>(
+        &self,
+        budget: Budget,
+        out: Option<&Path>,
+        like: Option<&Path>,
+        interrupt: &AtomicBool,
+        work: impl FnOnce(&mut Shrinking, &Path) -> deploy::Result<T>,
+    ) -> Result<Option<T>> {
+        self.reading.check()?;
+        let changes = overrides(&self.set)?;
+        let device = self.device.resolve()?;
+        let mut loaded = self.source.load(Device::Cpu)?;
+        let name = loaded.network.spec().name.clone();
+        let training = match (self.no_train, self.epochs) {
+            (true, _) => Training::None,
+            (false, Some(epochs)) => Training::Epochs(epochs),
+            (false, None) => Training::Recipe,
+        };
+        let mut config = config(&name, loaded.input, budget, training, self.config.as_deref(), &changes)?;
+        config.data.path = Some(std::path::absolute(&self.data).unwrap_or_else(|_| self.data.clone()));
+        loaded.input = Input::of(&config);
+        let (transform, batch) = (loaded.input.transform(), config.train.eval_batch_size);
+        let validation = self.reading.loader(&loaded, &self.data, "val", transform, Order::InOrder, batch)?;
+        let asked = self.asked(&name, budget, training, &config, validation.source())?;
+        let out = out.map_or_else(|| default_out(&name, budget), Path::to_owned);
+        let classes = if loaded.named { loaded.classes } else { validation.source().classes().to_vec() };
+        let shrink = Shrink {
+            dense: Dense { network: loaded.network, classes },
+            config,
+            validation: &validation,
+            max_bad_share: self.reading.max_bad_share,
+            runtime: self.runtime,
+            device,
+            workers: workers(),
+            asked,
+            out: &out,
+            like,
+        };
+        let mut note = note;
+        let found = shrink.begin(interrupt, &mut note).and_then(|mut shrinking| work(&mut shrinking, &out));
+        match found {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.is_interruption() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What the result depends on.
+    fn asked(
+        &self,
+        network: &str,
+        budget: Budget,
+        training: Training,
+        config: &trainer::Config,
+        validation: &dyn data::Source,
+    ) -> Result<Asked> {
+        let weights = self.source.checkpoint.as_ref().or(self.source.weights.as_ref());
+        let path = weights.cloned().unwrap_or_default();
+        let absolute =
+            |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
+        Ok(Asked {
+            network: network.to_owned(),
+            weights: (absolute(&path), fingerprint(&path)?),
+            images: (absolute(&self.data), validation.len(), validation.fingerprint()),
+            budget,
+            training,
+            runtime: self.runtime.key().to_owned(),
+            batch: self.batch,
+            config: config.to_toml()?,
+        })
+    }
 }
 
 fn default_out(network: &str, budget: Budget) -> PathBuf {
@@ -232,7 +265,7 @@ fn text(args: &Args, shrinking: &Shrinking, shrunk: &Shrunk, out: &Path) -> Stri
         let ms = |milliseconds: f64| format!("{milliseconds:.2} ms");
         rows.push(vec!["time".into(), ms(before.median), ms(after.median), percent(share)]);
     }
-    let plural = if args.batch == 1 { "one image".to_owned() } else { format!("batches of {}", args.batch) };
+    let plural = if args.work.batch == 1 { "one image".to_owned() } else { format!("batches of {}", args.work.batch) };
     let of_dense = if *threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") };
     let [onnx, script] = shrinking.files();
     let differences: Vec<String> =
@@ -242,7 +275,7 @@ fn text(args: &Args, shrinking: &Shrinking, shrunk: &Shrunk, out: &Path) -> Stri
          logits      differ from this program's by {} of the largest\n\
          files       {}\n            {}\nreport      {}\n",
         table(&rows),
-        args.runtime,
+        args.work.runtime,
         differences.join(", "),
         quoted(&onnx),
         quoted(&script),

@@ -5,6 +5,7 @@ use crate::usage::Usage;
 use anyhow::{Result, bail};
 use arch::{CostTable, NetSpec};
 use deploy::processor;
+use deploy::shrink::seconds_of;
 use runtime::Runtime;
 use std::path::Path;
 
@@ -100,14 +101,9 @@ impl Predicted {
 
     /// The blocks whose predicted share of their time is furthest from the measured one.
     fn worst(&self, [before, after]: [&[(String, f64)]; 2]) -> String {
-        let seconds = |name: &str, operations: &[(String, f64)]| -> f64 {
-            let own =
-                |operation: &str| operation.strip_prefix(name).is_some_and(|rest| rest.starts_with(['.', '/', '_']));
-            operations.iter().filter(|(operation, _)| own(operation)).map(|(_, seconds)| seconds).sum()
-        };
         let mut rows: Vec<(f64, [String; 4])> = Vec::new();
         for (name, open, pruned) in &self.blocks {
-            let [dense, left] = [seconds(name, before), seconds(name, after)];
+            let [dense, left] = [seconds_of(name, before), seconds_of(name, after)];
             if dense <= 0.0 || *open <= 0.0 {
                 continue;
             }
