@@ -87,6 +87,8 @@ pub(super) fn of_one(found: &Found, figures: &[Figure], thumbnails: &[(&str, Vec
     };
     body += &asked(found);
     if let Some((_, shrunk)) = &found.shrunk {
+        let wrong = shrunk.misprediction().map(|wrong| format!("<p class=\"wrong\">{}</p>\n", escaped(&wrong)));
+        body += &wrong.unwrap_or_default();
         body += &before_and_after(shrunk);
     } else {
         body += &facts(found);

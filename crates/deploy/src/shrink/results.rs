@@ -66,6 +66,9 @@ pub struct Prospect {
     pub seconds: f64,
 }
 
+/// An error of a prediction that is said loudly.
+const LARGE: f64 = 0.1;
+
 /// What came of a shrink.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Shrunk {
@@ -82,6 +85,9 @@ pub struct Shrunk {
     pub machine: String,
     /// Threads that the runtime had.
     pub threads: usize,
+    /// The share of the dense network's time that the table of times predicts, of a budget of time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted: Option<f64>,
     /// Times of the blocks, where the runtime tells or a table predicts them.
     pub blocks: Vec<BlockTime>,
 }
@@ -144,6 +150,20 @@ impl Shrunk {
     pub fn time_share(&self) -> Option<f64> {
         Some(self.small.time?.median / self.dense.time?.median)
     }
+
+    /// What is wrong with the table of times, if it predicted something else than was measured.
+    pub fn misprediction(&self) -> Option<String> {
+        let (predicted, measured) = (self.predicted?, self.time_share()?);
+        let error = predicted / measured - 1.0;
+        (error.abs() > LARGE).then(|| {
+            format!(
+                "the table of times predicted {:.1}% of the dense network's time where {:.1}% were measured; a machine \
+                 that was busy when either was measured would explain it. Shrink again on one that is idle",
+                100.0 * predicted,
+                100.0 * measured
+            )
+        })
+    }
 }
 
 #[cfg(test)]
@@ -162,6 +182,27 @@ mod tests {
         let found = BlockTime::all([&spec, &spec], None, [&dense, &dense[..1]]).unwrap();
         assert_eq!((found[1].name.as_str(), found[1].measured), ("layer1.1", Some([3.0, 1.0])));
         assert_eq!((found[0].measured, found[0].predicted), (None, None));
+    }
+
+    #[test]
+    fn a_table_that_is_wrong_is_told() {
+        let side = |median| Side { time: Some(Spread { median, ..Spread::default() }), ..Side::default() };
+        let mut shrunk = Shrunk {
+            dense: side(10.0),
+            small: side(6.5),
+            differences: Vec::new(),
+            images: 1,
+            machine: String::new(),
+            threads: 1,
+            predicted: Some(0.6),
+            blocks: Vec::new(),
+        };
+        assert_eq!(shrunk.misprediction(), None);
+        shrunk.predicted = Some(0.55);
+        let told = shrunk.misprediction().unwrap();
+        assert!(told.contains("predicted 55.0%") && told.contains("65.0% were measured"), "{told}");
+        shrunk.predicted = None;
+        assert_eq!(shrunk.misprediction(), None);
     }
 
     #[test]

@@ -366,12 +366,16 @@ impl Shrinking<'_> {
         let operations = [worker.operations(models[0], OPERATIONS)?, worker.operations(models[1], OPERATIONS)?];
         let times = self.plan.times.is_some().then(|| CostTable::read(&self.path(TIMES))).transpose()?;
         let specs = [self.shrink.dense.network.spec(), &spec];
+        let predict = |table: &CostTable| -> Result<f64> {
+            Ok(table.spending(specs[1])?.dense() / table.spending(specs[0])?.dense())
+        };
+        let predicted = times.as_ref().map(predict).transpose()?;
         let blocks = BlockTime::all(specs, times.as_ref(), [&operations[0], &operations[1]])?;
         let dense = Side { time: spreads.next(), ..dense.clone() };
         let bytes = size(&self.path(ONNX))?;
         let small = Side { top1, macs: learned.macs, parameters, bytes, time: spreads.next() };
         let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1);
-        let shrunk = Shrunk { dense, small, differences, images, machine: processor(), threads, blocks };
+        let shrunk = Shrunk { dense, small, differences, images, machine: processor(), threads, predicted, blocks };
         self.plan.shrunk = Some(Done::with(&self.folder.path, &[ONNX, SCRIPT], shrunk.clone())?);
         self.plan.write(&self.folder.path)?;
         Ok(shrunk)

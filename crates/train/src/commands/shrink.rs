@@ -226,10 +226,11 @@ fn default_out(network: &str, budget: Budget) -> PathBuf {
 fn told(args: &Args, shrinking: &Shrinking, shrunk: &Shrunk, out: &Path) -> Done {
     let missed = args.min_top1.filter(|least| shrunk.small.top1 < *least);
     let stdout = if args.json { json(shrinking, shrunk, out) } else { text(args, shrinking, shrunk, out) };
-    let stderr = missed.map_or(String::new(), |least| {
+    let mut stderr = shrunk.misprediction().map_or(String::new(), |wrong| format!("WARNING: {wrong}\n"));
+    if let Some(least) = missed {
         let found = percent(shrunk.small.top1);
-        format!("top-1 is {found}, less than the {} of --min-top1; the files are kept\n", percent(least))
-    });
+        stderr += &format!("top-1 is {found}, less than the {} of --min-top1; the files are kept\n", percent(least));
+    }
     Done { stdout, stderr, code: u8::from(missed.is_some()) }
 }
 
@@ -237,11 +238,14 @@ fn prospect_text(found: &Prospect) -> String {
     let Side { top1, macs: used, parameters, .. } = found.dense;
     let reach = found.reach.as_ref().map(|reach| format!("budget      {reach}\n")).unwrap_or_default();
     format!(
-        "dense       top-1 {}, {}, {} parameters\n{reach}training    about {} at this pace\n",
+        "dense       top-1 {}, {}, {} parameters\n{reach}training    {}\n",
         percent(top1),
         macs(used),
         count(parameters),
-        duration(Duration::from_secs_f64(found.seconds))
+        match found.seconds {
+            0.0 => "none: filters are chosen, cut and repaired in minutes".to_owned(),
+            seconds => format!("about {} at this pace", duration(Duration::from_secs_f64(seconds))),
+        }
     )
 }
 
