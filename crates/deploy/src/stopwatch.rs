@@ -3,14 +3,15 @@
 use crate::error::{Error, Result};
 use crate::network_file::write_for;
 use crate::workers::Workers;
-use arch::{CostTable, Execution, Measured, NetSpec};
+use arch::{Allocation, CostTable, Decision, Execution, Measured, NetSpec, Network};
 use gumbel_gates::GateKind;
 use runtime::measure::{Group, Plan, Probe, Sampling, Timed};
-use runtime::{Array, Runtime};
+use runtime::{Array, Runtime, Subject, in_turn};
 use std::fs;
 use std::path::PathBuf;
+use tch::Kind;
 use tempfile::TempDir;
-use torch_ext::normal;
+use torch_ext::{normal, uniform};
 use trainer::{Config, Input};
 
 /// Where and how a network is timed.
@@ -25,6 +26,9 @@ pub struct Stopwatch {
     /// How long the networks of one shape of block are timed.
     pub seconds: f64,
 }
+
+/// Rounds by which a table is checked.
+const ROUNDS: u32 = 15;
 
 /// Is told what is worth a line.
 pub type Note<'a> = &'a mut dyn FnMut(&str);
@@ -96,6 +100,44 @@ impl Stopwatch {
         }
         let outside = self.time(&plan, std::slice::from_ref(&plan.outside))?;
         Ok(plan.table(&outside, &timed, self.measured()))
+    }
+
+    /// What a table predicts of a network whose gates leave `share` of its cost, filters chosen at
+    /// random, and what is measured: shares of the dense network's time.
+    ///
+    /// # Errors
+    /// If the share cannot be reached, or the network cannot be run.
+    pub fn check(&self, table: &CostTable, gated: &NetSpec, share: f64, image_size: u32) -> Result<[f64; 2]> {
+        let spending = table.spending(gated)?;
+        let gates = gated.gate_count();
+        let scores: Vec<f64> = Vec::try_from(uniform(&[gates as i64], 0)?.f_to_kind(Kind::Double)?)?;
+        let (decided, budget) = (vec![true; gates], share * spending.dense());
+        let allocation =
+            Allocation { spending: &spending, decided: &decided, scores: &scores, align: table.align, budget };
+        let decide = |open| if open { Decision::Open } else { Decision::Closed };
+        let decisions: Vec<Decision> = allocation.open()?.into_iter().map(decide).collect();
+        let network = Network::build(gated, tch::Device::Cpu, 0)?;
+        let networks = [network.prune(&vec![Decision::Open; gates])?, network.prune(&decisions)?];
+        let folder = scratch()?;
+        let mut worker = self.workers.start(self.runtime, "cpu")?;
+        let input = Input { image_size, ..Input::of(&Config::default()) };
+        let classes: Vec<String> = (0..gated.head.classes).map(|class| class.to_string()).collect();
+        let mut subjects = Vec::new();
+        for (network, name) in networks.iter().zip(["dense", "small"]) {
+            let file =
+                write_for(self.runtime, network, Execution::Skipping, &classes, input, &folder.path().join(name))?;
+            subjects.push(Subject { worker: 0, model: worker.load(&file, true)? });
+        }
+        let side = i64::from(image_size);
+        let images = Array::of(&normal(&[self.batch.into(), 3, side, side], 2)?)?;
+        let seconds = in_turn(std::slice::from_mut(&mut worker), &subjects, &[images], ROUNDS)?;
+        let median = |mut seconds: Vec<f64>| {
+            seconds.sort_by(f64::total_cmp);
+            seconds[seconds.len() / 2]
+        };
+        let [dense, small] = [0, 1].map(|number| median(seconds[number].clone()));
+        let predicted = table.spending(networks[1].spec())?.dense() / spending.dense();
+        Ok([predicted, small / dense])
     }
 
     fn measured(&self) -> Measured {

@@ -67,8 +67,8 @@ impl Found {
     pub fn read(folder: &Path) -> Result<Self> {
         let plan = Plan::read(folder)?;
         let run = RunDir::at(&if plan.is_some() { folder.join("run") } else { folder.to_owned() });
-        if !run.config().exists() {
-            let fault = "there is no run in it yet (config.toml is missing)".to_owned();
+        if !run.config().exists() || !run.has_state() {
+            let fault = "there is no run in it, or none that was saved yet".to_owned();
             return Err(Error::Content { path: run.path().to_owned(), fault });
         }
         let config = Config::read_saved(&run.config(), &[])?;

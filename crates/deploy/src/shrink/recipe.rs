@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn every_preset_has_a_recipe_that_makes_sense() {
-        for name in Preset::names() {
+        for Preset { name, .. } in arch::PRESETS {
             let config = of(name, Training::Recipe);
             config.check().unwrap();
             assert_eq!((config.network.arch.as_str(), config.gates.target.last()), (name, 0.4));

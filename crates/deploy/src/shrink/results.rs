@@ -69,6 +69,11 @@ pub struct Prospect {
 /// An error of a prediction that is said loudly.
 const LARGE: f64 = 0.1;
 
+/// Whether a prediction is so far off that it is said.
+pub(crate) fn is_wrong(predicted: f64, measured: f64) -> bool {
+    (predicted / measured - 1.0).abs() > LARGE
+}
+
 /// What came of a shrink.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Shrunk {
@@ -154,8 +159,7 @@ impl Shrunk {
     /// What is wrong with the table of times, if it predicted something else than was measured.
     pub fn misprediction(&self) -> Option<String> {
         let (predicted, measured) = (self.predicted?, self.time_share()?);
-        let error = predicted / measured - 1.0;
-        (error.abs() > LARGE).then(|| {
+        is_wrong(predicted, measured).then(|| {
             format!(
                 "the table of times predicted {:.1}% of the dense network's time where {:.1}% were measured; a machine \
                  that was busy when either was measured would explain it. Shrink again on one that is idle",

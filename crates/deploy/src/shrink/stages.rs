@@ -4,11 +4,11 @@ use crate::error::{Error, Result};
 use crate::network_file::write_for;
 use crate::shrink::asked::{Asked, Budget};
 use crate::shrink::plan::{Done, Folder, Plan};
-use crate::shrink::results::{BlockTime, Learned, Prospect, Shrunk, Side, Spread};
+use crate::shrink::results::{BlockTime, Learned, Prospect, Shrunk, Side, Spread, is_wrong};
 use crate::stopwatch::{Note, SECONDS, Stopwatch, processor, scratch, without_gates};
 use crate::verify::{BOUND, difference, top1};
 use crate::workers::Workers;
-use arch::{Cost, CostTable, Execution, NetSpec, Network, ScriptOptions};
+use arch::{Cost, CostTable, Execution, NetSpec, Network, ScriptOptions, Site};
 use data::Loader;
 use gumbel_gates::Policy;
 use runtime::measure::Sampling;
@@ -237,14 +237,47 @@ impl Shrinking<'_> {
         let align = stopwatch.alignment(&spec, size)?;
         self.refuse_interruption()?;
         let sampling = Sampling { sites: self.shrink.config.gates.sites.clone(), levels: 6, gates: true };
-        let table = stopwatch.table(&spec, size, align, &sampling, &mut *self.note)?;
+        let mut table = stopwatch.table(&spec, size, align, &sampling, &mut *self.note)?;
         self.refuse_interruption()?;
+        if let Some(wrong) = self.misprediction(&stopwatch, &table)? {
+            self.tell(&format!("{wrong}; measuring once more"));
+            table = stopwatch.table(&spec, size, align, &sampling, &mut *self.note)?;
+            self.refuse_interruption()?;
+            if let Some(wrong) = self.misprediction(&stopwatch, &table)? {
+                self.tell(&format!("WARNING: {wrong}; the budget will be missed by as much"));
+            }
+        }
         let path = self.path(TIMES);
         let text = serde_json::to_string_pretty(&table);
         let text = text.map_err(|error| Error::Content { path: path.clone(), fault: error.to_string() })?;
         trainer::write_atomically(&path, text.as_bytes())?;
         self.plan.times = Some(Done::with(&self.folder.path, &[TIMES], ())?);
         self.plan.write(&self.folder.path)
+    }
+
+    /// What is wrong with a table, if it predicts another time than a network of the budget takes,
+    /// filters chosen at random.
+    fn misprediction(&mut self, stopwatch: &Stopwatch, table: &CostTable) -> Result<Option<String>> {
+        let gated = self.shrink.config.spec(self.shrink.dense.classes.len())?;
+        let share = self.shrink.asked.budget.share();
+        let filters = gated.gate_sites().any(|(_, gates)| gates.site != Site::Layer);
+        let spending = table.spending(&gated)?;
+        if gated.has_dependent_gates() || !filters || spending.narrowest(table.align) > share * spending.dense() {
+            // What cannot be reached is told by the run.
+            return Ok(None);
+        }
+        let [predicted, measured] = stopwatch.check(table, &gated, share, self.input().image_size)?;
+        self.refuse_interruption()?;
+        let told = format!(
+            "the table predicts {:.1}% of the dense time for a network that takes {:.1}%",
+            100.0 * predicted,
+            100.0 * measured
+        );
+        if is_wrong(predicted, measured) {
+            return Ok(Some(format!("{told}; other programs that run here would explain it")));
+        }
+        self.tell(&told);
+        Ok(None)
     }
 
     /// Trains: gates learn, freeze within the budget and are cut, and what is left trains on.

@@ -14,6 +14,7 @@ mod watch;
 use data::synth::{SampleSet, draw};
 use reference::metrics;
 use rustix::fs::inotify::ReadFlags;
+use serde_json::Value;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -144,6 +145,71 @@ fn a_run_that_is_killed_at_any_moment_resumes_to_the_same_bits() {
         }
         assert!(last(&out) == expected, "run {finished}, after {killed} kills in all, ends with other bits");
         assert_eq!(metrics(&out), logged, "run {finished}, after {killed} kills in all");
+        finished += 1;
+        fs::remove_dir_all(&out).unwrap();
+    }
+}
+
+/// How many times a shrink is killed, of the kills of a run.
+const OF_SHRINKS: u32 = 2;
+
+/// What a shrink found that no clock has a part in, and its files.
+fn without_times(out: &Path) -> (Value, Value) {
+    let plan: Value = serde_json::from_str(&fs::read_to_string(out.join("plan.json")).unwrap()).unwrap();
+    let side = |side: &str| {
+        let side = &plan["shrunk"]["found"][side];
+        ["top1", "macs", "parameters", "bytes"].map(|key| side[key].clone())
+    };
+    (serde_json::json!([side("dense"), side("small")]), plan["exported"].clone())
+}
+
+#[test]
+fn a_shrink_that_is_killed_in_any_stage_ends_with_the_same_table() {
+    let kills = std::env::var("KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS) / OF_SHRINKS;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let (data, config) = (folder.join("data"), folder.join("config.toml"));
+    draw(&data, &SampleSet { train_per_class: 2, val_per_class: 1, seed: 3 }).unwrap();
+    let dense = folder.join("dense");
+    let keys = "[network]\narch = \"cifar-resnet20\"\n[data]\nimage_size = 32\nresize = 32\nthreads = 1\n\
+         [gates]\ngranularity = \"none\"\n[train]\nepochs = 1\nbatch_size = 8\n";
+    fs::write(&config, keys).unwrap();
+    let fit = ["fit", "--config", path(&config), "--data", path(&data), "--out", path(&dense)];
+    assert!(Process::start(folder, &fit).child.wait().unwrap().success());
+    let checkpoint = dense.join("checkpoints/last.safetensors");
+    let shrink = |out: &Path| {
+        let source = ["shrink", "--checkpoint", path(&checkpoint), "--data", path(&data), "--runtime", "libtorch"];
+        let trained = ["--macs", "0.7", "--epochs", "1", "--set", "train.batch_size=8", "--set", "data.threads=1"];
+        let saves = ["--set", "checkpoints.every_steps=1", "--out", path(out)];
+        Process::start(folder, &[&source[..], &trained[..], &saves[..]].concat())
+    };
+
+    let whole = folder.join("whole");
+    let mut process = shrink(&whole);
+    let events = process.by_ref().count();
+    let status = process.child.wait().unwrap();
+    assert!(status.success(), "{status}: {}", process.log());
+    let expected = without_times(&whole);
+
+    let (mut processes, mut killed, mut finished) = (0, 0, 0);
+    while killed < kills || finished == 0 {
+        let out = folder.join(format!("shrunk-{finished}"));
+        loop {
+            let mut process = shrink(&out);
+            let (number, lifetime) = (processes, lifetime(processes, events));
+            processes += 1;
+            let mut later = process.by_ref().skip(lifetime);
+            if killed < kills && later.any(|event| is_deadly(number, &event)) {
+                let _ = process.child.kill();
+                killed += 1;
+            }
+            let status = process.child.wait().unwrap();
+            if status.success() {
+                break;
+            }
+            assert_eq!(status.signal(), Some(9), "it failed by itself: {}", process.log());
+        }
+        assert_eq!(without_times(&out), expected, "shrink {finished}, after {killed} kills in all");
         finished += 1;
         fs::remove_dir_all(&out).unwrap();
     }

@@ -14,6 +14,7 @@ mod interrupts;
 mod measure;
 mod networks;
 mod results;
+mod shrink;
 #[path = "../support/mod.rs"]
 mod support;
 mod usage;
