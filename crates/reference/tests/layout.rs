@@ -151,7 +151,8 @@ fn no_file_imports_one_that_imports_it_back() {
 }
 
 /// The rooms of crates that have several floors, from the top one down (docs/layout.md).
-const ROOMS: [(&str, &[&str]); 3] = [
+const ROOMS: [(&str, &[&str]); 4] = [
+    ("deploy", &["report", "shrink", "stopwatch", "verify", "network_file", "workers", "error"]),
     (
         "trainer",
         &["run", "learn", "method", "measure", "listeners", "states", "events", "results", "files", "error", "config"],

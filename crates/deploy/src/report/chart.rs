@@ -85,7 +85,9 @@ pub(super) fn draw(kind: Kind, mut options: Value) -> Result<String> {
         Kind::Points => ScatterChart::from_json(&options).and_then(|chart| chart.svg()),
         Kind::Histogram => HistogramChart::from_json(&options).and_then(|chart| chart.svg()),
     };
-    svg.map_err(|error| Error::Chart(error.to_string()))
+    // Where that font is not there, one of its width.
+    let fonts = |svg: String| svg.replace("\"Roboto\"", "\"Roboto, Helvetica, Arial, sans-serif\"");
+    svg.map(fonts).map_err(|error| Error::Chart(error.to_string()))
 }
 
 /// The same picture for a page: colors by their names, as wide as there is room.
