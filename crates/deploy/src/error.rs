@@ -49,7 +49,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// Another process works in a folder.
-    #[error("another process is at work in {}", path.display())]
+    #[error("another process is at work in {}; wait for it, or choose another --out", path.display())]
     Busy {
         /// The folder.
         path: PathBuf,
@@ -63,7 +63,7 @@ pub enum Error {
         differences: Vec<String>,
     },
     /// What an earlier stage left has changed since.
-    #[error("{} is not what the stage before left there; choose another --out, or remove its folder to begin anew", path.display())]
+    #[error("{} is not there, or not what the stage before left; choose another --out, or remove its folder to begin anew", path.display())]
     Changed {
         /// The file.
         path: PathBuf,

@@ -9,6 +9,7 @@ use runtime::measure::{Group, Plan, Probe, Sampling, Timed};
 use runtime::{Array, Runtime, Subject, in_turn};
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tch::Kind;
 use tempfile::TempDir;
 use torch_ext::{normal, uniform};
@@ -41,8 +42,17 @@ pub const SECONDS: f64 = 15.0;
 ///
 /// # Errors
 /// If the network cannot be run.
-pub fn best_alignment(workers: Workers, spec: &NetSpec, image_size: u32, note: Note) -> Result<usize> {
-    let find = |runtime| Stopwatch { workers, runtime, batch: 1, seconds: SECONDS }.alignment(spec, image_size);
+pub fn best_alignment(
+    workers: Workers,
+    spec: &NetSpec,
+    image_size: u32,
+    interrupt: &AtomicBool,
+    note: Note,
+) -> Result<usize> {
+    let find = |runtime| {
+        let stopwatch = Stopwatch { workers, runtime, batch: 1, seconds: SECONDS };
+        stopwatch.alignment(spec, image_size, interrupt)
+    };
     let (runtime, align) = match find(Runtime::OnnxRuntime) {
         Ok(align) => (Runtime::OnnxRuntime, align),
         Err(error @ Error::Runtime(runtime::Error::Missing { .. })) => {
@@ -68,23 +78,25 @@ impl Stopwatch {
     /// By which multiples widths should be cut.
     ///
     /// # Errors
-    /// If the network cannot be run.
-    pub fn alignment(&self, spec: &NetSpec, image_size: u32) -> Result<usize> {
+    /// If the network cannot be run, or `interrupt` was set meanwhile.
+    pub fn alignment(&self, spec: &NetSpec, image_size: u32, interrupt: &AtomicBool) -> Result<usize> {
         let plan = Plan::of_alignment(spec, image_size)?;
-        let timed = plan.groups.iter().map(|group| self.time(&plan, &group.probes)).collect::<Result<Vec<_>>>()?;
+        let time = |group: &Group| self.time(&plan, &group.probes, interrupt);
+        let timed = plan.groups.iter().map(time).collect::<Result<Vec<_>>>()?;
         Ok(plan.best_alignment(&timed))
     }
 
     /// The table of costs of a network without gates, at widths that are multiples of `align`.
     ///
     /// # Errors
-    /// If the network cannot be run.
+    /// If the network cannot be run, or `interrupt` was set meanwhile.
     pub fn table(
         &self,
         spec: &NetSpec,
         image_size: u32,
         align: usize,
         sampling: &Sampling,
+        interrupt: &AtomicBool,
         note: Note,
     ) -> Result<CostTable> {
         let plan = Plan::of(spec, image_size, align, sampling)?;
@@ -95,10 +107,10 @@ impl Stopwatch {
             let (first, more) = (names.first().map_or("", String::as_str), names.len().saturating_sub(1));
             let others = if more > 0 { format!(" and {more} like it") } else { String::new() };
             note(&format!("{done} of {all} networks timed; next {} for {first}{others}", probes.len()));
-            timed.push(self.time(&plan, probes)?);
+            timed.push(self.time(&plan, probes, interrupt)?);
             done += probes.len();
         }
-        let outside = self.time(&plan, std::slice::from_ref(&plan.outside))?;
+        let outside = self.time(&plan, std::slice::from_ref(&plan.outside), interrupt)?;
         Ok(plan.table(&outside, &timed, self.measured()))
     }
 
@@ -150,7 +162,10 @@ impl Stopwatch {
     }
 
     /// Times the whole network and probes in turn, in a process of their own.
-    fn time(&self, plan: &Plan, probes: &[Probe]) -> Result<Timed> {
+    fn time(&self, plan: &Plan, probes: &[Probe], interrupt: &AtomicBool) -> Result<Timed> {
+        if interrupt.load(Ordering::Relaxed) {
+            return Err(trainer::Error::Interrupted.into());
+        }
         let folder = scratch()?;
         let mut worker = self.workers.start(self.runtime, "cpu")?;
         let mut models = Vec::new();

@@ -44,6 +44,15 @@ impl Reading {
         Self { threads: 0, max_bad_share: 0.01 }
     }
 
+    /// The keys of a configuration that say the same, where they are not as without options.
+    pub(crate) fn keys(&self) -> Vec<(String, String)> {
+        let threads = (self.threads != 0).then(|| ("data.threads".to_owned(), self.threads.to_string()));
+        let usual = Self::usual().max_bad_share;
+        let share = (self.max_bad_share - usual).abs() > f64::EPSILON;
+        let share = share.then(|| ("data.max_bad_share".to_owned(), self.max_bad_share.to_string()));
+        threads.into_iter().chain(share).collect()
+    }
+
     /// Refuses values out of range, before any work is done.
     pub(crate) fn check(&self) -> Result<()> {
         refuse_share("--max-bad-share", self.max_bad_share)

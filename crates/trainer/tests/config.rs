@@ -30,6 +30,16 @@ fn shipped_configurations_are_valid_and_say_what_they_mean() {
 }
 
 #[test]
+fn every_configuration_trains_the_dense_network_too() {
+    let dense = [("gates.granularity".to_owned(), "none".to_owned())];
+    for entry in std::fs::read_dir(reference::repository().join("configs")).unwrap() {
+        let path = entry.unwrap().path();
+        let config = Config::read(&path, &dense).unwrap_or_else(|faults| panic!("{}: {faults}", path.display()));
+        assert_eq!(config.spec(10).unwrap().gate_count(), 0, "{}", path.display());
+    }
+}
+
+#[test]
 fn the_settings_that_make_suggests_to_try_things_fit_every_configuration() {
     let root = reference::repository();
     let makefile = std::fs::read_to_string(root.join("Makefile")).unwrap();

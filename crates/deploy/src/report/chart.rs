@@ -1,5 +1,6 @@
 //! Charts as SVG: one look for all of them, colors that color-blind people tell apart.
 
+use super::html::{allowed, escaped};
 use crate::error::{Error, Result};
 use charts_rs::{Color, HistogramChart, HorizontalBarChart, LineChart, ScatterChart, Theme, add_theme, get_theme};
 use serde_json::{Value, json};
@@ -78,7 +79,7 @@ pub(super) fn draw(kind: Kind, mut options: Value) -> Result<String> {
     if options.get("legend_show").is_none() {
         options["legend_show"] = json!(options["series_list"].as_array().is_some_and(|series| series.len() > 1));
     }
-    let options = options.to_string();
+    let options: String = readable(options).to_string();
     let svg = match kind {
         Kind::Lines => LineChart::from_json(&options).and_then(|chart| chart.svg()),
         Kind::Bars => HorizontalBarChart::from_json(&options).and_then(|chart| chart.svg()),
@@ -90,6 +91,16 @@ pub(super) fn draw(kind: Kind, mut options: Value) -> Result<String> {
     svg.map(fonts).map_err(|error| Error::Chart(error.to_string()))
 }
 
+/// Options without the letters that no SVG may hold.
+fn readable(options: Value) -> Value {
+    match options {
+        Value::String(text) => Value::String(text.chars().map(allowed).collect()),
+        Value::Array(all) => all.into_iter().map(readable).collect(),
+        Value::Object(all) => all.into_iter().map(|(key, value)| (key, readable(value))).collect(),
+        other => other,
+    }
+}
+
 /// The same picture for a page: colors by their names, as wide as there is room.
 pub(super) fn for_page(svg: &str, description: &str) -> String {
     let mut svg = svg.to_owned();
@@ -98,7 +109,7 @@ pub(super) fn for_page(svg: &str, description: &str) -> String {
             svg = svg.replace(&format!("\"{written}\""), &format!("\"var(--{name})\""));
         }
     }
-    let role = format!("<svg role=\"img\" aria-label=\"{}\" ", super::page::escaped(description));
+    let role = format!("<svg role=\"img\" aria-label=\"{}\" ", escaped(description));
     svg.replacen("<svg ", &role, 1)
 }
 
@@ -156,6 +167,21 @@ mod tests {
         assert!(page.contains("var(--blue)") && page.contains("loss &quot;over&quot; epochs"), "{page}");
         let colors = page.match_indices("\"#").count();
         assert_eq!(colors, 0, "{page}");
+    }
+
+    #[test]
+    fn names_with_odd_letters_are_drawn_in_every_kind_of_chart() {
+        let bars = json!({ "x_axis_data": ["a\u{1}<b>"], "series_list": [{ "name": "x", "data": [1.0] }] });
+        let points =
+            json!({ "series_list": [{ "name": "a\u{1}", "data": [1.0, 2.0] }, { "name": "b", "data": [2.0, 1.0] }] });
+        let sample = json!({ "series_list": [{ "name": "x", "data": [1.0, 2.0, 2.5] }] });
+        for (kind, options) in [(Kind::Bars, bars), (Kind::Points, points), (Kind::Histogram, sample)] {
+            let page = for_page(&draw(kind, options).unwrap(), "");
+            assert!(!page.contains('\u{1}') && !page.contains("<b>"), "{page}");
+            // The inside of a ring is seen through.
+            let page = page.replace("fill-opacity=\"0\" fill=\"#000\"", "");
+            assert!(!page.contains("\"#"), "a color of its own: {page}");
+        }
     }
 
     #[test]

@@ -6,21 +6,38 @@ use super::found::Found;
 use crate::error::Result;
 use serde_json::{Value, json};
 
+/// What the network is called that was made smaller.
+const DENSE: &str = "dense";
+
 /// Accuracy against what each run spends: MACs, and time where it was measured.
 ///
 /// # Errors
 /// If a chart cannot be drawn.
 pub(super) fn figures(all: &[Found]) -> Result<Vec<Figure>> {
-    let macs: Vec<_> = all.iter().map(|found| (found.name.as_str(), found.macs_share(), found.top1())).collect();
-    let dense = all.iter().find_map(|found| Some(found.shrunk.as_ref()?.1.dense.top1));
+    let names = names(all);
+    let macs: Vec<_> =
+        all.iter().zip(&names).map(|(found, name)| (name.as_str(), found.macs_share(), found.top1())).collect();
+    // One network is what all of them were made from, or none is.
+    let before: Vec<f64> = all.iter().filter_map(|found| Some(found.shrunk.as_ref()?.1.dense.top1)).collect();
+    let dense = before.first().copied().filter(|first| before.iter().all(|other| other == first));
     let mut figures = vec![pareto("pareto-macs", "MACs", &macs, dense)?];
     let time = |found: &Found| -> Option<f64> { found.shrunk.as_ref()?.1.time_share() };
     let times: Vec<_> =
-        all.iter().filter_map(|found| Some((found.name.as_str(), time(found)?, found.top1()))).collect();
+        all.iter().zip(&names).filter_map(|(found, name)| Some((name.as_str(), time(found)?, found.top1()))).collect();
     if !times.is_empty() {
         figures.push(pareto("pareto-time", "time", &times, dense)?);
     }
     Ok(figures)
+}
+
+/// What runs are called: by their folders, numbered where those have the same name.
+pub(super) fn names(all: &[Found]) -> Vec<String> {
+    let same = |name: &str, among: &[Found]| among.iter().filter(|found| found.name == name).count();
+    let name = |(number, found): (usize, &Found)| match same(&found.name, all) {
+        1 if found.name != DENSE => found.name.clone(),
+        _ => format!("{} ({})", found.name, same(&found.name, &all[..=number])),
+    };
+    all.iter().enumerate().map(name).collect()
 }
 
 /// Each run by the share that it spends and its top-1; the dense network, if it is known, at 100 %.
@@ -28,7 +45,7 @@ fn pareto(name: &'static str, of: &str, runs: &[(&str, f64, f64)], dense: Option
     let colors = ["blue", "orange", "green", "red", "pink", "sky"];
     let mut points: Vec<(&str, f64, f64)> = runs.to_vec();
     points.sort_by(|a, b| a.1.total_cmp(&b.1));
-    points.extend(dense.map(|top1| ("dense", 1.0, top1)));
+    points.extend(dense.map(|top1| (DENSE, 1.0, top1)));
     let round = |share: f64| (1e4 * share).round() / 100.0;
     let series: Vec<Value> = points
         .iter()
@@ -37,8 +54,11 @@ fn pareto(name: &'static str, of: &str, runs: &[(&str, f64, f64)], dense: Option
     let values = || points.iter().map(|(.., top1)| 100.0 * top1);
     let least = (values().fold(f64::MAX, f64::min) - 1.0).floor().max(0.0);
     let most = (values().fold(f64::MIN, f64::max) + 1.0).ceil().min(100.0);
+    // Some take more than the dense network does.
+    let most_spent = points.iter().map(|(_, spent, _)| 100.0 * spent).fold(100.0, f64::max);
+    let widest = 20 * (most_spent / 20.0).ceil() as u32;
     let colors: Vec<&str> = (0..points.len())
-        .map(|number| if points[number].0 == "dense" { "ink" } else { colors[number % colors.len()] })
+        .map(|number| if points[number].0 == DENSE { "ink" } else { colors[number % colors.len()] })
         .map(color)
         .collect();
     let (cheapest, dearest) = (points.first(), points.last());
@@ -60,7 +80,7 @@ fn pareto(name: &'static str, of: &str, runs: &[(&str, f64, f64)], dense: Option
         "legend_category": "circle",
         "x_axis_title": format!("{of}, % of dense"),
         "y_axis_configs": [{ "axis_title": "top-1, %", "axis_min": least, "axis_max": most, "axis_split_number": 5 }],
-        "x_axis_config": { "axis_min": 0, "axis_max": 100, "axis_split_number": 5 },
+        "x_axis_config": { "axis_min": 0, "axis_max": widest, "axis_split_number": widest / 20 },
         "series_symbol_sizes": vec![6; points.len()],
         "series_colors": colors,
         "series_list": series,

@@ -157,7 +157,10 @@ fn block_times(found: &Found) -> Result<Option<Figure>> {
     let Some((most, times)) = measured().max_by(|(_, a), (_, b)| saved(*a).total_cmp(&saved(*b))) else {
         return Ok(None);
     };
-    let title = format!("{most} saves most time: {:.2} of {:.2} ms", saved(times), times[0]);
+    let title = match saved(times) {
+        none if none <= 0.0 => "No block takes less time than in the dense network".to_owned(),
+        saved => format!("{most} saves most time: {saved:.2} of {:.2} ms", times[0]),
+    };
     let names: Vec<&String> = blocks.iter().map(|block| &block.name).collect();
     let of = |value: &dyn Fn(&BlockTime) -> Option<f64>| -> Vec<Option<f64>> {
         downwards(&blocks.iter().map(|block| value(block).map(hundredths)).collect::<Vec<_>>())
@@ -240,8 +243,10 @@ fn top1(found: &Found) -> Result<Option<Figure>> {
 fn loss(found: &Found) -> Result<Option<Figure>> {
     let train = of_steps(found, |line| line["train"]["cross_entropy"].as_f64());
     let val = of_epochs(found, |line| line["val"]["cross_entropy"].as_f64());
-    let last = val.last().map_or(0.0, |(_, loss)| *loss);
-    let title = format!("Cross entropy of the validation images ends at {last:.3}");
+    let title = match val.last() {
+        Some((_, last)) => format!("Cross entropy of the validation images ends at {last:.3}"),
+        None => "Cross entropy of the training images".to_owned(),
+    };
     let about = "cross entropy of training and validation over epochs";
     let series = [("train", "sky", false, train), ("val", "blue", false, val)];
     curves(found, ("loss", title, about), "cross entropy", &series)
@@ -268,7 +273,10 @@ fn learning_rate(found: &Found) -> Result<Option<Figure>> {
     let rates = of_steps(found, |line| Some(1e3 * line["learning_rate"].as_f64()?));
     let most = rates.iter().map(|(_, rate)| rate / 1e3).fold(0.0, f64::max);
     let last = rates.last().map_or(0.0, |(_, rate)| rate / 1e3);
-    let title = format!("The learning rate falls from {most:.2e} to {last:.2e}");
+    let title = match last < most {
+        true => format!("The learning rate falls from {most:.2e} to {last:.2e}"),
+        false => format!("The learning rate ends at {last:.2e}"),
+    };
     let about = "learning rate over epochs";
     curves(found, ("learning-rate", title, about), "learning rate, thousandths", &[("rate", "green", false, rates)])
 }
@@ -315,7 +323,8 @@ fn images(found: &Found) -> Result<Option<Figure>> {
     if !found.is_conditional() || last - first < 1e-9 {
         return Ok(None);
     }
-    let title = format!("Images take {} to {} of the dense network's MACs", percent(first), percent(last));
+    let title =
+        format!("After the last epoch images take {} to {} of the dense network's MACs", percent(first), percent(last));
     let options = json!({
         "height": 240,
         "percent": true,
@@ -337,8 +346,16 @@ fn classes(found: &Found) -> Result<Option<Figure>> {
     let mut classes: Vec<&Class> = found.classes.iter().collect();
     classes.sort_by(|a, b| share(b).total_cmp(&share(a)));
     let (Some(best), Some(worst)) = (classes.first(), classes.last()) else { return Ok(None) };
-    let title =
-        format!("Of {} {} are right, of {} {}", best.name, percent(share(best)), worst.name, percent(share(worst)));
+    let title = match classes.len() {
+        1 => format!("After the last epoch {} of {} are right", percent(share(best)), best.name),
+        _ => format!(
+            "After the last epoch {} of {} are right and {} of {}",
+            percent(share(best)),
+            best.name,
+            percent(share(worst)),
+            worst.name
+        ),
+    };
     if classes.len() > 2 * CLASSES {
         classes.drain(CLASSES..classes.len() - CLASSES);
     }

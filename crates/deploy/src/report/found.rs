@@ -4,21 +4,22 @@ use crate::error::{Error, Result};
 use crate::shrink::{Plan, Shrunk};
 use arch::{Cost, CutGates, NetSpec, Site};
 use serde_json::Value;
+use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use trainer::{Checkpoint, Config, RunDir, Summary};
+use std::path::Path;
+use trainer::{Checkpoint, Config, RunDir, Summary, state_of};
 
 /// What a run was asked for, how it went and what came of it.
 #[derive(Debug)]
 pub struct Found {
     /// What to call it.
     pub name: String,
-    /// Its folder: that of the shrink, if it is part of one.
-    pub folder: PathBuf,
     /// The training run.
     pub run: RunDir,
     /// Its configuration.
     pub config: Config,
+    /// The epoch after which the state was saved that is deployed.
+    pub(super) trained: u64,
     /// The network with its gates, and the network that is deployed.
     pub(super) specs: [NetSpec; 2],
     /// What they cost with all gates open.
@@ -30,8 +31,7 @@ pub struct Found {
     pub(super) epochs: Vec<Value>,
     /// gates/summary.json, if it was written.
     pub(super) gates: Value,
-    /// Images by class, the right ones among them, and the mean share of MACs: from
-    /// gates/images.csv.
+    /// Images by class and the right ones among them, after the last epoch: from gates/images.csv.
     pub(super) classes: Vec<Class>,
     /// Shares of the dense MACs, by image.
     pub(super) images: Vec<f64>,
@@ -45,8 +45,6 @@ pub(super) struct Class {
     pub name: String,
     pub images: usize,
     pub right: usize,
-    /// Sum over the images of the share of the dense MACs.
-    pub macs: f64,
 }
 
 /// A layer before and after.
@@ -72,8 +70,11 @@ impl Found {
             return Err(Error::Content { path: run.path().to_owned(), fault });
         }
         let config = Config::read_saved(&run.config(), &[])?;
-        let state = if run.best().exists() { run.best() } else { run.last() };
+        // What a shrink exported, or what a run's folder stands for.
+        let exported = plan.as_ref().and_then(|plan| Some(folder.join(&plan.learned.as_ref()?.found.checkpoint)));
+        let state = exported.unwrap_or_else(|| state_of(run.path()).into_owned());
         let Checkpoint { spec, training, input, .. } = Checkpoint::read(&state)?;
+        let trained = training.as_ref().map_or(0, |training| training.epoch);
         let (evaluation, cut) = training.map_or((None, None), |training| (training.evaluation, training.cut));
         let Some(evaluation) = evaluation else {
             let fault = "nothing was evaluated yet; a report says what came of a run".to_owned();
@@ -91,10 +92,10 @@ impl Found {
         let name = folder.file_name().map_or_else(|| config.train.name.clone(), data::readable);
         Ok(Self {
             name,
-            folder: folder.to_owned(),
             gates: json(&run.gates().join("summary.json"))?,
             run,
             config,
+            trained,
             specs: [gated, spec],
             costs,
             evaluation,
@@ -113,7 +114,8 @@ impl Found {
 
     /// MACs per image, as a share of the dense network's.
     pub(super) fn macs_share(&self) -> f64 {
-        self.evaluation.macs / self.costs[0].dense.max(1) as f64
+        self.shrunk.as_ref().map_or(self.evaluation.macs, |(_, shrunk)| shrunk.small.macs)
+            / self.costs[0].dense.max(1) as f64
     }
 
     /// Top-1 where the network runs, or else in this program.
@@ -195,21 +197,36 @@ fn images(path: &Path) -> Result<(Vec<Class>, Vec<f64>)> {
         return Ok((Vec::new(), Vec::new()));
     }
     let mut classes: Vec<Class> = Vec::new();
+    let mut numbers: HashMap<String, usize> = HashMap::new();
     let mut images = Vec::new();
     for row in csv::Reader::from_path(path).map_err(damaged)?.into_records() {
         let row = row.map_err(damaged)?;
         let cell = |number: usize| row.get(number).unwrap_or_default();
         let share: f64 = cell(4).parse().unwrap_or_default();
-        // Images come class by class.
-        if classes.last().is_none_or(|last| last.name != cell(1)) {
+        let number = *numbers.entry(cell(1).to_owned()).or_insert(classes.len());
+        if number == classes.len() {
             classes.push(Class { name: cell(1).to_owned(), ..Class::default() });
         }
-        if let Some(class) = classes.last_mut() {
-            class.images += 1;
-            class.right += usize::from(cell(1) == cell(2));
-            class.macs += share;
-        }
+        classes[number].images += 1;
+        classes[number].right += usize::from(cell(1) == cell(2));
         images.push(share);
     }
     Ok((classes, images))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_counted_by_class_in_whatever_order_they_come() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("images.csv");
+        let rows = ["a.jpg,cat,cat,10,0.5,2", "b.jpg,dog,cat,20,0.75,3", "c.jpg,cat,dog,10,0.25,1"];
+        fs::write(&path, format!("image,class,predicted,macs,macs_share,open_gates\n{}\n", rows.join("\n"))).unwrap();
+        let (classes, shares) = images(&path).unwrap();
+        let class = |name: &str, images, right| Class { name: name.into(), images, right };
+        assert_eq!(classes, [class("cat", 2, 1), class("dog", 1, 0)]);
+        assert_eq!(shares, [0.5, 0.75, 0.25]);
+    }
 }

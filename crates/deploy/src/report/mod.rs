@@ -4,6 +4,7 @@ mod chart;
 mod compare;
 mod figures;
 mod found;
+mod html;
 mod page;
 mod thumbnails;
 mod write;

@@ -1,28 +1,14 @@
 //! The page itself: HTML that loads nothing.
 
 use super::chart::for_page;
+use super::compare::names;
 use super::figures::{Figure, runtime};
 use super::found::Found;
+use super::html::escaped;
 use super::thumbnails::Thumbnail;
 use crate::shrink::{Shrunk, Side, Spread};
 
 const STYLE: &str = include_str!("style.css");
-
-/// A text as HTML shows it.
-pub(super) fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            letter => safe.push(letter),
-        }
-    }
-    safe
-}
 
 fn percent(share: f64) -> String {
     format!("{:.1}%", 100.0 * share)
@@ -110,22 +96,20 @@ pub(super) fn of_one(found: &Found, figures: &[Figure], thumbnails: &[(&str, Vec
 
 /// What was asked for.
 fn asked(found: &Found) -> String {
-    let epochs = found.config.train.epochs;
-    let trained = match epochs {
+    let trained = match found.trained {
         0 => "nothing was trained".to_owned(),
         1 => "1 epoch was trained".to_owned(),
         epochs => format!("{epochs} epochs were trained"),
     };
     let text = match &found.shrunk {
         Some((plan, shrunk)) => format!(
-            "Asked for {} in {} with batches of {}; {trained}. The exported file classified {} images and was timed on \
-             {} threads of {}.",
+            "Asked for {} in {} with batches of {}; {trained}. Validation images: {}. Timed on {}, threads: {}.",
             plan.asked.budget,
             runtime(&plan.asked.runtime),
             plan.asked.batch,
             shrunk.images,
-            shrunk.threads,
-            shrunk.machine
+            shrunk.machine,
+            shrunk.threads
         ),
         None if found.specs[0].gate_count() == 0 => format!("No gates; {trained}."),
         None => {
@@ -136,7 +120,7 @@ fn asked(found: &Found) -> String {
                 trainer::config::Weighting::Macs => "of the MACs that gates decide about",
                 trainer::config::Weighting::Gates => "of the gates open",
             };
-            format!("Asked for {target} {of}; {trained}. {} images were classified.", found.evaluation.images)
+            format!("Asked for {target} {of}; {trained}. Validation images: {}.", found.evaluation.images)
         }
     };
     format!("<p class=\"quiet\">{}</p>\n", escaped(&text))
@@ -188,12 +172,12 @@ fn facts(found: &Found) -> String {
 pub(super) fn of_several(all: &[Found], figures: &[Figure]) -> String {
     let heading = ["run", "top-1", "MACs", "of dense", "parameters", "time", "of dense"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
-    for found in all {
+    for (found, name) in all.iter().zip(names(all)) {
         let shrunk = found.shrunk.as_ref().map(|(_, shrunk)| shrunk);
         let time = shrunk.and_then(|shrunk| shrunk.small.time).map(|time| format!("{:.2} ms", time.median));
         let share = shrunk.and_then(Shrunk::time_share).map(percent);
         rows.push(vec![
-            found.name.clone(),
+            name,
             percent(found.top1()),
             millions(found.evaluation.macs),
             percent(found.macs_share()),

@@ -24,10 +24,13 @@ pub(super) struct Thumbnail {
 
 /// The images that take least and most, where gates look at them and the data set is still there.
 pub(super) fn of(found: &Found) -> Vec<(&'static str, Vec<Thumbnail>)> {
+    if !found.is_conditional() {
+        return Vec::new();
+    }
     let named = |key: &str| found.gates["macs"][key].as_array().cloned().unwrap_or_default();
     let data = found.config.data.path.as_deref();
     let split = data.and_then(|data| Split::folder(data, "val")).and_then(|folder| Split::open(&folder).ok());
-    let Some(split) = split.filter(|_| found.is_conditional()) else { return Vec::new() };
+    let Some(split) = split else { return Vec::new() };
     let by_name: HashMap<String, usize> =
         (0..split.len()).map(|item| (split.name(item).to_string_lossy().into_owned(), item)).collect();
     let all = |key| named(key).iter().filter_map(|image| thumbnail(&split, &by_name, image)).collect();

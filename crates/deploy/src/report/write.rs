@@ -3,6 +3,7 @@
 use super::chart::WIDTH;
 use super::figures::{Figure, all};
 use super::found::Found;
+use super::html::escaped;
 use super::{compare, page, thumbnails};
 use crate::error::{Error, Result};
 use std::fs;
@@ -11,15 +12,15 @@ use trainer::write_atomically;
 
 /// The name of the page in the folder of a run.
 pub const PAGE: &str = "report.html";
-/// The folder of its pictures.
+/// The folder of the pictures in that of a run.
 pub const FIGURES: &str = "figures";
 
-/// Writes a page about one run, or about several side by side, to `path`; its pictures as SVG into
-/// the folder [`FIGURES`] beside it. Files of the same name are replaced.
+/// Writes a page about one run, or about several side by side, to `path`, and its pictures as SVG into
+/// `folder`. Files of the same name are replaced.
 ///
 /// # Errors
 /// If a chart cannot be drawn, or a file cannot be written.
-pub fn write(runs: &[Found], path: &Path) -> Result<()> {
+pub fn write(runs: &[Found], path: &Path, folder: &Path) -> Result<()> {
     let (html, figures) = match runs {
         [one] => {
             let figures = all(one)?;
@@ -30,8 +31,7 @@ pub fn write(runs: &[Found], path: &Path) -> Result<()> {
             (page::of_several(several, &figures), figures)
         }
     };
-    let folder = path.with_file_name(FIGURES);
-    fs::create_dir_all(&folder).map_err(|source| Error::File { path: folder.clone(), source })?;
+    fs::create_dir_all(folder).map_err(|source| Error::File { path: folder.to_owned(), source })?;
     for figure in &figures {
         write_atomically(&folder.join(figure.name).with_extension("svg"), titled(figure).as_bytes())?;
     }
@@ -53,7 +53,7 @@ fn titled(figure: &Figure) -> String {
     let above = 16 * lines.len() + 14;
     let high = height + above as f64;
     let line = |(number, line): (usize, &String)| {
-        format!("<text x=\"10\" y=\"{}\">{}</text>\n", 20 + 16 * number, page::escaped(line))
+        format!("<text x=\"10\" y=\"{}\">{}</text>\n", 20 + 16 * number, escaped(line))
     };
     let text: String = lines.iter().enumerate().map(line).collect();
     format!(
@@ -61,7 +61,7 @@ fn titled(figure: &Figure) -> String {
          font-family=\"Roboto, Helvetica, Arial, sans-serif\">\n<title>{}</title>\n<rect width=\"{width}\" \
          height=\"{high}\" fill=\"#FFFFFF\"/>\n<g font-size=\"12.5\" font-weight=\"bold\" fill=\"#333A40\">\n{text}</g>\n\
          <g transform=\"translate(0 {above})\">{svg}</g>\n</svg>\n",
-        page::escaped(&figure.title)
+        escaped(&figure.title)
     )
 }
 

@@ -1,7 +1,10 @@
 //! What a shrink is asked for.
 
+use crate::error::Result;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use trainer::config::{ConfigError, parse};
+use trainer::{Config, differences};
 
 /// What the smaller network may spend, as a share of what the dense one does.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -84,16 +87,20 @@ pub struct Asked {
 impl Asked {
     /// Whether `other` asks for the same but for the budget: what is measured of the dense network is
     /// the same then.
-    pub(crate) fn is_alike(&self, other: &Self) -> bool {
-        let lines = |asked: &Self| -> Vec<String> {
-            asked.config.lines().filter(|line| !line.starts_with("target = ")).map(str::to_owned).collect()
-        };
+    ///
+    /// # Errors
+    /// If a configuration cannot be read.
+    pub(crate) fn is_alike(&self, other: &Self) -> Result<bool> {
         let of_budget = Self { budget: self.budget, config: self.config.clone(), ..other.clone() };
-        *self == of_budget && lines(self) == lines(other)
+        let differ = differences(&read(&self.config)?, &read(&other.config)?)?;
+        Ok(*self == of_budget && differ.iter().all(|how| how.starts_with("gates.target is ")))
     }
 
     /// How `self`, which a folder was begun with, differs from what is asked for now.
-    pub fn differences(&self, now: &Self) -> Vec<String> {
+    ///
+    /// # Errors
+    /// If a configuration cannot be read.
+    pub fn differences(&self, now: &Self) -> Result<Vec<String>> {
         let mut told = Vec::new();
         let mut tell = |what: &str, was: &dyn fmt::Display, is: &dyn fmt::Display| {
             let (was, is) = (was.to_string(), is.to_string());
@@ -114,13 +121,16 @@ impl Asked {
         if told.is_empty() && self.images != now.images {
             told.push(format!("other images in {}", now.images.0));
         }
-        if told.is_empty() && self.config != now.config {
-            let now: Vec<&str> = now.config.lines().collect();
-            let other = self.config.lines().find(|line| !now.contains(line)).unwrap_or("another configuration");
-            told.push(format!("another configuration ({other})"));
+        if told.is_empty() {
+            let changes = differences(&read(&self.config)?, &read(&now.config)?)?;
+            told.extend(changes.into_iter().map(|how| format!("another configuration ({how})")));
         }
-        told
+        Ok(told)
     }
+}
+
+fn read(config: &str) -> Result<Config> {
+    Ok(parse("the configuration in plan.json", config, &[]).map_err(ConfigError::from)?)
 }
 
 #[cfg(test)]
@@ -136,7 +146,7 @@ mod tests {
             training: Training::Recipe,
             runtime: "onnxruntime".into(),
             batch: 1,
-            config: "epochs = 1\nseed = 0\n".into(),
+            config: "[train]\nepochs = 1\nlog_every = 9\n".into(),
         }
     }
 
@@ -145,7 +155,7 @@ mod tests {
         let other = |change: fn(&mut Asked)| {
             let mut other = asked();
             change(&mut other);
-            asked().differences(&other)
+            asked().differences(&other).unwrap()
         };
         assert!(other(|_| {}).is_empty());
         assert_eq!(
@@ -157,13 +167,13 @@ mod tests {
             ["training for the recipe's epochs, and not no training"]
         );
         let mut cheaper = asked();
-        (cheaper.budget, cheaper.config) = (Budget::Time(0.3), "target = 0.3\nepochs = 1\nseed = 0\n".into());
-        assert!(asked().is_alike(&cheaper));
+        (cheaper.budget, cheaper.config) = (Budget::Time(0.3), "[gates]\ntarget = 0.3\n[train]\nepochs = 1\n".into());
+        assert!(asked().is_alike(&cheaper).unwrap());
         cheaper.batch = 2;
-        assert!(!asked().is_alike(&cheaper));
+        assert!(!asked().is_alike(&cheaper).unwrap());
         assert_eq!(other(|asked| asked.weights.1 = 3), ["other weights in resnet50.pth"]);
         assert_eq!(other(|asked| asked.images.2 = 3), ["other images in /images"]);
-        let seed = other(|asked| asked.config = "epochs = 1\nseed = 4\n".into());
-        assert_eq!(seed, ["another configuration (seed = 0)"]);
+        let seed = other(|asked| asked.config = "[train]\nepochs = 1\nseed = 4\n".into());
+        assert_eq!(seed, ["another configuration (train.seed is 4 and was 0)"]);
     }
 }

@@ -8,7 +8,7 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 /// The name of the file in the folder of a shrink.
-pub(crate) const PLAN: &str = "plan.json";
+pub const PLAN: &str = "plan.json";
 
 /// Version of the file that is written.
 const FORMAT: u32 = 1;
@@ -112,7 +112,7 @@ impl<T> Done<T> {
     pub(crate) fn check(&self, folder: &Path) -> Result<()> {
         for (file, known) in &self.files {
             let path = folder.join(file);
-            if fingerprint(&path)? != *known {
+            if !path.exists() || fingerprint(&path)? != *known {
                 return Err(Error::Changed { path });
             }
         }
@@ -136,7 +136,10 @@ impl Folder {
     /// # Errors
     /// If a file cannot be copied.
     pub fn adopt(&self, plan: &mut Plan, like: &Path) -> Result<()> {
-        let Some(other) = Plan::read(like)?.filter(|other| other.asked.is_alike(&plan.asked)) else { return Ok(()) };
+        let Some(other) = Plan::read(like)? else { return Ok(()) };
+        if !other.asked.is_alike(&plan.asked)? {
+            return Ok(());
+        }
         let copy = |files: &[(String, u64)]| -> Result<()> {
             for (name, _) in files {
                 let bytes =
@@ -146,10 +149,12 @@ impl Folder {
             Ok(())
         };
         if let (None, Some(dense)) = (&plan.dense, other.dense) {
+            dense.check(like)?;
             copy(&dense.files)?;
             plan.dense = Some(dense);
         }
         if let (None, Some(times)) = (&plan.times, other.times) {
+            times.check(like)?;
             copy(&times.files)?;
             plan.times = Some(times);
         }
@@ -163,8 +168,7 @@ impl Folder {
     /// or it cannot be made.
     pub fn claim(path: &Path, asked: Asked) -> Result<(Self, Plan)> {
         let failed = |source| Error::File { path: path.to_owned(), source };
-        let is_new = !path.exists() || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
-        if is_new {
+        if !path.exists() {
             fs::create_dir_all(path).map_err(failed)?;
         }
         if !path.is_dir() {
@@ -176,10 +180,13 @@ impl Folder {
             Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: path.to_owned() }),
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
+        // A process that was killed may have left no more than these.
+        trainer::remove_scratch(path);
+        let is_new = fs::read_dir(path).map_err(failed)?.next().is_none();
         let folder = Self { path: path.to_owned(), _lock: lock };
         let plan = match Plan::read(path)? {
             Some(plan) => {
-                let differences = plan.asked.differences(&asked);
+                let differences = plan.asked.differences(&asked)?;
                 if !differences.is_empty() {
                     return Err(Error::Differs { path: path.to_owned(), differences });
                 }
@@ -233,9 +240,24 @@ mod tests {
         let other = Folder::claim(&path, asked(0.4)).unwrap_err().to_string();
         assert!(other.contains("a budget of 50% of the MACs, and not 40% of the MACs"), "{other}");
 
+        let times = found.times.unwrap();
+        let refused = || {
+            let changed = times.check(&path).unwrap_err().to_string();
+            assert!(changed.contains("times.json is not there, or not what the stage before left"), "{changed}");
+        };
         std::fs::write(path.join("times.json"), "[]").unwrap();
-        let changed = found.times.unwrap().check(&path).unwrap_err().to_string();
-        assert!(changed.contains("times.json is not what the stage before left there"), "{changed}");
+        refused();
+        std::fs::remove_file(path.join("times.json")).unwrap();
+        refused();
+    }
+
+    #[test]
+    fn a_process_that_was_killed_before_its_first_plan_leaves_a_folder_that_can_be_begun() {
+        let scratch = tempfile::tempdir().unwrap();
+        std::fs::write(scratch.path().join(".writing-a1b2"), "{").unwrap();
+        Folder::claim(scratch.path(), asked(0.5)).unwrap();
+        let left: Vec<_> = std::fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [PLAN]);
     }
 
     #[test]

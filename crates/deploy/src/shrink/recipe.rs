@@ -3,7 +3,8 @@
 use crate::error::{Error, Result};
 use crate::shrink::asked::{Budget, Training};
 use std::path::Path;
-use trainer::config::{ConfigError, parse};
+use toml::Table;
+use trainer::config::{ConfigError, Granularity, Weighting, parse};
 use trainer::{Config, Input};
 
 /// The recipes with filter gates in configs/, by what the presets of a family begin with.
@@ -41,33 +42,37 @@ pub fn config(
             (format!("the recipe of {network}"), (*text).to_owned())
         }
     };
-    let arch = ("network.arch".to_owned(), network.to_owned());
-    let recipe = parse(&name, &text, &[arch]).map_err(ConfigError::from)?;
+    let filled: Table = text.parse().unwrap_or_default();
+    let says = |key: &str| file.is_some() && filled.get("data").is_some_and(|data| data.get(key).is_some());
     let list = |values: [f32; 3]| format!("[{}, {}, {}]", values[0], values[1], values[2]);
     let mut keys = vec![
         ("network.arch", network.to_owned()),
         ("network.checkpoint", String::new()),
         // Of a budget of time too, until its table was measured.
         ("gates.weighting", "network".to_owned()),
+        ("gates.times", String::new()),
+        ("gates.target_absolute", String::new()),
         ("gates.target", budget.share().to_string()),
         ("train.name", format!("{network}-shrunk")),
     ];
-    if file.is_none() {
-        keys.extend([
-            ("data.image_size", input.image_size.to_string()),
-            ("data.resize", input.resize.to_string()),
-            ("data.mean", list(input.mean)),
-            ("data.std", list(input.std)),
-        ]);
-    }
+    // How the network that is given sees images, unless a file says otherwise.
+    let prepared = [
+        ("data.image_size", input.image_size.to_string()),
+        ("data.resize", input.resize.to_string()),
+        ("data.mean", list(input.mean)),
+        ("data.std", list(input.std)),
+    ];
+    keys.extend(prepared.into_iter().filter(|(key, _)| !says(key.trim_start_matches("data."))));
     match training {
         Training::Recipe => {}
         Training::Epochs(epochs) => {
             keys.push(("train.epochs", epochs.to_string()));
             // Half of a short run is left to train what was kept.
-            if let Some(freeze) = recipe.gates.freeze_after.filter(|freeze| *freeze > epochs as f64 / 2.0) {
-                keys.push(("gates.freeze_after", freeze.min(epochs as f64 / 2.0).to_string()));
-            }
+            let half = epochs as f64 / 2.0;
+            let freeze = filled.get("gates").and_then(|gates| gates.get("freeze_after"));
+            let freeze =
+                freeze.and_then(|freeze| freeze.as_float().or(freeze.as_integer().map(|epochs| epochs as f64)));
+            keys.extend(freeze.filter(|freeze| *freeze > half).map(|_| ("gates.freeze_after", half.to_string())));
         }
         Training::None => keys.extend([
             ("train.epochs", "0".to_owned()),
@@ -79,7 +84,23 @@ pub fn config(
     }
     let keys: Vec<(String, String)> =
         keys.into_iter().map(|(key, value)| (key.to_owned(), value)).chain(changes.iter().cloned()).collect();
-    Ok(parse(&name, &text, &keys).map_err(ConfigError::from)?)
+    let config = parse(&name, &text, &keys).map_err(ConfigError::from)?;
+    let gates = &config.gates;
+    if gates.granularity == Granularity::NONE || gates.freeze_after.is_none() {
+        let why = format!(
+            "{name} would not hold it to the budget: gates have to learn and to freeze (gates.granularity, \
+             gates.freeze_after)"
+        );
+        return Err(Error::Unfit { network: network.to_owned(), why });
+    }
+    if matches!(budget, Budget::Time(_)) {
+        // What a table asks of the other keys is told before it is measured.
+        let mut tabled = config.clone();
+        (tabled.gates.weighting, tabled.gates.times, tabled.gates.align) =
+            (Weighting::CostTable, Some("times.json".into()), None);
+        tabled.check().map_err(ConfigError::from)?;
+    }
+    Ok(config)
 }
 
 #[cfg(test)]
@@ -102,6 +123,26 @@ mod tests {
             assert_eq!((config.network.arch.as_str(), config.gates.target.last()), (name, 0.4));
             assert!(config.gates.freeze_after.is_some_and(|freeze| freeze < config.train.epochs as f64), "{name}");
         }
+    }
+
+    #[test]
+    fn a_file_has_the_last_word_on_images_and_none_on_the_budget() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("own.toml");
+        let own = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            let input = Input { image_size: 32, resize: 32, ..Input::of(&Config::default()) };
+            config("cifar-resnet20", input, Budget::Time(0.5), Training::Recipe, Some(&file), &[])
+        };
+        let gates = "[gates]\ngranularity = 1\nkind = \"independent\"\nloss = \"batch\"\nfreeze_after = 1\n\
+             weighting = \"cost-table\"\ntimes = \"mine.json\"\ntarget_absolute = 3.0\n";
+        let found = own(&format!("{gates}[data]\nresize = 40\n")).unwrap();
+        assert_eq!((found.data.image_size, found.data.resize), (32, 40));
+        assert_eq!((found.gates.target.last(), found.gates.times), (0.5, None));
+        let loose = own("[gates]\ngranularity = 1\nkind = \"independent\"\n").unwrap_err().to_string();
+        assert!(loose.contains("would not hold it to the budget"), "{loose}");
+        let looks = own(&gates.replace("independent", "dependent")).unwrap_err().to_string();
+        assert!(looks.contains("filter gates that look at the image leave no widths"), "{looks}");
     }
 
     #[test]

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 /// What a network takes and gives.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Side {
-    /// Share of the validation images whose class it tells right, in the runtime that it is for.
+    /// Share of the validation images whose class it tells right: of the smaller network in the
+    /// runtime that it is for, of the dense one in this program.
     pub top1: f64,
     /// Multiply-accumulates for an image, as a mean over those images.
     pub macs: f64,
@@ -162,7 +163,8 @@ impl Shrunk {
         is_wrong(predicted, measured).then(|| {
             format!(
                 "the table of times predicted {:.1}% of the dense network's time where {:.1}% were measured; a machine \
-                 that was busy when either was measured would explain it. Shrink again on one that is idle",
+                 that was busy when either was measured would explain it. Shrink again with another --out on one that is \
+                 idle",
                 100.0 * predicted,
                 100.0 * measured
             )

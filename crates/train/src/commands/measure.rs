@@ -12,6 +12,7 @@ use runtime::Runtime;
 use runtime::measure::{Plan, Sampling};
 use std::io::{Cursor, Write};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use trainer::{Checkpoint, Config};
 
 /// Measure what a network takes on this device, by the widths of its layers
@@ -72,12 +73,14 @@ pub(crate) fn run(args: &Args) -> Result<Done> {
     let sampling = Sampling { sites, levels: args.levels.into(), gates: true };
     let Some(out) = &args.out else { return probes(args, &spec, image_size, &sampling) };
     let (runtime, batch, seconds) = (args.runtime, args.batch, args.seconds.into());
+    // Nothing sets it: a signal simply ends the program, and nothing was written.
+    let never = AtomicBool::new(false);
     let stopwatch = Stopwatch { workers: workers(), runtime, batch, seconds };
     let align = match args.align {
         Some(align) => align.into(),
-        None => stopwatch.alignment(&spec, image_size)?,
+        None => stopwatch.alignment(&spec, image_size, &never)?,
     };
-    let table = stopwatch.table(&spec, image_size, align, &sampling, &mut note)?;
+    let table = stopwatch.table(&spec, image_size, align, &sampling, &never, &mut note)?;
     trainer::write_atomically(out, serde_json::to_string_pretty(&table)?.as_bytes())?;
     Ok(Done::ok(text(&table, &spec)? + &format!("wrote       {}\n", out.display())))
 }

@@ -148,7 +148,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         Some(Multiple::Of(channels)) => channels,
         Some(Multiple::Auto) => {
             let spec = without_gates(loaded.network.spec().clone());
-            best_alignment(workers(), &spec, loaded.input.image_size, &mut note)?
+            best_alignment(workers(), &spec, loaded.input.image_size, &AtomicBool::new(false), &mut note)?
         }
     };
     let mut decisions = decisions(&args, &loaded)?;

@@ -24,23 +24,26 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Done> {
-    let out = match (&args.out, args.runs.as_slice()) {
+    let (out, figures) = match (&args.out, args.runs.as_slice()) {
         (Some(out), _) => {
+            let mut beside = out.file_stem().unwrap_or_default().to_os_string();
+            beside.push(format!("-{FIGURES}"));
+            let figures = out.with_file_name(beside);
             refuse_existing(out)?;
-            out.clone()
+            refuse_existing(&figures)?;
+            (out.clone(), figures)
         }
-        (None, [run]) => run.join(PAGE),
+        (None, [run]) => (run.join(PAGE), run.join(FIGURES)),
         (None, _) => bail!(Usage("several runs are compared on a page of their own: give --out FILE".into())),
     };
     let found = args.runs.iter().map(|run| Found::read(run)).collect::<Result<Vec<_>, _>>()?;
-    write(&found, &out)?;
-    let figures = out.with_file_name(FIGURES);
+    write(&found, &out, &figures)?;
     Ok(Done::ok(format!("wrote       {}\npictures    {}\n", quoted(&out), quoted(&figures))))
 }
 
 /// The page of a run that has just ended, which is no reason for it to fail.
 pub(crate) fn write_report(run: &Path) {
-    let written = Found::read(run).and_then(|found| write(&[found], &run.join(PAGE)));
+    let written = Found::read(run).and_then(|found| write(&[found], &run.join(PAGE), &run.join(FIGURES)));
     if let Err(error) = written {
         note(&format!("no report was written: {error}"));
     }

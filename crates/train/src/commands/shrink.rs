@@ -10,16 +10,16 @@ use crate::source::Source;
 use crate::table::{bytes, count, macs, percent, table};
 use crate::usage::{Usage, overrides, quoted};
 use anyhow::{Result, bail};
-use data::Order;
+use data::{Dataset, Order};
 use deploy::report::PAGE;
 use deploy::shrink::{Asked, Budget, Dense, Prospect, Shrink, Shrinking, Shrunk, Side, Training, config, fingerprint};
 use runtime::Runtime;
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tch::Device;
-use trainer::{Input, duration};
+use trainer::{Input, duration, state_of};
 
 /// Make a network smaller: weights and a budget in, verified files out
 ///
@@ -44,7 +44,7 @@ pub(crate) struct Args {
     out: Option<PathBuf>,
     /// Measure the dense network, and say what is reachable and how long it will take; the same
     /// command without it goes on from there
-    #[arg(long)]
+    #[arg(long, conflicts_with = "min_top1")]
     dry_run: bool,
     /// Print the result as JSON
     #[arg(long)]
@@ -154,7 +154,7 @@ impl Work {
         work: impl FnOnce(&mut Shrinking, &Path) -> deploy::Result<T>,
     ) -> Result<Option<T>> {
         self.reading.check()?;
-        let changes = overrides(&self.set)?;
+        let changes = self.changes(budget)?;
         let device = self.device.resolve()?;
         let mut loaded = self.source.load(Device::Cpu)?;
         let name = loaded.network.spec().name.clone();
@@ -167,9 +167,14 @@ impl Work {
         config.data.path = Some(std::path::absolute(&self.data).unwrap_or_else(|_| self.data.clone()));
         loaded.input = Input::of(&config);
         let (transform, batch) = (loaded.input.transform(), config.train.eval_batch_size);
+        // Both splits have to be there, before anything is measured.
+        drop(Dataset::open(&self.data)?);
         let validation = self.reading.loader(&loaded, &self.data, "val", transform, Order::InOrder, batch)?;
         let asked = self.asked(&name, budget, training, &config, validation.source())?;
         let out = out.map_or_else(|| default_out(&name, budget), Path::to_owned);
+        if out.to_str().is_none() {
+            return Err(trainer::Error::PathNotText { path: out }.into());
+        }
         let classes = if loaded.named { loaded.classes } else { validation.source().classes().to_vec() };
         let shrink = Shrink {
             dense: Dense { network: loaded.network, classes },
@@ -188,8 +193,32 @@ impl Work {
         match found {
             Ok(found) => Ok(Some(found)),
             Err(error) if error.is_interruption() => Ok(None),
+            // The signal reached the process of a runtime as well.
+            Err(deploy::Error::Runtime(runtime::Error::Ended { .. })) if interrupt.load(Ordering::Relaxed) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The keys that are changed: those of options, then those of `--set`, which may not be keys that
+    /// options are for.
+    fn changes(&self, budget: Budget) -> Result<Vec<(String, String)>> {
+        let set = overrides(&self.set)?;
+        let is_of_time = matches!(budget, Budget::Time(_));
+        let option = |key: &str| match key {
+            "network.arch" => Some("--arch"),
+            "network.weights" => Some("--weights"),
+            "network.checkpoint" => Some("--checkpoint"),
+            "data.path" => Some("--data"),
+            "gates.target" | "gates.target_absolute" | "gates.weighting" | "gates.times" => Some("--macs or --time"),
+            "gates.align" if is_of_time => Some("--time, whose table says it"),
+            "train.epochs" if self.no_train => Some("--no-train"),
+            "train.epochs" if self.epochs.is_some() => Some("--epochs"),
+            _ => None,
+        };
+        if let Some((key, option)) = set.iter().find_map(|(key, _)| Some((key, option(key)?))) {
+            bail!(Usage(format!("--set {key}: that is what {option} says")));
+        }
+        Ok(self.reading.keys().into_iter().chain(set).collect())
     }
 
     /// What the result depends on.
@@ -207,7 +236,7 @@ impl Work {
             |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
         Ok(Asked {
             network: network.to_owned(),
-            weights: (absolute(&path), fingerprint(&path)?),
+            weights: (absolute(&path), fingerprint(&state_of(&path))?),
             images: (absolute(&self.data), validation.len(), validation.fingerprint()),
             budget,
             training,

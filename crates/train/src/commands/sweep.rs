@@ -5,10 +5,11 @@ use crate::commands::shrink::{STOPPED, STOPPING, Work, checked, interrupted};
 use crate::done::{Done, note};
 use crate::signals::stop_on_signals;
 use crate::table::{macs, percent, table};
-use crate::usage::quoted;
-use anyhow::Result;
-use deploy::report::{Found, PAGE, write};
-use deploy::shrink::{Budget, Shrunk};
+use crate::usage::{Usage, quoted};
+use anyhow::{Result, bail};
+use deploy::report::{FIGURES, Found, PAGE, write};
+use deploy::shrink::{Budget, PLAN, Shrunk};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Shrink a network to several budgets: accuracy against MACs or time
@@ -42,39 +43,81 @@ struct Budgets {
     time: Vec<f64>,
 }
 
-/// The file that a sweep writes for other programs.
+/// The file that a sweep writes for other programs, and its first line.
 const CSV: &str = "sweep.csv";
+const HEADING: &str = "of,budget,top1,top1_dense,macs,macs_dense,ms,ms_dense\n";
 
 pub(crate) fn run(args: &Args) -> Result<Done> {
     let macs = args.budgets.macs.iter().map(|&share| checked(Budget::Macs(share), "--macs"));
     let time = args.budgets.time.iter().map(|&share| checked(Budget::Time(share), "--time"));
     let budgets = macs.chain(time).collect::<Result<Vec<_>>>()?;
+    let mut budgets = budgets;
+    let mut seen = Vec::new();
+    budgets.retain(|budget| {
+        !seen.contains(budget) && {
+            seen.push(*budget);
+            true
+        }
+    });
+    claim(&args.out)?;
     let interrupt = stop_on_signals(STOPPING, STOPPED)?;
     let folder = |budget: &Budget| args.out.join(format!("{}-{}", budget.of().to_lowercase(), budget.share()));
-    let first = budgets.first().map(folder);
     let mut all: Vec<(Budget, Shrunk)> = Vec::new();
+    let mut failed = String::new();
     for (number, budget) in budgets.iter().enumerate() {
         note(&format!("budget {} of {}: {budget}", number + 1, budgets.len()));
         let out = folder(budget);
-        let like = first.as_deref().filter(|first| *first != out);
-        let shrunk = args.work.shrinking(*budget, Some(&out), like, &interrupt, |shrinking, out| {
+        // Any that was begun has measured the dense network.
+        let like = budgets.iter().map(folder).find(|other| *other != out && other.join(PLAN).exists());
+        let shrunk = args.work.shrinking(*budget, Some(&out), like.as_deref(), &interrupt, |shrinking, out| {
             let shrunk = shrinking.finish(&|fit| fit.listeners())?;
             write_report(out);
             Ok(shrunk)
-        })?;
-        let Some(shrunk) = shrunk else { return Ok(interrupted()) };
-        all.push((*budget, shrunk));
+        });
+        match shrunk {
+            Ok(Some(shrunk)) => {
+                if let Some(wrong) = shrunk.misprediction() {
+                    note(&format!("WARNING: {wrong}"));
+                }
+                all.push((*budget, shrunk));
+            }
+            Ok(None) => return Ok(interrupted()),
+            // The command line is wrong for all of them.
+            Err(error) if number == 0 && error.is::<Usage>() => return Err(error),
+            Err(error) => {
+                note(&format!("{budget} failed: {error}"));
+                failed += &format!("{budget} failed: {error}\n");
+            }
+        }
     }
-    let found = budgets.iter().map(|budget| Found::read(&folder(budget))).collect::<Result<Vec<_>, _>>()?;
+    if all.is_empty() {
+        bail!("no budget could be met:\n{}", failed.trim_end());
+    }
+    let found = all.iter().map(|(budget, _)| Found::read(&folder(budget))).collect::<Result<Vec<_>, _>>()?;
     let page = args.out.join(PAGE);
-    write(&found, &page)?;
+    write(&found, &page, &args.out.join(FIGURES))?;
     let csv = args.out.join(CSV);
     trainer::write_atomically(&csv, lines(&all).as_bytes())?;
-    Ok(Done::ok(text(&all, &csv, &page)))
+    let text = text(&all, &csv, &page);
+    Ok(if failed.is_empty() { Done::ok(text) } else { Done::in_part(text, failed) })
+}
+
+/// Makes the folder of a sweep, or goes on in one: its CSV says that it is one.
+fn claim(out: &Path) -> Result<()> {
+    let csv = out.join(CSV);
+    if csv.exists() {
+        return Ok(());
+    }
+    let failed = |source| deploy::Error::File { path: out.to_owned(), source };
+    if out.exists() && fs::read_dir(out).map_err(failed)?.next().is_some() {
+        return Err(deploy::Error::Taken { path: out.to_owned() }.into());
+    }
+    fs::create_dir_all(out).map_err(failed)?;
+    Ok(trainer::write_atomically(&csv, HEADING.as_bytes())?)
 }
 
 fn lines(all: &[(Budget, Shrunk)]) -> String {
-    let mut text = "of,budget,top1,top1_dense,macs,macs_dense,ms,ms_dense\n".to_owned();
+    let mut text = HEADING.to_owned();
     for (budget, Shrunk { dense, small, .. }) in all {
         let ms = [small, dense].map(|side| side.time.map_or(String::new(), |time| format!("{:.4}", time.median)));
         let [of, share] = [budget.of().to_lowercase(), budget.share().to_string()];

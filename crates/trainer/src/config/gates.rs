@@ -378,7 +378,7 @@ impl GatesConfig {
             let any = align == Align::Channels(1);
             check.require(
                 "gates.align",
-                any || !layers,
+                any || self.granularity != Granularity::LAYER,
                 "widths are aligned where filters are gated; layers have none",
             );
             check.require("gates.align", any || !looks, independent);

@@ -8,6 +8,16 @@ use std::path::Path;
 /// How the names of scratch files begin.
 pub(crate) const SCRATCH: &str = ".writing-";
 
+/// Removes what interrupted writes left in a folder that no other process writes to.
+pub fn remove_scratch(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(SCRATCH) {
+            // Wasted space is no reason to stop.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Writes a file whole or not at all: to a scratch file beside it that is synced and then renamed,
 /// so that neither a crash nor a full disk harms what was there before.
 ///

@@ -1,6 +1,7 @@
 //! The folder of a run.
 
 use crate::error::{Error, Result};
+use crate::files::atomic::remove_scratch;
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -71,13 +72,7 @@ impl RunDir {
 
     /// Removes what an interrupted write left behind.
     pub fn remove_scratch(&self) {
-        let entries = fs::read_dir(self.checkpoints()).into_iter().flatten().flatten();
-        for entry in
-            entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(crate::files::atomic::SCRATCH))
-        {
-            // Wasted space is no reason to stop.
-            let _ = fs::remove_file(entry.path());
-        }
+        remove_scratch(&self.checkpoints());
     }
 
     /// The folder.

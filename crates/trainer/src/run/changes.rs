@@ -91,6 +91,15 @@ pub(crate) fn refuse_unasked(before: &Config, now: &Config, resume: Resume) -> R
     Err(Error::ConfigChanged { changes: in_words(changes) })
 }
 
+/// How `now` differs from a configuration that something was begun with, in words; what may change by
+/// itself (folders, threads, what is logged and kept) is left out.
+///
+/// # Errors
+/// If a configuration has no form in TOML.
+pub fn differences(before: &Config, now: &Config) -> Result<Vec<String>> {
+    Ok(in_words(changes(before, now)?))
+}
+
 fn in_words(changes: Vec<Change>) -> Vec<String> {
     changes.into_iter().map(|change| change.how).collect()
 }

@@ -14,4 +14,4 @@ mod saving;
 pub(crate) mod step_bench;
 mod times;
 
-pub use changes::Resume;
+pub use changes::{Resume, differences};

@@ -258,8 +258,9 @@ fn is_cut_from(spec: &NetSpec, cut: &CutGates, image_size: usize) -> bool {
         && Cost::of(&cut.spec, image_size, image_size).is_ok()
 }
 
-/// A file, or of a run's folder its best state; its last one, if none was evaluated.
-fn state_of(path: &Path) -> Cow<'_, Path> {
+/// The file that a path to a checkpoint means: itself, or of a run's folder its best state; its last
+/// one, if none was evaluated.
+pub fn state_of(path: &Path) -> Cow<'_, Path> {
     let run = RunDir::at(path);
     match [run.best(), run.last()].into_iter().find(|state| path.is_dir() && state.exists()) {
         Some(state) => Cow::Owned(state),

@@ -11,6 +11,7 @@ use crate::usage::{Usage, overrides, program, quoted};
 use anyhow::{Result, bail};
 use deploy::{best_alignment, without_gates};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use trainer::config::Align;
 use trainer::{Checkpoint, Config, Fit, Outcome, Resume, RunDir};
 
@@ -122,7 +123,8 @@ fn settle_alignment(args: &Args, config: &mut Config) -> Result<()> {
         Some(path) => Checkpoint::read(path)?.spec,
         None => config.spec(1000)?,
     };
-    let align = best_alignment(workers(), &without_gates(spec), config.data.image_size, &mut note)?;
+    let align =
+        best_alignment(workers(), &without_gates(spec), config.data.image_size, &AtomicBool::new(false), &mut note)?;
     config.gates.align = Some(Align::Channels(align));
     Ok(())
 }
