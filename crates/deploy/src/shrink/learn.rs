@@ -6,14 +6,11 @@ use crate::shrink::results::Learned;
 use crate::shrink::shrinking::{Shrinking, file};
 use std::fs;
 use std::path::PathBuf;
-use trainer::{Checkpoint, Config, Fit, Listener, Outcome, Resume, RunDir, Verdict};
+use trainer::{Checkpoint, Config, Fit, Outcome, Resume, RunDir, Verdict};
 
 impl Shrinking<'_> {
     /// Trains: gates learn, freeze within the budget and are cut, and what is left trains on.
-    pub(super) fn learn(
-        &mut self,
-        listeners: &dyn Fn(&Fit) -> trainer::Result<Vec<Box<dyn Listener>>>,
-    ) -> Result<Learned> {
+    pub(super) fn learn(&mut self) -> Result<Learned> {
         if let Some(done) = &self.plan.learned {
             done.check(&self.folder.path)?;
             return Ok(done.found.clone());
@@ -30,7 +27,7 @@ impl Shrinking<'_> {
             }
         };
         let fit = Fit::prepare(config, Some(run.path().to_owned()), resume, self.shrink.device)?;
-        let mut listeners = listeners(&fit)?;
+        let mut listeners = fit.listeners()?;
         let verdict = match fit.run(&mut listeners, self.interrupt)? {
             Outcome::Finished(verdict) => verdict,
             Outcome::Interrupted(_) => return Err(trainer::Error::Interrupted.into()),

@@ -7,7 +7,6 @@ use crate::shrink::shrinking::{Shrink, Shrinking};
 use crate::stopwatch::Note;
 use arch::NetSpec;
 use std::sync::atomic::AtomicBool;
-use trainer::{Fit, Listener};
 
 impl<'a> Shrink<'a> {
     /// Begins in a folder of its own, or goes on where the same command stopped.
@@ -48,18 +47,18 @@ impl Shrinking<'_> {
         Ok(Prospect { dense, reach, seconds: found.projected() })
     }
 
-    /// Does what is left to do. `listeners` are given a run that is about to be trained.
+    /// Does what is left to do.
     ///
     /// # Errors
     /// If a stage fails, the budget cannot be met, or somebody asked to stop; the same command
     /// goes on with the stages that are left.
-    pub fn finish(&mut self, listeners: &dyn Fn(&Fit) -> trainer::Result<Vec<Box<dyn Listener>>>) -> Result<Shrunk> {
+    pub fn finish(&mut self) -> Result<Shrunk> {
         if let Some(done) = &self.plan.shrunk {
             done.check(&self.folder.path)?;
             return Ok(done.found.clone());
         }
         let dense = self.dense()?;
-        let learned = self.learn(listeners)?;
+        let learned = self.learn()?;
         let differences = self.export(&learned)?;
         self.verify(&dense, &learned, differences)
     }

@@ -127,7 +127,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         return Ok(Done::ok(if args.json { prospect_json(&found) } else { prospect_text(&found) }));
     }
     let done = args.work.shrinking(budget, args.out.as_deref(), None, &interrupt, |shrinking, out| {
-        let shrunk = shrinking.finish(&|fit| fit.listeners())?;
+        let shrunk = shrinking.finish()?;
         write_report(out);
         Ok(told(&args, shrinking, &shrunk, out))
     })?;

@@ -70,7 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<Done> {
         // Any that was begun has measured the dense network.
         let like = budgets.iter().map(folder).find(|other| *other != out && other.join(PLAN).exists());
         let shrunk = args.work.shrinking(*budget, Some(&out), like.as_deref(), &interrupt, |shrinking, out| {
-            let shrunk = shrinking.finish(&|fit| fit.listeners())?;
+            let shrunk = shrinking.finish()?;
             write_report(out);
             Ok(shrunk)
         });
