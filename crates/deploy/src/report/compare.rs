@@ -17,9 +17,8 @@ pub(super) fn figures(all: &[Found]) -> Result<Vec<Figure>> {
     let names = names(all);
     let macs: Vec<_> =
         all.iter().zip(&names).map(|(found, name)| (name.as_str(), found.macs_share(), found.top1())).collect();
-    // One network is what all of them were made from, or none is.
-    let before: Vec<f64> = all.iter().filter_map(|found| Some(found.shrunk.as_ref()?.1.dense.top1)).collect();
-    let dense = before.first().copied().filter(|first| before.iter().all(|other| other == first));
+    let dense = all.first().filter(|_| is_of_one_network(all));
+    let dense = dense.and_then(|found| Some(found.shrunk.as_ref()?.1.dense.top1));
     let mut figures = vec![pareto("pareto-macs", "MACs", &macs, dense)?];
     let time = |found: &Found| -> Option<f64> { found.shrunk.as_ref()?.1.time_share() };
     let times: Vec<_> =
@@ -28,6 +27,16 @@ pub(super) fn figures(all: &[Found]) -> Result<Vec<Figure>> {
         figures.push(pareto("pareto-time", "time", &times, dense)?);
     }
     Ok(figures)
+}
+
+/// Whether all were made from one dense network, as far as what it takes and gives tells.
+pub(super) fn is_of_one_network(all: &[Found]) -> bool {
+    let dense = |found: &Found| {
+        let (plan, shrunk) = found.shrunk.as_ref()?;
+        Some((plan.asked.network.clone(), shrunk.dense.top1, shrunk.dense.macs))
+    };
+    let first = all.first().and_then(dense);
+    first.is_some() && all.iter().all(|found| dense(found) == first)
 }
 
 /// What runs are called: by their folders, numbered where those have the same name.
@@ -52,8 +61,12 @@ fn pareto(name: &'static str, of: &str, runs: &[(&str, f64, f64)], dense: Option
         .map(|(name, spent, top1)| json!({ "name": name, "data": [round(*spent), round(*top1)] }))
         .collect();
     let values = || points.iter().map(|(.., top1)| 100.0 * top1);
-    let least = (values().fold(f64::MAX, f64::min) - 1.0).floor().max(0.0);
-    let most = (values().fold(f64::MIN, f64::max) + 1.0).ceil().min(100.0);
+    let (lowest, highest) = (values().fold(f64::MAX, f64::min), values().fold(f64::MIN, f64::max));
+    // Whole numbers on the axis.
+    let step = if highest - lowest > 30.0 { 10.0 } else { 5.0 };
+    let least = ((lowest - 0.5) / step).floor().max(0.0) * step;
+    let most = ((highest + 0.5) / step).ceil() * step;
+    let parts = ((most - least) / step).round() as u32;
     // Some take more than the dense network does.
     let most_spent = points.iter().map(|(_, spent, _)| 100.0 * spent).fold(100.0, f64::max);
     let widest = 20 * (most_spent / 20.0).ceil() as u32;
@@ -79,7 +92,7 @@ fn pareto(name: &'static str, of: &str, runs: &[(&str, f64, f64)], dense: Option
         "legend_show": true,
         "legend_category": "circle",
         "x_axis_title": format!("{of}, % of dense"),
-        "y_axis_configs": [{ "axis_title": "top-1, %", "axis_min": least, "axis_max": most, "axis_split_number": 5 }],
+        "y_axis_configs": [{ "axis_title": "top-1, %", "axis_min": least, "axis_max": most, "axis_split_number": parts }],
         "x_axis_config": { "axis_min": 0, "axis_max": widest, "axis_split_number": widest / 20 },
         "series_symbol_sizes": vec![6; points.len()],
         "series_colors": colors,

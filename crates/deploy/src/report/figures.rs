@@ -128,19 +128,22 @@ fn time(found: &Found) -> Result<Option<Figure>> {
         return Ok(None);
     };
     let asked = &plan.asked;
+    let (unit, factor) = unit(dense.median.max(small.median));
+    let [dense, small] = [dense.median, small.median].map(|time| factor * time);
     let images = if asked.batch == 1 { "An image".to_owned() } else { format!("A batch of {}", asked.batch) };
     let title = format!("{images} takes {} of the dense network's time", percent(share));
+    let (end, parts) = axis(1.2 * dense.max(small));
     let options = json!({
         "height": 70 + 2 * 30,
         "x_axis_data": ["smaller", "dense"],
-        "x_axis_title": format!("milliseconds in {}", runtime(&asked.runtime)),
+        "x_axis_title": format!("{unit} in {}", runtime(&asked.runtime)),
         // Room for what is written behind the longest bar.
-        "y_axis_configs": [{ "axis_min": 0, "axis_max": rounded_up(1.2 * dense.median.max(small.median)) }],
+        "y_axis_configs": [{ "axis_min": 0, "axis_max": end, "axis_split_number": parts }],
         "series_colors": [color("blue")],
         "series_list": [{
             "name": "median",
             "label_show": true,
-            "data": [hundredths(small.median), hundredths(dense.median)],
+            "data": [hundredths(small), hundredths(dense)],
             "colors": [color("blue"), color("gray")],
         }],
     });
@@ -161,9 +164,11 @@ fn block_times(found: &Found) -> Result<Option<Figure>> {
         none if none <= 0.0 => "No block takes less time than in the dense network".to_owned(),
         saved => format!("{most} saves most time: {saved:.2} of {:.2} ms", times[0]),
     };
+    let most = measured().map(|(_, times)| times[0].max(times[1])).fold(0.0, f64::max);
+    let (unit, factor) = unit(most);
     let names: Vec<&String> = blocks.iter().map(|block| &block.name).collect();
     let of = |value: &dyn Fn(&BlockTime) -> Option<f64>| -> Vec<Option<f64>> {
-        downwards(&blocks.iter().map(|block| value(block).map(hundredths)).collect::<Vec<_>>())
+        downwards(&blocks.iter().map(|block| value(block).map(|time| hundredths(factor * time))).collect::<Vec<_>>())
     };
     let mut series = vec![json!({ "name": "dense", "data": of(&|block| Some(block.measured?[0])) })];
     let mut colors = vec![color("gray")];
@@ -176,7 +181,7 @@ fn block_times(found: &Found) -> Result<Option<Figure>> {
     let options = json!({
         "height": 70 + (ROW + 10) * names.len(),
         "x_axis_data": downwards(&names),
-        "x_axis_title": format!("milliseconds in {}", runtime(&plan.asked.runtime)),
+        "x_axis_title": format!("{unit} in {}", runtime(&plan.asked.runtime)),
         "series_colors": colors,
         "series_list": series,
     });
@@ -184,14 +189,23 @@ fn block_times(found: &Found) -> Result<Option<Figure>> {
     Ok(Some(Figure::new("block-times", title, about, Kind::Bars, options)?))
 }
 
+/// The unit that times of so many milliseconds are read well in, and how many of it one is.
+fn unit(most: f64) -> (&'static str, f64) {
+    if most < 2.0 { ("microseconds", 1e3) } else { ("milliseconds", 1.0) }
+}
+
 fn hundredths(value: f64) -> f64 {
     (100.0 * value).round() / 100.0
 }
 
-/// A round number that is no less.
-fn rounded_up(value: f64) -> f64 {
-    let unit = 10f64.powf(value.max(1e-9).log10().floor()) / 2.0;
-    (value / unit).ceil() * unit
+/// Where an axis ends that has room for `value`, and how many round steps lead there.
+fn axis(value: f64) -> (f64, u32) {
+    let rough = value.max(1e-9) / 5.0;
+    let power = 10f64.powf(rough.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].map(|digit| digit * power).into_iter().find(|step| *step >= rough);
+    let step = step.unwrap_or(rough);
+    let parts = (value / step).ceil().max(1.0);
+    (parts * step, parts as u32)
 }
 
 /// What people call a runtime.
@@ -370,4 +384,17 @@ fn classes(found: &Found) -> Result<Option<Figure>> {
         "series_list": [{ "name": "top-1", "data": data }],
     });
     Ok(Some(Figure::new("classes", title, "top-1 by class, best first", Kind::Bars, options)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_axis_ends_behind_its_value_in_a_few_round_steps() {
+        for (value, expected) in [(919.0, (1000.0, 5)), (11.3, (15.0, 3)), (1.0, (1.0, 5)), (0.034, (0.04, 4))] {
+            let (end, parts) = axis(value);
+            assert!((end - expected.0).abs() < 1e-9 && parts == expected.1, "{value}: {end} in {parts}");
+        }
+    }
 }

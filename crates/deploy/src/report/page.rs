@@ -1,7 +1,7 @@
 //! The page itself: HTML that loads nothing.
 
 use super::chart::for_page;
-use super::compare::names;
+use super::compare::{is_of_one_network, names};
 use super::figures::{Figure, runtime};
 use super::found::Found;
 use super::html::escaped;
@@ -14,12 +14,12 @@ fn percent(share: f64) -> String {
     format!("{:.1}%", 100.0 * share)
 }
 
+/// Points of top-1 that were lost or won.
 fn points(before: f64, after: f64) -> String {
-    let points = 100.0 * (after - before);
-    match points {
-        p if p <= -0.05 => format!("{:.1} points less", -p),
-        p if p >= 0.05 => format!("{p:.1} points more"),
-        _ => "as much".to_owned(),
+    match 100.0 * (after - before) {
+        less if less <= -0.05 => format!("{:.1} points less", -less),
+        more if more >= 0.05 => format!("{more:.1} points more"),
+        _ => "no points less".to_owned(),
     }
 }
 
@@ -66,7 +66,6 @@ pub(super) fn of_one(found: &Found, figures: &[Figure], thumbnails: &[(&str, Vec
             let (dense, small) = (shrunk.dense.top1, shrunk.small.top1);
             let macs = percent(shrunk.small.macs / shrunk.dense.macs.max(1.0));
             format!("{arch} at {macs} of the MACs{time}: top-1 {}, {} than dense", percent(small), points(dense, small))
-                .replace("as much than dense", "as much as dense")
         }
         None if found.specs[0].gate_count() == 0 => format!("{arch}: top-1 {}", percent(found.top1())),
         None => format!("{arch} at {} of the MACs: top-1 {}", percent(found.macs_share()), percent(found.top1())),
@@ -132,7 +131,12 @@ fn before_and_after(shrunk: &Shrunk) -> String {
     let row = |name: &str, before: String, after: String, change: String| vec![name.to_owned(), before, after, change];
     let share = |of: fn(&Side) -> f64| percent(of(small) / of(dense).max(1.0));
     let mut rows = vec![row("", "dense".into(), "smaller".into(), "change".into())];
-    rows.push(row("top-1", percent(dense.top1), percent(small.top1), points(dense.top1, small.top1)));
+    rows.push(row(
+        "top-1",
+        percent(dense.top1),
+        percent(small.top1),
+        points(dense.top1, small.top1).replace(" points", ""),
+    ));
     rows.push(row("MACs", millions(dense.macs), millions(small.macs), share(|side| side.macs)));
     let parameters = |side: &Side| format!("{:.2} M", side.parameters as f64 / 1e6);
     rows.push(row("parameters", parameters(dense), parameters(small), share(|side| side.parameters as f64)));
@@ -172,6 +176,12 @@ fn facts(found: &Found) -> String {
 pub(super) fn of_several(all: &[Found], figures: &[Figure]) -> String {
     let heading = ["run", "top-1", "MACs", "of dense", "parameters", "time", "of dense"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    if let Some((_, shrunk)) = all.first().and_then(|found| found.shrunk.as_ref()).filter(|_| is_of_one_network(all)) {
+        let Side { top1, macs, parameters, time, .. } = shrunk.dense;
+        let ms = time.map_or_else(|| "–".into(), |time| format!("{:.2} ms", time.median));
+        let parameters = format!("{:.2} M", parameters as f64 / 1e6);
+        rows.push(vec!["dense".into(), percent(top1), millions(macs), percent(1.0), parameters, ms, percent(1.0)]);
+    }
     for (found, name) in all.iter().zip(names(all)) {
         let shrunk = found.shrunk.as_ref().map(|(_, shrunk)| shrunk);
         let time = shrunk.and_then(|shrunk| shrunk.small.time).map(|time| format!("{:.2} ms", time.median));

@@ -139,7 +139,7 @@ mod tests {
         let found = own(&format!("{gates}[data]\nresize = 40\n")).unwrap();
         assert_eq!((found.data.image_size, found.data.resize), (32, 40));
         assert_eq!((found.gates.target.last(), found.gates.times), (0.5, None));
-        let loose = own("[gates]\ngranularity = 1\nkind = \"independent\"\n").unwrap_err().to_string();
+        let loose = own("[gates]\ngranularity = 1\nkind = \"independent\"\nloss = \"batch\"\n").unwrap_err().to_string();
         assert!(loose.contains("would not hold it to the budget"), "{loose}");
         let looks = own(&gates.replace("independent", "dependent")).unwrap_err().to_string();
         assert!(looks.contains("filter gates that look at the image leave no widths"), "{looks}");
