@@ -309,6 +309,34 @@ fn an_onnx_file_is_written_and_agrees_in_plain_python() {
     }
 }
 
+/// The lines of code of the tutorial that begin with this one.
+fn tutorial(first: &str) -> String {
+    let text = fs::read_to_string(repository().join("docs/tutorial.md")).unwrap();
+    let code = text.lines().skip_while(|line| line.trim() != first);
+    let code = code.take_while(|line| line.is_empty() || line.starts_with("    "));
+    let code: Vec<&str> = code.map(|line| line.strip_prefix("    ").unwrap_or_default()).collect();
+    assert!(code.len() > 5, "the tutorial has no lines that begin with {first}");
+    code.join("\n")
+}
+
+#[test]
+fn the_tutorials_lines_classify_an_image_as_this_program_does() {
+    let Some(pytorch) = PyTorch::find() else { return skip("no Python environment (make setup brings it)") };
+    if !pytorch.command().args(["-c", "import onnxruntime, PIL"]).output().unwrap().status.success() {
+        return skip("no ONNX Runtime (make setup brings it)");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (out, code) = (folder.path().join("network.onnx"), folder.path().join("classify.py"));
+    fs::write(&code, tutorial("import sys")).unwrap();
+    done(&["export", "--checkpoint", path(&fixture().filters), "--out", path(&out)]);
+    for image in data::images_below(&sample_set().join("val")).unwrap().iter().take(4) {
+        let predicted = json(&["predict", "--checkpoint", path(&fixture().filters), path(image)]);
+        let best = &predicted["images"][0]["classes"][0]["class"];
+        let run = pytorch.command().args([path(&code), path(&out), path(image)]).output().unwrap();
+        assert_eq!(stdout(&run).trim(), best.as_str().unwrap(), "{}: {predicted:#}{}", image.display(), stderr(&run));
+    }
+}
+
 #[test]
 fn a_browser_runs_an_onnx_file() {
     let Some(modules) = std::env::var_os("BROWSER_MODULES") else {
