@@ -160,7 +160,7 @@ pub enum Error {
     )]
     AllClosed,
     /// Too many images of a split are bad.
-    #[error("{bad} of the {images} images in {} cannot be used, more than the allowed share of {share} (data.max_bad_share, or --max-bad-share of `train eval`); the last one was {last}; `train data check` lists them all", path.display())]
+    #[error("{bad} of the {images} images in {} cannot be used, more than the allowed share of {share} (data.max_bad_share, or --max-bad-share); the last one was {last}; `train data check` lists them all", path.display())]
     TooManyBadImages {
         /// The split's folder.
         path: PathBuf,

@@ -360,10 +360,11 @@ fn classes(found: &Found) -> Result<Option<Figure>> {
     let mut classes: Vec<&Class> = found.classes.iter().collect();
     classes.sort_by(|a, b| share(b).total_cmp(&share(a)));
     let (Some(best), Some(worst)) = (classes.first(), classes.last()) else { return Ok(None) };
+    let when = if found.trained == 0 { "" } else { "After the last epoch " };
     let title = match classes.len() {
-        1 => format!("After the last epoch {} of {} are right", percent(share(best)), best.name),
+        1 => format!("{when}{} of {} are right", percent(share(best)), best.name),
         _ => format!(
-            "After the last epoch {} of {} are right and {} of {}",
+            "{when}{} of {} are right and {} of {}",
             percent(share(best)),
             best.name,
             percent(share(worst)),

@@ -63,10 +63,14 @@ impl Found {
     /// # Errors
     /// If it is neither, nothing was saved in it yet, or a file is damaged.
     pub fn read(folder: &Path) -> Result<Self> {
+        if !folder.is_dir() {
+            let fault = "expected the folder of a run, or of what shrink made".to_owned();
+            return Err(Error::Content { path: folder.to_owned(), fault });
+        }
         let plan = Plan::read(folder)?;
         let run = RunDir::at(&if plan.is_some() { folder.join("run") } else { folder.to_owned() });
         if !run.config().exists() || !run.has_state() {
-            let fault = "there is no run in it, or none that was saved yet".to_owned();
+            let fault = "there is no run in it, or none that was saved yet (of a sweep, name its folders)".to_owned();
             return Err(Error::Content { path: run.path().to_owned(), fault });
         }
         let config = Config::read_saved(&run.config(), &[])?;
@@ -149,12 +153,7 @@ impl Found {
                 continue;
             };
             let place = block.branch.iter().position(|own| own.name == within);
-            let mean = own.iter().sum::<f64>() / own.len().max(1) as f64;
             let decides = match (site.site, place) {
-                (Site::Layer, Some(_)) => {
-                    open *= mean;
-                    false
-                }
                 (Site::Between(number), Some(place)) => place + 1 == number,
                 (Site::Output, Some(place)) => place + 1 == block.branch.len(),
                 (Site::Projection, None) => true,

@@ -71,9 +71,10 @@ pub(super) fn of_one(found: &Found, figures: &[Figure], thumbnails: &[(&str, Vec
         None => format!("{arch} at {} of the MACs: top-1 {}", percent(found.macs_share()), percent(found.top1())),
     };
     body += &asked(found);
-    if let Some((_, shrunk)) = &found.shrunk {
-        let wrong = shrunk.misprediction().map(|wrong| format!("<p class=\"wrong\">{}</p>\n", escaped(&wrong)));
-        body += &wrong.unwrap_or_default();
+    if let Some((plan, shrunk)) = &found.shrunk {
+        for wrong in shrunk.misprediction().into_iter().chain(shrunk.excess(plan.asked.budget)) {
+            body += &format!("<p class=\"wrong\">{}</p>\n", escaped(&wrong));
+        }
         body += &before_and_after(shrunk);
     } else {
         body += &facts(found);
@@ -196,10 +197,13 @@ pub(super) fn of_several(all: &[Found], figures: &[Figure]) -> String {
             share.unwrap_or_else(|| "–".into()),
         ]);
     }
-    let best = all.iter().max_by(|a, b| a.top1().total_cmp(&b.top1()));
-    let title = best.map_or("No runs".to_owned(), |best| {
-        let macs = percent(best.macs_share());
-        format!("{} runs: {} is most often right, {} at {macs} of the MACs", all.len(), best.name, percent(best.top1()))
+    // The cheapest of the best.
+    let by_use = |(a, _): &(&Found, String), (b, _): &(&Found, String)| {
+        a.top1().total_cmp(&b.top1()).then(b.macs_share().total_cmp(&a.macs_share()))
+    };
+    let title = all.iter().zip(names(all)).max_by(by_use).map_or("No runs".to_owned(), |(best, name)| {
+        let (top1, macs) = (percent(best.top1()), percent(best.macs_share()));
+        format!("{} runs: {name} reaches most top-1 for its cost, {top1} at {macs} of the MACs", all.len())
     });
     whole(&title, &(table(&rows) + &pictures(figures)))
 }

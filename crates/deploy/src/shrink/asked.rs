@@ -54,10 +54,10 @@ pub enum Training {
 impl fmt::Display for Training {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Self::Recipe => f.write_str("the recipe's epochs"),
-            Self::Epochs(1) => f.write_str("1 epoch"),
-            Self::Epochs(epochs) => write!(f, "{epochs} epochs"),
-            Self::None => f.write_str("no training"),
+            Self::Recipe => f.write_str("as long as the recipe says"),
+            Self::Epochs(1) => f.write_str("for 1 epoch"),
+            Self::Epochs(epochs) => write!(f, "for {epochs} epochs"),
+            Self::None => f.write_str("for no epoch"),
         }
     }
 }
@@ -112,7 +112,7 @@ impl Asked {
         tell("the weights", &self.weights.0, &now.weights.0);
         tell("the images in", &self.images.0, &now.images.0);
         tell("a budget of", &self.budget, &now.budget);
-        tell("training for", &self.training, &now.training);
+        tell("training", &self.training, &now.training);
         tell("the runtime", &self.runtime, &now.runtime);
         tell("batches of", &self.batch, &now.batch);
         if told.is_empty() && self.weights != now.weights {
@@ -164,7 +164,7 @@ mod tests {
         );
         assert_eq!(
             other(|asked| asked.training = Training::None),
-            ["training for the recipe's epochs, and not no training"]
+            ["training as long as the recipe says, and not for no epoch"]
         );
         let mut cheaper = asked();
         (cheaper.budget, cheaper.config) = (Budget::Time(0.3), "[gates]\ntarget = 0.3\n[train]\nepochs = 1\n".into());

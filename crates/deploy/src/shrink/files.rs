@@ -108,7 +108,9 @@ impl Shrinking<'_> {
             Ok(table.spending(specs[1])?.dense() / table.spending(specs[0])?.dense())
         };
         let predicted = times.as_ref().map(predict).transpose()?;
-        let blocks = BlockTime::all(specs, times.as_ref(), [&operations[0], &operations[1]])?;
+        // A condition's time is that of what it holds once more.
+        let blocks =
+            if looks { Vec::new() } else { BlockTime::all(specs, times.as_ref(), [&operations[0], &operations[1]])? };
         let dense = Side { time: spreads.next(), ..dense.clone() };
         let bytes = size(&self.path(ONNX))?;
         let small = Side { top1, macs: learned.macs, parameters, bytes, time: spreads.next() };

@@ -105,6 +105,11 @@ impl<T> Done<T> {
         Ok(Self { files: files.iter().map(print).collect::<Result<_>>()?, found })
     }
 
+    /// Whether a file is not there any more.
+    pub(crate) fn is_missing(&self, folder: &Path) -> bool {
+        self.files.iter().any(|(file, _)| !folder.join(file).exists())
+    }
+
     /// Refuses files that have changed since.
     ///
     /// # Errors
@@ -185,6 +190,14 @@ impl Folder {
         let is_new = fs::read_dir(path).map_err(failed)?.next().is_none();
         let folder = Self { path: path.to_owned(), _lock: lock };
         let plan = match Plan::read(path)? {
+            // Nothing but the dense network was measured, which is the same for every budget.
+            Some(mut plan)
+                if plan.learned.is_none() && !path.join("run").exists() && plan.asked.is_alike(&asked)? =>
+            {
+                plan.asked = asked;
+                plan.write(path)?;
+                plan
+            }
             Some(plan) => {
                 let differences = plan.asked.differences(&asked)?;
                 if !differences.is_empty() {
@@ -237,6 +250,12 @@ mod tests {
         assert_eq!(found, plan);
         found.times.as_ref().unwrap().check(&path).unwrap();
         drop(folder);
+        // Until something was trained another budget may be asked for.
+        let (folder, changed) = Folder::claim(&path, asked(0.4)).unwrap();
+        assert_eq!((changed.asked.budget, changed.times), (Budget::Macs(0.4), plan.times));
+        drop(folder);
+        Folder::claim(&path, asked(0.5)).unwrap();
+        std::fs::create_dir(path.join("run")).unwrap();
         let other = Folder::claim(&path, asked(0.4)).unwrap_err().to_string();
         assert!(other.contains("a budget of 50% of the MACs, and not 40% of the MACs"), "{other}");
 

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::shrink::asked::{Budget, Training};
+use gumbel_gates::GateKind;
 use std::path::Path;
 use toml::Table;
 use trainer::config::{ConfigError, Granularity, Weighting, parse};
@@ -50,6 +51,7 @@ pub fn config(
         ("network.checkpoint", String::new()),
         // Of a budget of time too, until its table was measured.
         ("gates.weighting", "network".to_owned()),
+        ("gates.loss", "batch".to_owned()),
         ("gates.times", String::new()),
         ("gates.target_absolute", String::new()),
         ("gates.target", budget.share().to_string()),
@@ -63,6 +65,20 @@ pub fn config(
         ("data.std", list(input.std)),
     ];
     keys.extend(prepared.into_iter().filter(|(key, _)| !says(key.trim_start_matches("data."))));
+    if training == Training::None {
+        let all = |keys: &[(&str, String)]| -> Vec<(String, String)> {
+            let own = keys.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
+            own.chain(changes.iter().cloned()).collect()
+        };
+        let plain = parse(&name, &text, &all(&keys)).map_err(ConfigError::from)?;
+        if plain.gates.kind == GateKind::Dependent {
+            let why = format!(
+                "gates of {name} look at the image, which only training teaches them: leave out --no-train, or take \
+                 gates.kind = \"independent\""
+            );
+            return Err(Error::Unfit { network: network.to_owned(), why });
+        }
+    }
     match training {
         Training::Recipe => {}
         Training::Epochs(epochs) => {
@@ -139,7 +155,8 @@ mod tests {
         let found = own(&format!("{gates}[data]\nresize = 40\n")).unwrap();
         assert_eq!((found.data.image_size, found.data.resize), (32, 40));
         assert_eq!((found.gates.target.last(), found.gates.times), (0.5, None));
-        let loose = own("[gates]\ngranularity = 1\nkind = \"independent\"\nloss = \"batch\"\n").unwrap_err().to_string();
+        let loose =
+            own("[gates]\ngranularity = 1\nkind = \"independent\"\nloss = \"batch\"\n").unwrap_err().to_string();
         assert!(loose.contains("would not hold it to the budget"), "{loose}");
         let looks = own(&gates.replace("independent", "dependent")).unwrap_err().to_string();
         assert!(looks.contains("filter gates that look at the image leave no widths"), "{looks}");

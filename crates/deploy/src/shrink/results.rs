@@ -1,5 +1,6 @@
 //! What the stages of a shrink find: plain data.
 
+use crate::shrink::asked::Budget;
 use arch::{BlockSpec, CostTable, NetSpec};
 use serde::{Deserialize, Serialize};
 
@@ -157,6 +158,17 @@ impl Shrunk {
         Some(self.small.time?.median / self.dense.time?.median)
     }
 
+    /// By how much a budget is exceeded, if it clearly is: times vary, MACs do not.
+    pub fn excess(&self, budget: Budget) -> Option<String> {
+        let (found, tolerance) = match budget {
+            Budget::Macs(_) => (self.small.macs / self.dense.macs.max(1.0), 0.001),
+            Budget::Time(_) => (self.time_share()?, 0.03),
+        };
+        let over = found - budget.share();
+        (over > tolerance)
+            .then(|| format!("asked for {budget}, it takes {:.1}%: {:.1} points more", 100.0 * found, 100.0 * over))
+    }
+
     /// What is wrong with the table of times, if it predicted something else than was measured.
     pub fn misprediction(&self) -> Option<String> {
         let (predicted, measured) = (self.predicted?, self.time_share()?);
@@ -204,6 +216,9 @@ mod tests {
             blocks: Vec::new(),
         };
         assert_eq!(shrunk.misprediction(), None);
+        let over = shrunk.excess(Budget::Time(0.6)).unwrap();
+        assert!(over.contains("60% of the time") && over.contains("65.0%: 5.0 points more"), "{over}");
+        assert_eq!(shrunk.excess(Budget::Time(0.64)), None);
         shrunk.predicted = Some(0.55);
         let told = shrunk.misprediction().unwrap();
         assert!(told.contains("predicted 55.0%") && told.contains("65.0% were measured"), "{told}");

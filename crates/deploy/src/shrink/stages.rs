@@ -53,6 +53,10 @@ impl Shrinking<'_> {
     /// If a stage fails, the budget cannot be met, or somebody asked to stop; the same command
     /// goes on with the stages that are left.
     pub fn finish(&mut self) -> Result<Shrunk> {
+        if self.plan.exported.as_ref().is_some_and(|done| done.is_missing(&self.folder.path)) {
+            // They are made again from what was trained.
+            (self.plan.exported, self.plan.shrunk) = (None, None);
+        }
         if let Some(done) = &self.plan.shrunk {
             done.check(&self.folder.path)?;
             return Ok(done.found.clone());

@@ -4,6 +4,7 @@ use crate::done::{Done, note};
 use crate::usage::{Usage, quoted, refuse_existing};
 use anyhow::{Result, bail};
 use deploy::report::{FIGURES, Found, PAGE, write};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Show what runs did: one page of pictures, or several runs side by side
@@ -26,6 +27,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<Done> {
     let (out, figures) = match (&args.out, args.runs.as_slice()) {
         (Some(out), _) => {
+            let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.exists());
+            parent.map(fs::create_dir_all).transpose()?;
             let mut beside = out.file_stem().unwrap_or_default().to_os_string();
             beside.push(format!("-{FIGURES}"));
             let figures = out.with_file_name(beside);

@@ -15,6 +15,7 @@ use deploy::report::PAGE;
 use deploy::shrink::{Asked, Budget, Dense, Prospect, Shrink, Shrinking, Shrunk, Side, Training, config, fingerprint};
 use runtime::Runtime;
 use serde_json::json;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -210,13 +211,13 @@ impl Work {
             "network.checkpoint" => Some("--checkpoint"),
             "data.path" => Some("--data"),
             "gates.target" | "gates.target_absolute" | "gates.weighting" | "gates.times" => Some("--macs or --time"),
-            "gates.align" if is_of_time => Some("--time, whose table says it"),
+            "gates.align" if is_of_time => Some("the table of --time"),
             "train.epochs" if self.no_train => Some("--no-train"),
             "train.epochs" if self.epochs.is_some() => Some("--epochs"),
             _ => None,
         };
         if let Some((key, option)) = set.iter().find_map(|(key, _)| Some((key, option(key)?))) {
-            bail!(Usage(format!("--set {key}: that is what {option} says")));
+            bail!(Usage(format!("--set {key} cannot be used here: {option} decides it")));
         }
         Ok(self.reading.keys().into_iter().chain(set).collect())
     }
@@ -232,12 +233,13 @@ impl Work {
     ) -> Result<Asked> {
         let weights = self.source.checkpoint.as_ref().or(self.source.weights.as_ref());
         let path = weights.cloned().unwrap_or_default();
-        let absolute =
-            |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
+        // However it is written, it is the same folder or file.
+        let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
+        let path = state_of(&path).into_owned();
         Ok(Asked {
             network: network.to_owned(),
-            weights: (absolute(&path), fingerprint(&state_of(&path))?),
-            images: (absolute(&self.data), validation.len(), validation.fingerprint()),
+            weights: (real(&path), fingerprint(&path)?),
+            images: (real(&self.data), validation.len(), validation.fingerprint()),
             budget,
             training,
             runtime: self.runtime.key().to_owned(),
@@ -255,7 +257,9 @@ fn default_out(network: &str, budget: Budget) -> PathBuf {
 fn told(args: &Args, shrinking: &Shrinking, shrunk: &Shrunk, out: &Path) -> Done {
     let missed = args.min_top1.filter(|least| shrunk.small.top1 < *least);
     let stdout = if args.json { json(shrinking, shrunk, out) } else { text(args, shrinking, shrunk, out) };
-    let mut stderr = shrunk.misprediction().map_or(String::new(), |wrong| format!("WARNING: {wrong}\n"));
+    let budget = args.budget.budget().ok();
+    let wrong = shrunk.misprediction().into_iter().chain(budget.and_then(|budget| shrunk.excess(budget)));
+    let mut stderr: String = wrong.map(|wrong| format!("WARNING: {wrong}\n")).collect();
     if let Some(least) = missed {
         let found = percent(shrunk.small.top1);
         stderr += &format!("top-1 is {found}, less than the {} of --min-top1; the files are kept\n", percent(least));

@@ -8,7 +8,7 @@ use crate::table::{macs, percent, table};
 use crate::usage::{Usage, quoted};
 use anyhow::{Result, bail};
 use deploy::report::{FIGURES, Found, PAGE, write};
-use deploy::shrink::{Budget, PLAN, Shrunk};
+use deploy::shrink::{Budget, PLAN, Plan, Shrunk};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -76,7 +76,7 @@ pub(crate) fn run(args: &Args) -> Result<Done> {
         });
         match shrunk {
             Ok(Some(shrunk)) => {
-                if let Some(wrong) = shrunk.misprediction() {
+                for wrong in shrunk.misprediction().into_iter().chain(shrunk.excess(*budget)) {
                     note(&format!("WARNING: {wrong}"));
                 }
                 all.push((*budget, shrunk));
@@ -93,6 +93,15 @@ pub(crate) fn run(args: &Args) -> Result<Done> {
     if all.is_empty() {
         bail!("no budget could be met:\n{}", failed.trim_end());
     }
+    // Budgets of earlier calls stay.
+    for entry in fs::read_dir(&args.out).into_iter().flatten().flatten() {
+        let Some(plan) = Plan::read(&entry.path()).ok().flatten() else { continue };
+        let budget = plan.asked.budget;
+        if let Some(done) = plan.shrunk.filter(|_| !all.iter().any(|(known, _)| *known == budget)) {
+            all.push((budget, done.found));
+        }
+    }
+    all.sort_by(|(a, _), (b, _)| a.of().cmp(b.of()).then(b.share().total_cmp(&a.share())));
     let found = all.iter().map(|(budget, _)| Found::read(&folder(budget))).collect::<Result<Vec<_>, _>>()?;
     let page = args.out.join(PAGE);
     write(&found, &page, &args.out.join(FIGURES))?;
@@ -144,5 +153,11 @@ fn text(all: &[(Budget, Shrunk)], csv: &Path, page: &Path) -> String {
             shrunk.time_share().map_or(String::new(), percent),
         ]);
     }
-    format!("{}\nwrote       {}\n            {}\n", table(&rows), quoted(csv), quoted(page))
+    format!(
+        "{}\neach was timed in turn with the dense network, whose time above is that of the first\nwrote       {}\n            \
+         {}\n",
+        table(&rows),
+        quoted(csv),
+        quoted(page)
+    )
 }

@@ -127,6 +127,9 @@ impl Checkpoint {
     pub fn read(path: &Path) -> Result<Self> {
         let path = &*state_of(path);
         let refuse = |reason: String| Error::NotACheckpoint { path: path.to_owned(), reason };
+        if path.is_dir() {
+            return Err(refuse("it is a folder without a state; give a checkpoint, or the folder of a run".into()));
+        }
         let file = StateDict::read(path)?;
         let description = file.metadata.get(KEY).ok_or_else(|| {
             refuse("it holds weights alone; name the architecture instead: --arch NAME --weights FILE".into())
@@ -261,8 +264,9 @@ fn is_cut_from(spec: &NetSpec, cut: &CutGates, image_size: usize) -> bool {
 /// The file that a path to a checkpoint means: itself, or of a run's folder its best state; its last
 /// one, if none was evaluated.
 pub fn state_of(path: &Path) -> Cow<'_, Path> {
-    let run = RunDir::at(path);
-    match [run.best(), run.last()].into_iter().find(|state| path.is_dir() && state.exists()) {
+    // A run may be part of a shrink.
+    let [run, part] = [RunDir::at(path), RunDir::at(&path.join("run"))];
+    match [run.best(), run.last(), part.best(), part.last()].into_iter().find(|state| path.is_dir() && state.exists()) {
         Some(state) => Cow::Owned(state),
         None => Cow::Borrowed(path),
     }
