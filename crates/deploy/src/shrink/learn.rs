@@ -16,16 +16,16 @@ impl Shrinking<'_> {
             return Ok(done.found.clone());
         }
         let run = self.run_dir();
-        let config = self.config()?;
         let budget = self.shrink.asked.budget;
-        self.tell(&format!("learning what to keep within {budget}"));
         let (config, resume) = match run.config().exists() {
+            // It goes on with what it began with, its own copy of the table too.
             true => (Config::read_saved(&run.config(), &[])?, Resume::Exactly),
             false => {
                 remove_unbegun(&run)?;
-                (config, Resume::No)
+                (self.config()?, Resume::No)
             }
         };
+        self.tell(&format!("learning what to keep within {budget}"));
         let fit = Fit::prepare(config, Some(run.path().to_owned()), resume, self.shrink.device)?;
         let mut listeners = fit.listeners()?;
         let verdict = match fit.run(&mut listeners, self.interrupt)? {

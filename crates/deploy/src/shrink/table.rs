@@ -21,7 +21,7 @@ impl Shrinking<'_> {
             config.gates.times = Some(absolute(&self.path(TIMES)));
             config.gates.align = None;
             self.times()?;
-        } else if matches!(config.gates.align, Some(Align::Auto(_))) && !self.run_dir().config().exists() {
+        } else if matches!(config.gates.align, Some(Align::Auto(_))) {
             let spec = without_gates(self.shrink.dense.network.spec().clone());
             let size = self.input().image_size;
             let align = best_alignment(self.shrink.workers, &spec, size, self.interrupt, &mut *self.note)?;
