@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::network_file::write_for;
-use crate::workers::Workers;
+use crate::workers::{Workers, threads};
 use arch::{Allocation, CostTable, Decision, Execution, Measured, NetSpec, Network};
 use gumbel_gates::GateKind;
 use runtime::measure::{Group, Plan, Probe, Sampling, Timed};
@@ -156,7 +156,7 @@ impl Stopwatch {
         Measured {
             machine: processor(),
             runtime: self.runtime.key().to_owned(),
-            threads: usize::try_from(tch::get_num_threads()).unwrap_or(1),
+            threads: threads(),
             batch: self.batch as usize,
         }
     }

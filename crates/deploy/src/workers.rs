@@ -21,8 +21,12 @@ impl Workers {
     /// # Errors
     /// If it cannot be started, or the runtime is not there.
     pub fn start(&self, runtime: Runtime, device: &str) -> runtime::Result<Worker> {
-        let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1);
         let command = (self.command)(runtime, device)?;
-        Worker::start(runtime, threads, || command)
+        Worker::start(runtime, threads(), || command)
     }
+}
+
+/// Threads that libtorch has here, and each runtime that is started.
+pub(crate) fn threads() -> usize {
+    usize::try_from(tch::get_num_threads()).unwrap_or(1)
 }

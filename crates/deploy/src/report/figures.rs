@@ -25,7 +25,7 @@ const CLASSES: usize = 12;
 /// Blocks whose open rates over epochs are told apart.
 const MOST_LINES: usize = 6;
 
-fn percent(share: f64) -> String {
+pub(super) fn percent(share: f64) -> String {
     format!("{:.1}%", 100.0 * share)
 }
 

@@ -2,17 +2,13 @@
 
 use super::chart::for_page;
 use super::compare::{is_of_one_network, names};
-use super::figures::{Figure, runtime};
+use super::figures::{Figure, percent, runtime};
 use super::found::Found;
 use super::html::escaped;
 use super::thumbnails::Thumbnail;
 use crate::shrink::{Shrunk, Side, Spread};
 
 const STYLE: &str = include_str!("style.css");
-
-fn percent(share: f64) -> String {
-    format!("{:.1}%", 100.0 * share)
-}
 
 /// Points of top-1 that were lost or won.
 fn points(before: f64, after: f64) -> String {

@@ -4,9 +4,10 @@ use crate::error::{Error, Result};
 use crate::shrink::asked::Asked;
 use crate::shrink::plan::Done;
 use crate::shrink::results::{BlockTime, Learned, Shrunk, Side, Spread};
-use crate::shrink::shrinking::{ONNX, SCRIPT, Shrinking, TIMES, size, threads};
+use crate::shrink::shrinking::{ONNX, SCRIPT, Shrinking, TIMES, size};
 use crate::stopwatch::{processor, scratch};
 use crate::verify::{BOUND, difference, top1};
+use crate::workers::threads;
 use arch::{CostTable, Execution, NetSpec, ScriptOptions};
 use gumbel_gates::Policy;
 use runtime::{Array, Runtime, Subject, in_turn};
@@ -114,8 +115,8 @@ impl Shrinking<'_> {
         let dense = Side { time: spreads.next(), ..dense.clone() };
         let bytes = size(&self.path(ONNX))?;
         let small = Side { top1, macs: learned.macs, parameters, bytes, time: spreads.next() };
-        let threads = threads();
-        let shrunk = Shrunk { dense, small, differences, images, machine: processor(), threads, predicted, blocks };
+        let (machine, threads) = (processor(), threads());
+        let shrunk = Shrunk { dense, small, differences, images, machine, threads, predicted, blocks };
         self.plan.shrunk = Some(Done::with(&self.folder.path, &[ONNX, SCRIPT], shrunk.clone())?);
         self.plan.write(&self.folder.path)?;
         Ok(shrunk)

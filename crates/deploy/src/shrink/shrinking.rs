@@ -113,7 +113,3 @@ pub(super) fn file(path: &Path, source: std::io::Error) -> Error {
 pub(super) fn size(path: &Path) -> Result<u64> {
     Ok(fs::metadata(path).map_err(|source| file(path, source))?.len())
 }
-
-pub(super) fn threads() -> usize {
-    usize::try_from(tch::get_num_threads()).unwrap_or(1)
-}

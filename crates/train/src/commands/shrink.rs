@@ -130,7 +130,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let done = args.work.shrinking(budget, args.out.as_deref(), None, &interrupt, |shrinking, out| {
         let shrunk = shrinking.finish()?;
         write_report(out);
-        Ok(told(&args, shrinking, &shrunk, out))
+        Ok(told(&args, budget, shrinking, &shrunk, out))
     })?;
     Ok(done.unwrap_or_else(interrupted))
 }
@@ -254,11 +254,10 @@ fn default_out(network: &str, budget: Budget) -> PathBuf {
     Path::new("runs").join(format!("{network}-{of}-{}", budget.share()))
 }
 
-fn told(args: &Args, shrinking: &Shrinking, shrunk: &Shrunk, out: &Path) -> Done {
+fn told(args: &Args, budget: Budget, shrinking: &Shrinking, shrunk: &Shrunk, out: &Path) -> Done {
     let missed = args.min_top1.filter(|least| shrunk.small.top1 < *least);
     let stdout = if args.json { json(shrinking, shrunk, out) } else { text(args, shrinking, shrunk, out) };
-    let budget = args.budget.budget().ok();
-    let wrong = shrunk.misprediction().into_iter().chain(budget.and_then(|budget| shrunk.excess(budget)));
+    let wrong = shrunk.misprediction().into_iter().chain(shrunk.excess(budget));
     let mut stderr: String = wrong.map(|wrong| format!("WARNING: {wrong}\n")).collect();
     if let Some(least) = missed {
         let found = percent(shrunk.small.top1);
